@@ -1,0 +1,152 @@
+"""The typed configuration: what every key may hold, checked before anything is built or written.
+
+Hydra composes the YAML files under ``configs/``; :func:`parse_config` turns the result into these models. A value out of
+range becomes one sentence that names the key, the value and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sparse_offline_rl.errors import UserError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+HiddenSizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]  # YAML has lists only
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class EnvConfig(_Section):
+    """Which gymnasium environment evaluates the policy; ``id: null`` takes the dataset's own."""
+
+    name: str
+    id: str | None
+    # Returns that map to 0 and 100 (D4RL's convention); null: no normalised score.
+    reference_min_score: float | None = None
+    reference_max_score: float | None = None
+
+
+class DatasetConfig(_Section):
+    """Where the transitions come from."""
+
+    name: Literal["expert", "medium", "medium_expert", "random", "minari", "d4rl"]
+    id: str | None = None  # Minari dataset id (dataset=minari)
+    path: str | None = None  # HDF5 file (dataset=d4rl)
+    size: PositiveInt = 1_000_000  # transitions to generate (bundled) or at most to use (minari, d4rl)
+    seed: Annotated[int, Field(ge=0)] = 0  # seed of the generated data, apart from the training seed
+    normalize: bool = True
+    out_of_bounds: Literal["refuse", "clip"] = "refuse"
+
+
+class AgentConfig(_Section):
+    """Hyper-parameters of BCQ (Fujimoto et al. 2019) and of the paper's BC."""
+
+    name: Literal["bcq", "bc"]
+    twin: Literal["copy", "copy_mask", "independent"] = "copy_mask"
+    actor_hidden: HiddenSizes = (400, 300)
+    critic_hidden: HiddenSizes = (400, 300)
+    vae_hidden: HiddenSizes = (750, 750)
+    latent_dim: PositiveInt | None = None  # null: twice the action dimension
+    discount: Fraction = 0.99
+    polyak: Fraction = 0.005
+    soft_clip: Fraction = 0.75  # λ: weight of the smaller of the two Q values
+    perturbation: Annotated[float, Field(ge=0)] = 0.05  # Φ
+    target_candidates: PositiveInt = 10
+    acting_candidates: PositiveInt = 100
+    acting_latent_clip: PositiveFloat = 0.5
+    kl_weight: Annotated[float, Field(ge=0)] = 0.5
+    actor_lr: PositiveFloat = 1e-3
+    critic_lr: PositiveFloat = 1e-3
+    vae_lr: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class PruneConfig(_Section):
+    """How the masks are found."""
+
+    name: Literal["none", "snip", "grasp", "random", "magnitude"]
+    batch_size: PositiveInt = 100
+    scope: Literal["network", "layer", "erk"] = "network"
+    shuffle_layerwise: bool = False
+    reinit: bool = False
+
+
+class EvalConfig(_Section):
+    """How often and how long the policy is evaluated."""
+
+    every: PositiveInt = 5000
+    episodes: PositiveInt = 10
+
+
+class CheckpointConfig(_Section):
+    """How often the exact state is saved."""
+
+    every: PositiveInt = 5000
+
+
+class LogConfig(_Section):
+    """How often metrics are written."""
+
+    every: PositiveInt = 1000
+
+
+class Config(_Section):
+    """One run."""
+
+    agent: AgentConfig
+    prune: PruneConfig
+    env: EnvConfig
+    dataset: DatasetConfig
+    sparsity: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    updates: PositiveInt = 1_000_000
+    batch_size: PositiveInt = 100
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: PositiveInt = 1
+    engine: Literal["auto", "dense", "sparse"] = "auto"
+    run_dir: str
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _pruner_and_sparsity_agree(self) -> Config:
+        if self.prune.name == "none" and self.sparsity > 0:
+            raise ValueError(
+                f"sparsity={self.sparsity:g} needs a pruning method, but prune=none: "
+                "choose prune=snip, grasp, random or magnitude, or set sparsity=0"
+            )
+        if self.prune.name != "none" and self.sparsity == 0:
+            raise ValueError(
+                f"prune={self.prune.name} with sparsity=0 would remove nothing: set sparsity, e.g. sparsity=0.95, or prune=none"
+            )
+        return self
+
+
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """Check a composed configuration. Raises :class:`UserError` naming the first bad key, its value and the remedy."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_sentence(error)) from None
+
+
+_SPARSITY_HINT = "give the fraction of weights to remove, at least 0 and less than 1, e.g. sparsity=0.95"
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "value_error" and not first["loc"]:
+        return first["msg"].removeprefix("Value error, ") + "."
+    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    if first["type"] == "extra_forbidden":
+        return f"{key}={first['input']!r}: there is no such key here; remove it."
+    hint = _SPARSITY_HINT if key == "sparsity" else first["msg"][0].lower() + first["msg"][1:]
+    return f"{key}={first['input']!r} cannot be used: {hint}."

@@ -1,0 +1,88 @@
+"""The one masked linear layer under every network, and the fp32 product it runs on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparse_offline_rl.networks.backend import linear_product
+
+
+class _MaskedProduct(torch.autograd.Function):
+    """``x Wᵀ + b`` whose weight gradient is masked, so that no optimiser can ever move a pruned weight.
+
+    The weights themselves are kept exactly zero where pruned (:meth:`MaskedLinear.set_mask`), so the forward pass needs no
+    multiplication by the mask. The backward pass is made of differentiable operations: GraSP differentiates it again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, mask)
+        return linear_product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        x, weight, mask = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        grad_x = grad @ weight if needs_x else None
+        grad_weight = None
+        if needs_weight:
+            grad_weight = grad.t() @ x
+            if mask is not None:
+                grad_weight = grad_weight * mask
+        return grad_x, grad_weight, grad.sum(0) if needs_bias else None, None
+
+
+class MaskedLinear(nn.Module):
+    """Linear layer ``[B, in] -> [B, out]`` some of whose weights are held at exactly zero.
+
+    ``mask`` is a boolean buffer ``[out, in]`` (True = kept), so it survives ``deepcopy``, ``state_dict`` and ``to(device)``.
+    Biases are never pruned. Initialisation is torch's own for ``nn.Linear``: uniform in ±1/sqrt(in).
+    """
+
+    mask: Tensor
+
+    def __init__(self, in_features: int, out_features: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features))
+        self.register_buffer("mask", torch.ones(out_features, in_features, dtype=torch.bool))
+        self.pruned = False
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Redraw weights and bias from ``generator``; pruned positions stay zero."""
+        bound = 1 / math.sqrt(self.in_features)
+        self.weight.uniform_(-bound, bound, generator=generator)
+        self.bias.uniform_(-bound, bound, generator=generator)
+        if self.pruned:
+            self.weight.masked_fill_(~self.mask, 0.0)
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor) -> None:
+        """Prune: keep the weights where ``mask`` ``[out, in]`` is True and set all others to exactly zero."""
+        if mask.shape != self.weight.shape or mask.dtype != torch.bool:
+            raise ValueError(f"a boolean mask of shape {tuple(self.weight.shape)} is needed, not {mask.dtype} {tuple(mask.shape)}")
+        self.mask.copy_(mask)
+        self.pruned = not bool(mask.all())
+        self.weight.masked_fill_(~self.mask, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` ``[B, in]`` to ``[B, out]``."""
+        product: Tensor = _MaskedProduct.apply(x, self.weight, self.bias, self.mask if self.pruned else None)
+        return product
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.pruned = not bool(self.mask.all())
+
+    def extra_repr(self) -> str:
+        """Sizes and survivors, for ``print(network)``."""
+        return f"{self.in_features} -> {self.out_features}, kept {int(self.mask.sum())} of {self.mask.numel()}"
