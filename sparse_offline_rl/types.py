@@ -5,6 +5,7 @@ Imports nothing heavy, so that acting with a stored policy never pulls in torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,3 +41,13 @@ class Spaces:
     def action_dim(self) -> int:
         """A, the number of action dimensions."""
         return len(self.action_low)
+
+
+class Objective(NamedTuple):
+    """What one network is scored against: its prunable weights and its own loss, with every random draw frozen.
+
+    ``loss()`` builds a fresh differentiable graph and gives the same value at each call.
+    """
+
+    weights: dict[str, Tensor]  # layer name -> weight [out, in]
+    loss: Callable[[], Tensor]

@@ -1,0 +1,37 @@
+"""The conditional variational autoencoder that imitates the dataset's actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sparse_offline_rl.networks.bounded import ActionBounds
+from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.types import Spaces
+
+_LOG_STD_MIN, _LOG_STD_MAX = -4.0, 15.0  # the BCQ authors' bounds
+
+
+class VAE(nn.Module):
+    """Encoder E(s, a) -> N(μ, σ²) and decoder D(s, z) -> a (Fujimoto et al. 2019, section 4.1)."""
+
+    def __init__(
+        self, spaces: Spaces, hidden: Sequence[int], latent_dim: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        state, action = spaces.observation_dim, spaces.action_dim
+        self.encoder: nn.Module = MLP(state + action, hidden, {"mean": latent_dim, "log_std": latent_dim}, generator)
+        self.decoder: nn.Module = MLP(state + latent_dim, hidden, {"out": action}, generator)
+        self.bounds = ActionBounds(spaces)
+        self.latent_dim = latent_dim
+
+    def encode(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, S]`` and ``[B, A]`` to the latent mean and the clamped log standard deviation, each ``[B, latent]``."""
+        mean, log_std = self.encoder(observations, actions).split(self.latent_dim, dim=1)
+        return mean, log_std.clamp(_LOG_STD_MIN, _LOG_STD_MAX)
+
+    def decode(self, observations: Tensor, latents: Tensor) -> Tensor:
+        """``[B, S]`` and ``[B, latent]`` to actions ``[B, A]`` inside the bounds."""
+        return self.bounds.squash(self.decoder(observations, latents))
