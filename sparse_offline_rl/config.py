@@ -60,6 +60,7 @@ class AgentConfig(_Section):
     perturbation: Annotated[float, Field(ge=0)] = 0.05  # Φ
     target_candidates: PositiveInt = 10
     acting_candidates: PositiveInt = 100
+    latent_clip: PositiveFloat = 0.5  # |z| <= this for candidates in training
     acting_latent_clip: PositiveFloat = 0.5
     kl_weight: Annotated[float, Field(ge=0)] = 0.5
     actor_lr: PositiveFloat = 1e-3

@@ -1,0 +1,170 @@
+"""Batch-Constrained deep Q-learning (Fujimoto, Meger and Precup 2019), as its authors' code does it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from sparse_offline_rl.agents.learner import Learner, frozen, polyak_average
+from sparse_offline_rl.config import AgentConfig
+from sparse_offline_rl.networks.factory import Networks
+from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.types import Batch, Objective, Spaces
+
+Metrics = dict[str, Tensor]  # name -> tensor of any shape, reduced to its mean only when it is logged
+
+
+class BCQ:
+    """Actor, twin critics and VAE with their targets and optimisers.
+
+    The life of an agent: build; ``objectives`` (only if it is pruned); perhaps an engine replaces ``networks``' MLPs;
+    ``begin_training``; then ``update`` and ``act``.
+    """
+
+    def __init__(
+        self, spaces: Spaces, config: AgentConfig, device: str = "cpu", generator: torch.Generator | None = None
+    ) -> None:
+        self.spaces = spaces
+        self.config = config
+        self.networks = Networks(spaces, config, generator).to(device)
+        self.device = torch.device(device)
+        # Before training the targets are the networks themselves: a copy would be equal (Algorithm 1 copies after masking).
+        self.actor_target, self.critic_target = self.networks.actor, self.networks.critic
+        self.learners: dict[str, Learner] = {}
+
+    def begin_training(self) -> None:
+        """Copy the targets and create the optimisers; call after pruning and after the engine took the networks."""
+        nets, config = self.networks, self.config
+        self.actor_target, self.critic_target = copy.deepcopy(nets.actor), copy.deepcopy(nets.critic)
+        self.actor_target.requires_grad_(False)
+        self.critic_target.requires_grad_(False)
+        self.learners = {
+            "vae": Learner(nets.vae, config.vae_lr, config.weight_decay),
+            "critic": Learner(nets.critic, config.critic_lr, config.weight_decay),
+            "actor": Learner(nets.actor, config.actor_lr, config.weight_decay),
+        }
+
+    def target_mlps(self) -> dict[str, nn.Module]:
+        """The target networks by name, as :meth:`Networks.mlps` names the online ones."""
+        target = self.critic_target
+        return {"actor_target": self.actor_target.net, "critic1_target": target.q1, "critic2_target": target.q2}
+
+    def update(self, batch: Batch, generator: torch.Generator) -> Metrics:
+        """One training step on B transitions; reads as the stages of the paper's Algorithm 1."""
+        nets, learn = self.networks, self.learners
+        candidates = len(batch.rewards) * self.config.target_candidates
+
+        # VAE: imitate the dataset's actions.
+        vae_loss, vae_metrics = self.vae_loss(batch, self._noise(len(batch.rewards), generator))
+        learn["vae"].step(vae_loss)
+
+        # Critic: regress both Q values on the soft-clipped target.
+        critic_loss, critic_metrics = self.critic_loss(batch, self._clipped_noise(candidates, generator))
+        learn["critic"].step(critic_loss)
+
+        # Actor: perturb the VAE's actions towards higher Q.
+        actor_loss = self.actor_loss(batch, self._clipped_noise(len(batch.rewards), generator))
+        learn["actor"].step(actor_loss)
+
+        # Targets: Polyak averaging.
+        polyak_average(self.critic_target, nets.critic, self.config.polyak)
+        polyak_average(self.actor_target, nets.actor, self.config.polyak)
+
+        losses = {"loss/vae": vae_loss, "loss/critic": critic_loss, "loss/actor": actor_loss}
+        return {name: value.detach() for name, value in {**losses, **vae_metrics, **critic_metrics}.items()}
+
+    def vae_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Metrics]:
+        """Reconstruction plus weighted KL divergence; ``noise`` ``[B, latent]`` standard normal, not clipped."""
+        vae = self.networks.vae
+        mean, log_std = vae.encode(batch.observations, batch.actions)
+        std = log_std.exp()
+        reconstruction = mse_loss(vae.decode(batch.observations, torch.addcmul(mean, std, noise)), batch.actions)
+        kl = -0.5 * (1 + 2 * log_std - mean.square() - std.square()).mean()
+        return reconstruction + self.config.kl_weight * kl, {"vae/reconstruction": reconstruction, "vae/kl": kl}
+
+    def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Metrics]:
+        """Sum of both critics' mean squared errors; ``noise`` ``[B * target_candidates, latent]``, clipped."""
+        target = self.target(batch, noise)
+        q1, q2 = self.networks.critic(batch.observations, batch.actions)
+        return mse_loss(q1, target) + mse_loss(q2, target), {"q/q1": q1, "q/q2": q2, "q/target": target}
+
+    @torch.no_grad()
+    def target(self, batch: Batch, noise: Tensor) -> Tensor:
+        """``r + γ (1 - terminated) max over candidates of λ min(Q1, Q2) + (1 - λ) max(Q1, Q2)``, ``[B, 1]``."""
+        config = self.config
+        repeated = batch.next_observations.repeat_interleave(config.target_candidates, 0)
+        q1, q2 = self.critic_target(repeated, self.target_actions(repeated, noise))
+        soft = torch.lerp(torch.maximum(q1, q2), torch.minimum(q1, q2), config.soft_clip)
+        best = soft.view(len(batch.rewards), config.target_candidates).amax(1, keepdim=True)
+        return batch.rewards + config.discount * (1 - batch.terminated) * best
+
+    def target_actions(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """Actions tried for each next state: decoded and perturbed."""
+        return self.actor_target(observations, self.networks.vae.decode(observations, noise))
+
+    def actor_loss(self, batch: Batch, noise: Tensor) -> Tensor:
+        """``-mean Q1(s, ξ(s, D(s, z)))``; no gradient into decoder or critic. ``noise`` ``[B, latent]``, clipped."""
+        nets = self.networks
+        with torch.no_grad():
+            decoded = nets.vae.decode(batch.observations, noise)
+        with frozen(nets.critic.q1):
+            return -nets.critic.q1(batch.observations, nets.actor(batch.observations, decoded)).mean()
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+        """Best of ``acting_candidates`` perturbed VAE samples by Q1; normalised ``[n, S]`` to ``[n, A]``."""
+        nets, count = self.networks, self.config.acting_candidates
+        repeated = observations.repeat_interleave(count, 0)
+        noise = self._clipped_noise(len(repeated), generator, self.config.acting_latent_clip)
+        decoded = nets.vae.decode(repeated, noise)
+        actions = nets.actor(repeated, decoded)
+        best = nets.critic.q1(repeated, actions).view(-1, count).argmax(1)
+        return actions.view(len(observations), count, -1)[torch.arange(len(best), device=best.device), best]
+
+    def objectives(self, batch: Batch, generator: torch.Generator) -> dict[str, Objective]:
+        """One objective per network to prune, each its own loss on ``batch`` with its noise frozen (Algorithm 1)."""
+        rows = len(batch.rewards)
+        vae_noise = self._noise(rows, generator)
+        actor_noise = self._clipped_noise(rows, generator)
+        target = self.target(batch, self._clipped_noise(rows * self.config.target_candidates, generator))
+        critic = self.networks.critic
+
+        def q_loss(q: nn.Module) -> Tensor:
+            return mse_loss(q(batch.observations, batch.actions), target)
+
+        losses = {
+            "actor": lambda: self.actor_loss(batch, actor_noise),
+            "critic1": lambda: q_loss(critic.q1),
+            "encoder": lambda: self.vae_loss(batch, vae_noise)[0],
+            "decoder": lambda: self.vae_loss(batch, vae_noise)[0],
+        }
+        if self.config.twin == "independent":
+            losses["critic2"] = lambda: q_loss(critic.q2)
+        mlps = self.networks.mlps()
+        return {name: Objective(_weights(mlps[name]), loss) for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def tie_twin(self) -> None:
+        """Give the second critic what ``twin`` says of the first: its mask and weights, its mask only, or nothing."""
+        q1, q2 = self.networks.critic.q1, self.networks.critic.q2
+        if self.config.twin == "copy":
+            q2.load_state_dict(q1.state_dict())
+        elif self.config.twin == "copy_mask" and isinstance(q1, MLP) and isinstance(q2, MLP):
+            for name, layer in q1.layers().items():
+                q2.layers()[name].set_mask(layer.mask)
+
+    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(rows, self.networks.vae.latent_dim, generator=generator, device=self.device)
+
+    def _clipped_noise(self, rows: int, generator: torch.Generator, limit: float | None = None) -> Tensor:
+        limit = self.config.latent_clip if limit is None else limit
+        return self._noise(rows, generator).clamp_(-limit, limit)
+
+
+def _weights(mlp: nn.Module) -> dict[str, Tensor]:
+    if not isinstance(mlp, MLP):
+        raise TypeError("networks are scored before an engine takes them")
+    return {name: layer.weight for name, layer in mlp.layers().items()}

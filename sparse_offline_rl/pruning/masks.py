@@ -1,0 +1,45 @@
+"""Masks of one network: layer name -> which weights are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+
+class Masks(Mapping[str, Tensor]):
+    """A validated, read-only mapping from layer name to a boolean mask ``[out, in]`` (True = kept).
+
+    Raises ``ValueError`` naming the layer if a mask is not a two-dimensional boolean tensor.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool or mask.dim() != 2:
+                raise ValueError(f"mask of {name} is {mask.dtype} with shape {tuple(mask.shape)}; a boolean matrix is needed")
+        self._masks = dict(masks)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    @property
+    def kept(self) -> int:
+        """Number of weights kept over all layers."""
+        return sum(int(mask.sum()) for mask in self._masks.values())
+
+    @property
+    def total(self) -> int:
+        """Number of weights over all layers."""
+        return sum(mask.numel() for mask in self._masks.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the weights removed."""
+        return 1 - self.kept / self.total
