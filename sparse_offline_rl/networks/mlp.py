@@ -39,3 +39,35 @@ class MLP(nn.Module):
             x = torch.relu(layer(x))
         outputs = [head(x) for head in self.heads.values()]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+    def masks(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Masks of the hidden layers and of the heads, by layer name."""
+        masks = {name: layer.mask for name, layer in self.layers().items()}
+        heads = {name: masks.pop(name) for name in self.heads}
+        return masks, heads
+
+    def pack(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Tensors shaped like :meth:`parameters` to one vector of what survives, in the order every engine shares.
+
+        The order is, layer by layer, the values at the mask's True positions row by row, then the bias; the heads together
+        count as one layer.
+        """
+        weights, biases = tensors[0::2], tensors[1::2]
+        kept = [weight[layer.mask] for weight, layer in zip(weights, self.layers().values(), strict=True)]
+        depth = len(self.hidden)
+        parts = [part for pair in zip(kept[:depth], biases[:depth], strict=True) for part in pair]
+        return torch.cat([*parts, *kept[depth:], *biases[depth:]])
+
+    def unpack(self, vector: Tensor) -> list[Tensor]:
+        """The inverse of :meth:`pack`; pruned positions are exactly zero."""
+        layers, depth = list(self.layers().values()), len(self.hidden)
+        order = [item for i in range(depth) for item in ((i, "weight"), (i, "bias"))]
+        order += [(i, kind) for kind in ("weight", "bias") for i in range(depth, len(layers))]
+        sizes = [int(layers[i].mask.sum()) if kind == "weight" else layers[i].out_features for i, kind in order]
+        parts = dict(zip(order, vector.split(sizes), strict=True))
+        tensors = []
+        for i, layer in enumerate(layers):
+            weight = torch.zeros_like(layer.weight)
+            weight[layer.mask] = parts[i, "weight"].to(weight)
+            tensors += [weight, parts[i, "bias"].to(weight)]
+        return tensors

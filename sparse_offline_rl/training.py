@@ -1,0 +1,69 @@
+"""The training loop, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from sparse_offline_rl.agents.bcq import BCQ, Metrics
+from sparse_offline_rl.datasets.buffer import ReplayBuffer
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """After which updates something happens; the last update always logs, evaluates and saves."""
+
+    updates: int
+    batch_size: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+    def due(self, every: int, update: int) -> bool:
+        """Whether something that happens every ``every`` updates happens after ``update``."""
+        return update % every == 0 or update == self.updates
+
+
+@dataclass
+class Clock:
+    """Where the wall time went, over all sessions of a run, in seconds."""
+
+    train: float = 0.0
+    evaluate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls; each gets the number of updates done."""
+
+    evaluate: Callable[[int], dict[str, float]]
+    log: Callable[[int, Metrics, dict[str, float]], None]
+    save: Callable[[int], None]
+    should_stop: Callable[[], bool]
+
+
+def train(
+    agent: BCQ, buffer: ReplayBuffer, generator: torch.Generator, schedule: Schedule, hooks: Hooks, clock: Clock, start: int = 0
+) -> int:
+    """Run updates ``start + 1 … schedule.updates``; returns the last one done, earlier if ``should_stop`` said so."""
+    for update in range(start + 1, schedule.updates + 1):
+        begin = time.perf_counter()
+        metrics = agent.update(buffer.sample(generator, schedule.batch_size), generator)
+        clock.train += time.perf_counter() - begin
+
+        evaluation = {}
+        if schedule.due(schedule.eval_every, update):
+            begin = time.perf_counter()
+            evaluation = hooks.evaluate(update)
+            clock.evaluate += time.perf_counter() - begin
+        if evaluation or schedule.due(schedule.log_every, update):
+            hooks.log(update, metrics, evaluation)
+        stop = hooks.should_stop()
+        if stop or schedule.due(schedule.checkpoint_every, update):
+            hooks.save(update)
+        if stop:
+            return update
+    return schedule.updates
