@@ -90,7 +90,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     masks: dict[str, dict[str, BoolArray]] = {}
     for name, shape in header["shapes"].items():
         _, network, layer = name.split("/")
-        masks.setdefault(network, {})[layer] = decode_mask(tensors[header["shared"][name]].numpy().tobytes(), tuple(shape))
+        masks.setdefault(network, {})[layer] = decode_mask(
+            tensors[header["shared"][name]].numpy().tobytes(), tuple(shape)
+        )
     values = {name: tensor for name, tensor in tensors.items() if not name.startswith("mask/")}
     return Checkpoint(header["update"], values, masks, header["progress"])
 

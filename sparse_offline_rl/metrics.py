@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
+
+EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std", "eval/normalized_score")
 
 
 class MetricsWriter:
@@ -17,19 +19,21 @@ class MetricsWriter:
     purges later points, so that both hold what an uninterrupted run would have written.
     """
 
-    def __init__(self, run_dir: Path, columns: Sequence[str], offset: int = 0, update: int = 0) -> None:
-        self.columns = ["update", *columns]
+    def __init__(self, run_dir: Path, offset: int = 0, update: int = 0) -> None:
         self._path = run_dir / "metrics.csv"
-        self._file = self._path.open("r+" if offset else "w", newline="", encoding="utf-8")
-        self._file.truncate(offset)
-        self._file.seek(offset)
-        self._csv = csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n")
-        if not offset:
-            self._csv.writeheader()
+        self._file = self._path.open("r+" if offset else "w+", newline="", encoding="utf-8")
+        self._csv: csv.DictWriter[str] | None = None
+        if offset:
+            self._csv = self._writer(next(csv.reader(self._file)))
+            self._file.truncate(offset)
+            self._file.seek(offset)
         self._board = SummaryWriter(str(run_dir), purge_step=update + 1 if offset else None)
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
-        """Add one row; ``values`` may lack columns (no evaluation at this update), never bring new ones."""
+        """Add one row; the first one sets the columns, later ones may lack the evaluation's but never bring new ones."""
+        if self._csv is None:
+            self._csv = self._writer(list(dict.fromkeys(["update", *values, *EVALUATION_COLUMNS])))
+            self._csv.writeheader()
         self._csv.writerow({"update": update} | {name: repr(value) for name, value in values.items()})
         self._file.flush()
         for name, value in values.items():
@@ -46,3 +50,6 @@ class MetricsWriter:
         """Close both files."""
         self._file.close()
         self._board.close()
+
+    def _writer(self, columns: list[str]) -> csv.DictWriter[str]:
+        return csv.DictWriter(self._file, columns, restval="", lineterminator="\n")

@@ -46,7 +46,13 @@ class Hooks:
 
 
 def train(
-    agent: BCQ, buffer: ReplayBuffer, generator: torch.Generator, schedule: Schedule, hooks: Hooks, clock: Clock, start: int = 0
+    agent: BCQ,
+    buffer: ReplayBuffer,
+    generator: torch.Generator,
+    schedule: Schedule,
+    hooks: Hooks,
+    clock: Clock,
+    start: int = 0,
 ) -> int:
     """Run updates ``start + 1 … schedule.updates``; returns the last one done, earlier if ``should_stop`` said so."""
     for update in range(start + 1, schedule.updates + 1):

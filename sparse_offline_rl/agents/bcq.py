@@ -11,7 +11,6 @@ from torch.nn.functional import mse_loss
 from sparse_offline_rl.agents.learner import Learner, frozen, polyak_average
 from sparse_offline_rl.config import AgentConfig
 from sparse_offline_rl.networks.factory import Networks
-from sparse_offline_rl.networks.mlp import MLP
 from sparse_offline_rl.types import Batch, Objective, Spaces
 
 Metrics = dict[str, Tensor]  # name -> tensor of any shape, reduced to its mean only when it is logged
@@ -99,11 +98,13 @@ class BCQ:
         q1, q2 = self.critic_target(repeated, self.target_actions(repeated, noise))
         soft = torch.lerp(torch.maximum(q1, q2), torch.minimum(q1, q2), config.soft_clip)
         best = soft.view(len(batch.rewards), config.target_candidates).amax(1, keepdim=True)
-        return batch.rewards + config.discount * (1 - batch.terminated) * best
+        target: Tensor = batch.rewards + config.discount * (1 - batch.terminated) * best
+        return target
 
     def target_actions(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Actions tried for each next state: decoded and perturbed."""
-        return self.actor_target(observations, self.networks.vae.decode(observations, noise))
+        perturbed: Tensor = self.actor_target(observations, self.networks.vae.decode(observations, noise))
+        return perturbed
 
     def actor_loss(self, batch: Batch, noise: Tensor) -> Tensor:
         """``-mean Q1(s, ξ(s, D(s, z)))``; no gradient into decoder or critic. ``noise`` ``[B, latent]``, clipped."""
@@ -111,7 +112,8 @@ class BCQ:
         with torch.no_grad():
             decoded = nets.vae.decode(batch.observations, noise)
         with frozen(nets.critic.q1):
-            return -nets.critic.q1(batch.observations, nets.actor(batch.observations, decoded)).mean()
+            q: Tensor = nets.critic.q1(batch.observations, nets.actor(batch.observations, decoded))
+        return -q.mean()
 
     @torch.no_grad()
     def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
@@ -120,7 +122,7 @@ class BCQ:
         repeated = observations.repeat_interleave(count, 0)
         noise = self._clipped_noise(len(repeated), generator, self.config.acting_latent_clip)
         decoded = nets.vae.decode(repeated, noise)
-        actions = nets.actor(repeated, decoded)
+        actions: Tensor = nets.actor(repeated, decoded)
         best = nets.critic.q1(repeated, actions).view(-1, count).argmax(1)
         return actions.view(len(observations), count, -1)[torch.arange(len(best), device=best.device), best]
 
@@ -143,18 +145,20 @@ class BCQ:
         }
         if self.config.twin == "independent":
             losses["critic2"] = lambda: q_loss(critic.q2)
-        mlps = self.networks.mlps()
-        return {name: Objective(_weights(mlps[name]), loss) for name, loss in losses.items()}
+        mlps = self.networks.dense_mlps()
+        weights = {name: {layer: m.weight for layer, m in mlps[name].layers().items()} for name in losses}
+        return {name: Objective(dict(weights[name]), loss) for name, loss in losses.items()}
 
     @torch.no_grad()
     def tie_twin(self) -> None:
         """Give the second critic what ``twin`` says of the first: its mask and weights, its mask only, or nothing."""
-        q1, q2 = self.networks.critic.q1, self.networks.critic.q2
+        mlps = self.networks.dense_mlps()
+        first, second = mlps["critic1"], mlps["critic2"]
         if self.config.twin == "copy":
-            q2.load_state_dict(q1.state_dict())
-        elif self.config.twin == "copy_mask" and isinstance(q1, MLP) and isinstance(q2, MLP):
-            for name, layer in q1.layers().items():
-                q2.layers()[name].set_mask(layer.mask)
+            second.load_state_dict(first.state_dict())
+        elif self.config.twin == "copy_mask":
+            for name, layer in first.layers().items():
+                second.layers()[name].set_mask(layer.mask)
 
     def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
         return torch.randn(rows, self.networks.vae.latent_dim, generator=generator, device=self.device)
@@ -162,9 +166,3 @@ class BCQ:
     def _clipped_noise(self, rows: int, generator: torch.Generator, limit: float | None = None) -> Tensor:
         limit = self.config.latent_clip if limit is None else limit
         return self._noise(rows, generator).clamp_(-limit, limit)
-
-
-def _weights(mlp: nn.Module) -> dict[str, Tensor]:
-    if not isinstance(mlp, MLP):
-        raise TypeError("networks are scored before an engine takes them")
-    return {name: layer.weight for name, layer in mlp.layers().items()}

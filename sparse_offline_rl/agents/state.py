@@ -43,7 +43,9 @@ def load_agent_tensors(agent: BCQ, tensors: Mapping[str, Tensor], steps: int) ->
     learner_of = {p: learner for learner in agent.learners.values() for p in learner.parameters}
     for name, mlp in agent.networks.mlps().items():
         moments = {key: _unpack(mlp, tensors[f"{key}/{name}"]) for key in ("exp_avg", "exp_avg_sq")}
-        for i, (parameter, value) in enumerate(zip(mlp.parameters(), _unpack(mlp, tensors[f"online/{name}"]), strict=True)):
+        for i, (parameter, value) in enumerate(
+            zip(mlp.parameters(), _unpack(mlp, tensors[f"online/{name}"]), strict=True)
+        ):
             parameter.copy_(value)
             if steps:
                 learner_of[parameter].optimizer.state[parameter] = {

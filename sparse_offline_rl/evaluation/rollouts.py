@@ -23,7 +23,9 @@ def evaluate(
 
     Every round steps its environments together and asks ``act`` once for all episodes that still run.
     """
-    rounds = [range(start, min(start + _MOST_ENVIRONMENTS, episodes)) for start in range(0, episodes, _MOST_ENVIRONMENTS)]
+    rounds = [
+        range(start, min(start + _MOST_ENVIRONMENTS, episodes)) for start in range(0, episodes, _MOST_ENVIRONMENTS)
+    ]
     return np.concatenate([_round(act, env_id, [seed + i for i in indices], env_kwargs or {}) for indices in rounds])
 
 

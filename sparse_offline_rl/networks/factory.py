@@ -8,6 +8,7 @@ from torch import nn
 from sparse_offline_rl.config import AgentConfig
 from sparse_offline_rl.networks.actor import PerturbationActor
 from sparse_offline_rl.networks.critic import TwinCritic
+from sparse_offline_rl.networks.mlp import MLP
 from sparse_offline_rl.networks.vae import VAE
 from sparse_offline_rl.types import Spaces
 
@@ -31,3 +32,11 @@ class Networks(nn.Module):
             "encoder": self.vae.encoder,
             "decoder": self.vae.decoder,
         }
+
+    def dense_mlps(self) -> dict[str, MLP]:
+        """The same, before an engine takes them. Raises TypeError afterwards: scoring and pruning come first."""
+        mlps = self.mlps()
+        for name, mlp in mlps.items():
+            if not isinstance(mlp, MLP):
+                raise TypeError(f"network {name} belongs to the {type(mlp).__name__} engine already")
+        return {name: mlp for name, mlp in mlps.items() if isinstance(mlp, MLP)}

@@ -69,14 +69,17 @@ class MaskedLinear(nn.Module):
     def set_mask(self, mask: Tensor) -> None:
         """Prune: keep the weights where ``mask`` ``[out, in]`` is True and set all others to exactly zero."""
         if mask.shape != self.weight.shape or mask.dtype != torch.bool:
-            raise ValueError(f"a boolean mask of shape {tuple(self.weight.shape)} is needed, not {mask.dtype} {tuple(mask.shape)}")
+            raise ValueError(
+                f"a boolean mask of shape {tuple(self.weight.shape)} is needed, not {mask.dtype} {tuple(mask.shape)}"
+            )
         self.mask.copy_(mask)
         self.pruned = not bool(mask.all())
         self.weight.masked_fill_(~self.mask, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` ``[B, in]`` to ``[B, out]``."""
-        product: Tensor = _MaskedProduct.apply(x, self.weight, self.bias, self.mask if self.pruned else None)
+        mask = self.mask if self.pruned else None
+        product: Tensor = _MaskedProduct.apply(x, self.weight, self.bias, mask)  # type: ignore[no-untyped-call]
         return product
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -18,13 +19,15 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, hidden: Sequence[int], heads: Mapping[str, int], generator: torch.Generator | None = None
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        heads: Mapping[str, int],
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         sizes = [in_features, *hidden]
-        self.hidden = nn.ModuleList(
-            MaskedLinear(n_in, n_out, generator) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.hidden = nn.ModuleList(MaskedLinear(n_in, n_out, generator) for n_in, n_out in itertools.pairwise(sizes))
         self.heads = nn.ModuleDict({name: MaskedLinear(sizes[-1], width, generator) for name, width in heads.items()})
 
     def layers(self) -> dict[str, MaskedLinear]:

@@ -35,16 +35,23 @@ def allocate(scores: Mapping[str, Tensor], sparsity: float, scope: str = "networ
     """
     for name, score in scores.items():
         if not bool(torch.isfinite(score).all()):
-            raise UserError(f"the scores of layer {name} are not finite: the loss overflowed on the pruning batch; check the dataset.")
+            raise UserError(
+                f"the scores of layer {name} are not finite: the loss overflowed on the pruning batch; check the dataset."
+            )
     kept = survivors(sum(score.numel() for score in scores.values()), sparsity)
     if scope == "network":
         flat = torch.cat([score.flatten() for score in scores.values()])
         parts = _top(flat, kept).split([score.numel() for score in scores.values()])
         return Masks({name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)})
-    weights = [1.0] * len(scores) if scope == "layer" else [sum(score.shape) / score.numel() for score in scores.values()]
+    weights = (
+        [1.0] * len(scores) if scope == "layer" else [sum(score.shape) / score.numel() for score in scores.values()]
+    )
     counts = _distribute(kept, [score.numel() for score in scores.values()], weights)
     return Masks(
-        {name: _top(score.flatten(), count).view(score.shape) for (name, score), count in zip(scores.items(), counts, strict=True)}
+        {
+            name: _top(score.flatten(), count).view(score.shape)
+            for (name, score), count in zip(scores.items(), counts, strict=True)
+        }
     )
 
 

@@ -17,7 +17,9 @@ class Masks(Mapping[str, Tensor]):
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
         for name, mask in masks.items():
             if mask.dtype != torch.bool or mask.dim() != 2:
-                raise ValueError(f"mask of {name} is {mask.dtype} with shape {tuple(mask.shape)}; a boolean matrix is needed")
+                raise ValueError(
+                    f"mask of {name} is {mask.dtype} with shape {tuple(mask.shape)}; a boolean matrix is needed"
+                )
         self._masks = dict(masks)
 
     def __getitem__(self, name: str) -> Tensor:

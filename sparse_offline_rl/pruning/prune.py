@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from sparse_offline_rl.config import PruneConfig
 from sparse_offline_rl.errors import UserError
@@ -33,15 +32,7 @@ def find_masks(
     return masks
 
 
-def apply_masks(
-    mlps: Mapping[str, nn.Module], masks: Mapping[str, Masks], reinit: bool, generator: torch.Generator
-) -> None:
-    """Prune the networks; with ``reinit`` all weights are drawn anew first (a control: same masks, other weights)."""
-    for name, mlp in mlps.items():
-        if not isinstance(mlp, MLP):
-            raise TypeError("networks are pruned before an engine takes them")
-        for layer_name, layer in mlp.layers().items():
-            if reinit:
-                layer.reset_parameters(generator)
-            if name in masks:
-                layer.set_mask(masks[name][layer_name])
+def apply_masks(mlp: MLP, masks: Masks) -> None:
+    """Prune one network: what its masks do not keep becomes exactly zero and stays so."""
+    for name, layer in mlp.layers().items():
+        layer.set_mask(masks[name])

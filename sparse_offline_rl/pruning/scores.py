@@ -16,7 +16,7 @@ from sparse_offline_rl.types import Objective
 Scorer = Callable[[Objective, torch.Generator], dict[str, Tensor]]
 
 
-def snip(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
+def snip(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:
     """Connection sensitivity ``|w · ∂L/∂w|`` (Lee et al. 2019; the paper's equation 1)."""
     weights = list(objective.weights.values())
     gradients = torch.autograd.grad(objective.loss(), weights)
@@ -24,7 +24,7 @@ def snip(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:
     return dict(zip(objective.weights, scores, strict=True))
 
 
-def grasp(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
+def grasp(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:
     """Gradient signal preservation ``θ ⊙ Hg`` (Wang et al. 2020; the paper's equation 4 with its sign turned).
 
     GraSP removes the largest ``-θ ⊙ Hg``, so the largest ``θ ⊙ Hg`` are kept; never its absolute value. ``g`` is a constant
@@ -33,13 +33,15 @@ def grasp(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]
     weights = list(objective.weights.values())
     gradients = torch.autograd.grad(objective.loss(), weights, create_graph=True)
     product = torch.stack([(g.detach() * g).sum() for g in gradients]).sum()
-    # A weight outside the graph of the gradient (a linear loss) has a zero row in the Hessian.
+    if not product.requires_grad:  # a loss linear in these weights has no curvature
+        return {name: torch.zeros_like(weight) for name, weight in objective.weights.items()}
+    # A weight outside the graph of the gradient has a zero row in the Hessian.
     curvature = torch.autograd.grad(product, weights, materialize_grads=True)
     scores = [(weight * hg).detach() for weight, hg in zip(weights, curvature, strict=True)]
     return dict(zip(objective.weights, scores, strict=True))
 
 
-def magnitude(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
+def magnitude(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:
     """``|w|`` at initialisation: a control."""
     return {name: weight.detach().abs() for name, weight in objective.weights.items()}
 

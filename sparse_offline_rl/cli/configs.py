@@ -1,0 +1,70 @@
+"""Where the YAML files are, and a check of the command line's overrides that speaks in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+import sparse_offline_rl
+from sparse_offline_rl.cli.errors import closest
+from sparse_offline_rl.errors import UserError
+
+
+def config_dir() -> Path:
+    """``configs/`` of the repository, or its copy inside an installed package."""
+    package = Path(sparse_offline_rl.__file__).parent
+    packaged = package / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Raise UserError for the first override that names no group, no choice of it, or no key."""
+    groups = {
+        path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in config_dir().iterdir() if path.is_dir()
+    }
+    overrides = [override for text in arguments if not text.startswith("-") and (override := _parse(text))]
+    for override in overrides:
+        if override.key_or_group in groups:
+            for choice in _values(override):
+                if choice not in groups[override.key_or_group]:
+                    hint = closest(str(choice), groups[override.key_or_group])
+                    raise UserError(
+                        f"{override.key_or_group}={choice}: there is no such {override.key_or_group}; {hint}."
+                    )
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        known = set(_keys(OmegaConf.to_container(compose("train"), resolve=False)))
+    for override in overrides:
+        key = override.key_or_group
+        if key not in groups and key not in known and not key.startswith("hydra"):
+            raise UserError(f"{override.input_line}: there is no key '{key}'; {closest(key, {*known, *groups})}.")
+
+
+def _parse(text: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        remedy = "write key=value, and quote values with spaces or commas"
+        raise UserError(f"'{text}' is not an override: {remedy}, e.g. sparsity=0.95.") from None
+
+
+def _values(override: Override) -> Iterator[Any]:
+    if override.is_sweep_override():
+        yield from override.sweep_string_iterator()
+    else:
+        yield override.value()
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    assert isinstance(config, Mapping)
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

@@ -1,0 +1,3 @@
+"""From a trained agent to the contents of its policy file."""
+
+from __future__ import annotations

@@ -1,0 +1,143 @@
+"""One sitting of a run: what the training loop calls to evaluate, log and save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from sparse_offline_rl.agents.bcq import BCQ, Metrics
+from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
+from sparse_offline_rl.checkpoint import Checkpoint, save_checkpoint
+from sparse_offline_rl.config import Config
+from sparse_offline_rl.console import ticker
+from sparse_offline_rl.datasets.buffer import ReplayBuffer
+from sparse_offline_rl.datasets.load import LoadedDataset
+from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.deploy import policy_content
+from sparse_offline_rl.evaluation.rollouts import evaluate
+from sparse_offline_rl.evaluation.scores import normalized_score
+from sparse_offline_rl.metrics import MetricsWriter
+from sparse_offline_rl.policy.format import write_policy
+from sparse_offline_rl.pruning.report import LayerReport
+from sparse_offline_rl.run_folder import RunFolder
+from sparse_offline_rl.seeding import generator, stream_seed
+from sparse_offline_rl.summary import file_sizes, summarize
+from sparse_offline_rl.training import Clock, Hooks, Schedule, train
+from sparse_offline_rl.types import BoolArray, FloatArray
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a call of ``experiment.run`` ended; ``summary`` is None after an interruption."""
+
+    status: Literal["finished", "already complete", "interrupted"]
+    summary: Mapping[str, Any] | None
+    update: int
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What the agent learns from."""
+
+    data: LoadedDataset
+    normalization: Normalization
+    buffer: ReplayBuffer
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """The agent that learns, and what pruning and the engine made of it."""
+
+    agent: BCQ
+    engine: str
+    masks: Mapping[str, Mapping[str, BoolArray]]
+    reports: list[LayerReport]
+
+
+class Session:
+    """Holds the state of the loop: random stream, clocks, metric files, last evaluation."""
+
+    def __init__(
+        self, config: Config, folder: RunFolder, experience: Experience, trainee: Trainee, checkpoint: Checkpoint | None
+    ) -> None:
+        self._config, self._folder, self._experience, self._trainee = config, folder, experience, trainee
+        self._generator = generator(config.seed, "train", config.device)
+        self._clock, self._evaluation, self._start = Clock(), dict[str, float](), 0
+        offset = 0
+        if checkpoint is not None:
+            progress = checkpoint.progress
+            tensors = dict(checkpoint.tensors)
+            self._generator.set_state(tensors.pop("rng/train"))
+            load_agent_tensors(trainee.agent, tensors, checkpoint.update)
+            self._clock, self._evaluation = Clock(**progress["clock"]), progress["evaluation"]
+            self._start, offset = checkpoint.update, progress["csv_bytes"]
+        self._logged_at = (self._start, self._clock.train)
+        self._metrics = MetricsWriter(folder.path, offset, self._start)
+
+    def run(self, should_stop: Callable[[], bool]) -> Result:
+        """Train to the end or until ``should_stop``, then write policy and summary."""
+        config = self._config
+        schedule = Schedule(
+            config.updates, config.batch_size, config.log.every, config.eval.every, config.checkpoint.every
+        )
+        with ticker(config.updates, self._start) as progress:
+            self._show = progress.log
+            hooks = Hooks(self._evaluate, self._log, self._save, should_stop)
+            agent, buffer = self._trainee.agent, self._experience.buffer
+            update = train(agent, buffer, self._generator, schedule, hooks, self._clock, self._start)
+        if update < config.updates:
+            return Result("interrupted", None, update)
+        self._metrics.sync()
+        summary = self._ship()
+        self._folder.finish(summary)
+        return Result("finished", summary, update)
+
+    def close(self) -> None:
+        """Close the metric files."""
+        self._metrics.close()
+
+    def _ship(self) -> dict[str, Any]:
+        """Write the policy file and put the summary together."""
+        config, trainee, data = self._config, self._trainee, self._experience.data
+        content = policy_content(config, trainee.agent, trainee.masks, self._experience.normalization, data.env_id)
+        write_policy(self._folder.policy, content)
+        sizes = file_sizes(self._folder.checkpoint, self._folder.policy, content.dense_bytes)
+        return summarize(config, trainee.reports, data.env_id, self._evaluation, self._clock, trainee.engine, sizes)
+
+    def _evaluate(self, update: int) -> dict[str, float]:
+        config, data = self._config, self._experience.data
+        draws = generator(config.seed, f"acting-{update}", config.device)
+        normalization, agent = self._experience.normalization, self._trainee.agent
+
+        def act(observations: FloatArray) -> FloatArray:
+            normalized = torch.from_numpy(normalization.apply(observations)).to(config.device)
+            actions: FloatArray = agent.act(normalized, draws).cpu().numpy()
+            return actions
+
+        seed = stream_seed(config.seed, f"evaluation-{update}") % 2**31
+        returns = evaluate(act, data.env_id, config.eval.episodes, seed, data.env_kwargs)
+        self._evaluation = {"eval/return_mean": float(returns.mean()), "eval/return_std": float(returns.std())}
+        score = normalized_score(returns.mean(), data.reference_min_score, data.reference_max_score)
+        if score is not None:
+            self._evaluation["eval/normalized_score"] = float(score)
+        return self._evaluation
+
+    def _log(self, update: int, metrics: Metrics, evaluation: Mapping[str, float]) -> None:
+        agent = self._trainee.agent
+        values = {name: float(value.mean()) for name, value in metrics.items()}
+        values |= {f"gradient_norm/{name}": float(learner.gradient_norm()) for name, learner in agent.learners.items()}
+        values |= {f"density/{r.full_name}": r.kept / r.total for r in self._trainee.reports}
+        values |= evaluation
+        last_update, last_seconds = self._logged_at
+        values["time/updates_per_second"] = (update - last_update) / max(self._clock.train - last_seconds, 1e-9)
+        self._logged_at = (update, self._clock.train)
+        self._metrics.write(update, values)
+        self._show(update, values)
+
+    def _save(self, update: int) -> None:
+        tensors = agent_tensors(self._trainee.agent) | {"rng/train": self._generator.get_state()}
+        progress = {"clock": asdict(self._clock), "evaluation": self._evaluation, "csv_bytes": self._metrics.sync()}
+        save_checkpoint(self._folder.checkpoint, Checkpoint(update, tensors, self._trainee.masks, progress))

@@ -1,0 +1,196 @@
+"""Runs a :class:`SparsePlan` on addresses or on NumPy arrays; needs NumPy and Numba only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_offline_rl.sparse import kernels
+from sparse_offline_rl.sparse.plan import SparsePlan
+from sparse_offline_rl.types import FloatArray
+
+MAX_INPUTS = 3
+_LANES = 16
+_ALIGNMENT = 64
+
+Span = tuple[int, int, int]  # address, row stride in bytes, width; address 0 asks for nothing
+_NO_SPAN: Span = (0, 0, 0)
+
+
+class Buffer:
+    """``count`` float32 at a 64-byte aligned ``address``."""
+
+    def __init__(self, count: int) -> None:
+        self._memory = np.empty(count + _ALIGNMENT // 4, np.float32)
+        raw = self._memory.ctypes.data
+        self.address = raw + (-raw) % _ALIGNMENT
+
+
+class Tiles(NamedTuple):
+    """How a batch is cut: ``table`` ``[count, 3]`` holds byte offset, vectors and first row of each tile."""
+
+    table: NDArray[np.int64]
+    address: int
+    count: int
+    vectors: int  # 16-column vectors of the whole batch
+
+
+class Workspace(NamedTuple):
+    """Activations kept by a forward for its backward."""
+
+    tiles: Tiles
+    batch: int
+    buffer: Buffer
+
+
+class Engine:
+    """A plan's tables at fixed addresses and its recycled buffers. Safe to share between copies, targets and threads."""
+
+    def __init__(self, plan: SparsePlan) -> None:
+        self.plan = plan
+        self._arrays, self._table = _layout(plan)
+        self.table = self._table.ctypes.data
+        self._tiles: dict[tuple[int, int, bool], Tiles] = {}
+        self._free: dict[int, list[Buffer]] = {}
+
+    def tiles(self, batch: int, threads: int, keep: bool) -> Tiles:
+        """The cut of ``batch`` rows for a forward that keeps its activations or not."""
+        key = (batch, threads, keep)
+        tiles = self._tiles.get(key)
+        if tiles is None:
+            table = _cut(batch, threads, keep, self.plan.unit_count)
+            tiles = Tiles(table, table.ctypes.data, len(table), -(-batch // _LANES))
+            self._tiles[key] = tiles
+        return tiles
+
+    def take(self, count: int) -> Buffer:
+        """A buffer of ``count`` float32, recycled if one is free."""
+        free = self._free.get(count)
+        try:
+            return free.pop() if free else Buffer(count)
+        except IndexError:  # another thread took the last one
+            return Buffer(count)
+
+    def give_back(self, count: int, buffer: Buffer) -> None:
+        """Return a buffer to the free list."""
+        self._free.setdefault(count, []).append(buffer)
+
+    def forward(
+        self, values: int, inputs: Sequence[Span], batch: int, out: int, threads: int = 1, keep: bool = False
+    ) -> Workspace | None:
+        """Outputs ``[batch, out]`` to address ``out``; with ``keep`` the workspace that :meth:`backward` needs.
+
+        ``values`` is the address of the parameter vector; ``inputs`` are at most three row-major float32 matrices that
+        together have ``plan.in_features`` columns.
+        """
+        if batch == 1 and not keep:
+            self._single(values, inputs, out)
+            return None
+        first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
+        tiles = self.tiles(batch, threads, keep)
+        unit = _LANES * self.plan.unit_count
+        slot = kernels.MAX_VECTORS * unit
+        count = tiles.vectors * unit if keep else slot * threads
+        buffer = self.take(count)
+        run = kernels.forward_serial if threads == 1 else kernels.forward_parallel
+        run(
+            self.table, values, tiles.address, tiles.count, batch, buffer.address, 0 if keep else 4 * slot,
+            *first, *second, *third, out, threads,
+        )  # fmt: skip
+        if keep:
+            return Workspace(tiles, batch, buffer)
+        self.give_back(count, buffer)
+        return None
+
+    def backward(
+        self, values: int, workspace: Workspace, grad: int, grad_stride: int, inputs: Sequence[Span], out: int, threads: int = 1
+    ) -> None:
+        """Gradients, from ``grad`` ``[batch, out]`` with a row stride in bytes.
+
+        ``out``: address for the gradient of the parameter vector, 0 for none. ``inputs``: where the gradient of each input
+        goes, address 0 for none; features that no live unit reads are not written. The workspace is given back.
+        """
+        first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
+        tiles, batch, buffer = workspace
+        count = tiles.vectors * _LANES * self.plan.unit_count
+        deltas = self.take(count)
+        run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
+        run(
+            self.table, values, tiles.address, tiles.count, batch, buffer.address, deltas.address, grad, grad_stride,
+            *first, *second, *third, out,
+        )  # fmt: skip
+        self.give_back(count, deltas)
+        self.give_back(count, buffer)
+
+    def _single(self, values: int, inputs: Sequence[Span], out: int) -> None:
+        (a0, _, w0), (a1, _, w1), (a2, _, w2) = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
+        count = self.plan.unit_count
+        buffer = self.take(count)
+        kernels.forward_single(self.table, values, buffer.address, a0, w0, a1, w1, a2, w2, out)
+        self.give_back(count, buffer)
+
+    def act(self, values: FloatArray, observations: FloatArray, threads: int = 1) -> FloatArray:
+        """NumPy forward: parameters ``[n]`` and float32 ``[B, in]`` to ``[B, out]``.
+
+        Raises ValueError when the width or the parameter count is not the plan's.
+        """
+        plan = self.plan
+        if values.shape != (plan.parameter_count,) or values.dtype != np.float32 or not values.flags.c_contiguous:
+            raise ValueError(f"a contiguous float32 vector of {plan.parameter_count} parameters is needed, not {values.shape}")
+        x = np.ascontiguousarray(observations, np.float32)
+        if x.ndim != 2 or x.shape[1] != plan.in_features:
+            raise ValueError(f"inputs of shape [B, {plan.in_features}] are needed, not {x.shape}")
+        batch, width = x.shape
+        out = np.empty((batch, plan.out_features), np.float32)
+        if batch:
+            self.forward(values.ctypes.data, ((x.ctypes.data, 4 * width, width),), batch, out.ctypes.data, threads)
+        return out
+
+
+def set_threads(count: int) -> None:
+    """Let the parallel kernels use ``count`` threads of this process; ValueError beyond what Numba was started with."""
+    if not 1 <= count <= numba.config.NUMBA_NUM_THREADS:
+        raise ValueError(f"threads must be between 1 and {numba.config.NUMBA_NUM_THREADS} on this machine, not {count}")
+    numba.set_num_threads(count)
+
+
+@lru_cache(maxsize=256)
+def _widths(vectors: int, threads: int, keep: bool) -> tuple[int, ...]:
+    """Vectors of each tile: as even as possible, at most ``limit``, a multiple of ``threads`` tiles if there are enough."""
+    limit = 4 if vectors > 7 else 7
+    count = -(-vectors // limit)
+    count = min(vectors, -(-count // threads) * threads)
+    return tuple(vectors * (i + 1) // count - vectors * i // count for i in range(count))
+
+
+def _cut(batch: int, threads: int, keep: bool, units: int) -> NDArray[np.int64]:
+    widths = np.array(_widths(-(-batch // _LANES), threads, keep), np.int64)
+    starts = np.cumsum(widths) - widths
+    return np.ascontiguousarray(np.stack([4 * _LANES * units * starts, widths, _LANES * starts], 1))
+
+
+def _layout(plan: SparsePlan) -> tuple[list[NDArray[np.generic]], NDArray[np.int64]]:
+    """The kernels' table of addresses, and the arrays that these addresses keep pointing into."""
+    arrays: list[NDArray[np.generic]] = []
+
+    def address(array: NDArray[np.generic]) -> int:
+        arrays.append(array)
+        return array.ctypes.data
+
+    words = [
+        len(plan.layers), plan.unit_count, len(plan.features), address(plan.features), plan.out_features,
+        address(plan.output_units), len(plan.chunks), address(plan.chunks), len(plan.dead), address(plan.dead),
+    ]  # fmt: skip
+    for i, table in enumerate(plan.tables):
+        words += [
+            len(table.first), address(table.first), address(table.row_start), address(table.row_index),
+            address(table.bias), plan.unit_offsets[i], plan.unit_offsets[i + 1], len(table.column_unit),
+            address(table.column_unit), address(table.column_start), address(table.column_index),
+            address(table.column_value),
+        ]  # fmt: skip
+    return arrays, np.array(words, np.int64)

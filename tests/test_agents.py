@@ -1,0 +1,168 @@
+"""Agents against hand-written equations, and what pruning must never break in them."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from bcq_oracle import bcq_update
+from helpers import dense_layers, prune, random_batch, small_agent
+
+from sparse_offline_rl.agents.bcq import BCQ
+from sparse_offline_rl.config import AgentConfig
+from sparse_offline_rl.types import Spaces
+
+
+def _masks(mlp):
+    hidden, heads = mlp.masks()
+    return [m.numpy() for m in hidden.values()] + [np.vstack([m.numpy() for m in heads.values()])]
+
+
+@pytest.mark.parametrize("name", ["bcq", "bc"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.7])
+def test_one_update_equals_the_equations(name, sparsity):
+    agent = small_agent(name)
+    if sparsity:
+        prune(agent, sparsity=sparsity)
+    agent.begin_training()
+    batch = random_batch()
+    mlps = agent.networks.dense_mlps()
+    nets = {k: dense_layers(m) for k, m in mlps.items()}
+    masks = {k: _masks(m) for k, m in mlps.items()}
+    draws = torch.Generator().manual_seed(3)
+    noises = [torch.randn(n, 4, generator=draws) for n in (20, 200, 20)]
+    noises = [noises[0], noises[1].clamp(-0.5, 0.5), noises[2].clamp(-0.5, 0.5)]
+
+    metrics = agent.update(batch, torch.Generator().manual_seed(3))
+    losses, new = bcq_update(
+        nets, masks, [x.double().numpy() for x in batch], [x.double().numpy() for x in noises], cloning=name == "bc"
+    )
+
+    for key, value in losses.items():
+        assert float(metrics[f"loss/{key}"]) == pytest.approx(value, rel=1e-5, abs=1e-6)
+    for key, mlp in {**mlps, **agent.target_mlps()}.items():
+        for (w, b), (expected_w, expected_b) in zip(dense_layers(mlp), new[key], strict=True):
+            # Where a gradient is zero up to rounding, Adam's first step has a random sign of size lr: leave those out.
+            sure = np.abs(w - expected_w) < 9e-4
+            assert sure.mean() > 0.99
+            np.testing.assert_allclose(w[sure], expected_w[sure], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(b, expected_b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "random", "magnitude"])
+def test_pruned_weights_and_moments_stay_zero(method):
+    agent = small_agent(weight_decay=0.1)
+    prune(agent, method)
+    agent.begin_training()
+    draws = torch.Generator().manual_seed(0)
+    before = copy.deepcopy(agent.networks)
+    for i in range(30):
+        agent.update(random_batch(seed=i), draws)
+    states = {p: s for learner in agent.learners.values() for p, s in learner.optimizer.state.items()}
+    for name, mlp in {**agent.networks.dense_mlps(), **agent.target_mlps()}.items():
+        for layer in mlp.layers().values():
+            pruned = ~layer.mask
+            assert pruned.any(), name
+            assert (layer.weight[pruned] == 0).all()
+            if layer.weight in states:
+                assert (states[layer.weight]["exp_avg"][pruned] == 0).all()
+                assert (states[layer.weight]["exp_avg_sq"][pruned] == 0).all()
+    moved = [not torch.equal(a, b) for a, b in zip(before.parameters(), agent.networks.parameters(), strict=True)]
+    assert all(moved)
+
+
+@pytest.mark.parametrize("twin", ["copy", "copy_mask", "independent"])
+def test_twin_modes(twin):
+    agent = small_agent(twin=twin)
+    prune(agent, sparsity=0.5)
+    q1, q2 = (agent.networks.dense_mlps()[k] for k in ("critic1", "critic2"))
+    masks_equal = all(
+        torch.equal(a.mask, b.mask) for a, b in zip(q1.layers().values(), q2.layers().values(), strict=True)
+    )
+    weights_equal = all(torch.equal(a, b) for a, b in zip(q1.parameters(), q2.parameters(), strict=True))
+    assert masks_equal == (twin != "independent")
+    assert weights_equal == (twin == "copy")
+    assert all(not bool(layer.mask.all()) for layer in q2.layers().values())
+
+
+def test_a_literal_copy_degenerates_the_twin():
+    agent = small_agent(twin="copy")
+    agent.tie_twin()
+    agent.begin_training()
+    for i in range(5):
+        metrics = agent.update(random_batch(seed=i), torch.Generator().manual_seed(i))
+    assert torch.equal(metrics["q/q1"], metrics["q/q2"])
+
+
+def test_time_limits_bootstrap_and_terminals_do_not():
+    agent = small_agent()
+    agent.begin_training()
+    batch = random_batch()
+    noise = torch.zeros(200, 4)
+    live = agent.target(batch._replace(terminated=torch.zeros(20, 1)), noise)
+    dead = agent.target(batch._replace(terminated=torch.ones(20, 1)), noise)
+    assert torch.equal(dead, batch.rewards)
+    assert not torch.equal(live, batch.rewards)
+
+
+def test_the_target_takes_the_best_candidate_of_each_state():
+    agent = small_agent(target_candidates=3, soft_clip=1.0, discount=1.0)
+    agent.begin_training()
+    batch = random_batch(4)
+    batch = batch._replace(terminated=torch.zeros(4, 1))
+    noise = torch.randn(12, 4, generator=torch.Generator().manual_seed(1)).clamp(-0.5, 0.5)
+    expected = []
+    agent.networks.requires_grad_(False)
+    for row in range(4):
+        values = []
+        for candidate in range(3):
+            s = batch.next_observations[row : row + 1]
+            a = agent.networks.vae.decode(s, noise[3 * row + candidate][None])
+            values.append(float(torch.minimum(*agent.critic_target(s, agent.actor_target(s, a)))))
+        expected.append(float(batch.rewards[row]) + max(values))
+    np.testing.assert_allclose(agent.target(batch, noise).flatten().numpy(), expected, rtol=1e-5)
+
+
+def test_bc_ignores_actor_and_critic_when_it_acts():
+    agent = small_agent("bc", acting_latent_clip=0.25)
+    observations = torch.randn(7, 5)
+    first = agent.act(observations, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for p in [*agent.networks.actor.parameters(), *agent.networks.critic.parameters()]:
+            p.zero_()
+    assert torch.equal(first, agent.act(observations, torch.Generator().manual_seed(0)))
+
+
+def test_bcq_acts_with_its_best_candidate():
+    agent = small_agent(acting_candidates=50)
+    observations = torch.randn(3, 5)
+    actions = agent.act(observations, torch.Generator().manual_seed(0))
+    assert actions.shape == (3, 2)
+    assert bool((actions.abs() <= 1).all())
+    z = torch.randn(150, 4, generator=torch.Generator().manual_seed(0)).clamp(-0.5, 0.5)
+    with torch.no_grad():
+        repeated = observations.repeat_interleave(50, 0)
+        candidates = agent.networks.actor(repeated, agent.networks.vae.decode(repeated, z))
+        q = agent.networks.critic.q1(repeated, candidates).view(3, 50)
+        chosen = agent.networks.critic.q1(observations, actions).flatten()
+    torch.testing.assert_close(chosen, q.max(1).values)
+
+
+def test_actions_respect_asymmetric_bounds():
+    low, high = np.array([-3.0, 0.5], np.float32), np.array([1.0, 0.75], np.float32)
+    agent = BCQ(Spaces(5, low, high), AgentConfig(name="bcq", vae_hidden=(8,)), "cpu", torch.Generator().manual_seed(0))
+    actions = agent.act(10 * torch.randn(50, 5), torch.Generator().manual_seed(0)).numpy()
+    assert (actions >= low).all()
+    assert (actions <= high).all()
+    assert np.ptp(actions[:, 0]) > 0
+
+
+def test_the_actor_step_leaves_critic_and_vae_alone():
+    agent = small_agent(critic_lr=1e-3)
+    agent.begin_training()
+    before = [p.clone() for p in agent.networks.critic.parameters()]
+    loss = agent.actor_loss(random_batch(), torch.zeros(20, 4))
+    agent.learners["actor"].step(loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.networks.critic.parameters(), strict=True))
+    assert all(p.grad is None for p in agent.networks.critic.parameters())
+    assert all(p.requires_grad for p in agent.networks.critic.parameters())
