@@ -1,0 +1,178 @@
+"""What a deployable policy consists of, as NumPy arrays: the one thing that the file, the runtime and the exporters share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_offline_rl.types import BoolArray, FloatArray
+
+KINDS = {"bcq": ("decoder", "actor", "critic1"), "bc": ("decoder",)}  # kind -> the networks it acts with
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyLayer:
+    """One linear layer, ``y = weight @ x + bias``.
+
+    Raises ValueError unless shapes fit, values are float32 and every pruned weight is zero.
+    """
+
+    name: str
+    weight: FloatArray  # [out, in], exactly 0 where pruned
+    mask: BoolArray  # [out, in], True = kept
+    bias: FloatArray  # [out]
+
+    def __post_init__(self) -> None:
+        _require(
+            self.weight.dtype == self.bias.dtype == np.float32 and self.mask.dtype == np.bool_,
+            self.name,
+            "has wrong types",
+        )
+        _require(
+            self.weight.ndim == 2 and self.weight.shape == self.mask.shape, self.name, "has a mask of another shape"
+        )
+        _require(self.bias.shape == self.weight.shape[:1], self.name, "has a bias of another length")
+        _require(not self.weight[~self.mask].any(), self.name, "has pruned weights that are not zero")
+
+    @property
+    def kept(self) -> int:
+        """How many weights survive."""
+        return int(np.count_nonzero(self.mask))
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyNetwork:
+    """Hidden layers with ReLU after each, then linear heads whose outputs stand side by side.
+
+    Raises ValueError unless each layer takes what the one before it gives.
+    """
+
+    name: str
+    hidden: tuple[PolicyLayer, ...]
+    heads: tuple[PolicyLayer, ...]
+
+    def __post_init__(self) -> None:
+        _require(len(self.heads) > 0, self.name, "has no output layer")
+        for before, after in pairwise(self.hidden):
+            _require(
+                after.weight.shape[1] == len(before.bias), self.name, f"has a layer {after.name} that does not fit"
+            )
+        width = len(self.hidden[-1].bias) if self.hidden else self.heads[0].weight.shape[1]
+        for head in self.heads:
+            _require(head.weight.shape[1] == width, self.name, f"has a head {head.name} that does not fit")
+
+    @property
+    def layers(self) -> tuple[PolicyLayer, ...]:
+        """All layers from input to output, heads last."""
+        return self.hidden + self.heads
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+        return int(self.layers[0].weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """Width of the heads together."""
+        return sum(len(head.bias) for head in self.heads)
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights that survive; 1 for a network without weights."""
+        total = sum(layer.weight.size for layer in self.layers)
+        return sum(layer.kept for layer in self.layers) / total if total else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyContent:
+    """Everything that acting needs.
+
+    With o = (observation - mean) / std and z = clip(noise, ±latent_clip), a BC policy does center + scale·tanh(decoder(o, z))
+    for one z; a BCQ policy decodes ``candidates`` of them, shifts each by perturbation·scale·tanh(actor(o, a)) inside the
+    bounds and does the one that critic1 scores best. Raises ValueError if the parts do not fit together.
+    """
+
+    kind: str  # "bcq" or "bc"
+    networks: Mapping[str, PolicyNetwork]  # decoder S+latent -> A; bcq also: actor S+A -> A, critic1 S+A -> 1
+    observation_mean: FloatArray  # [S]
+    observation_std: FloatArray  # [S], above 0
+    action_low: FloatArray  # [A]
+    action_high: FloatArray  # [A]
+    latent_dim: int
+    latent_clip: float
+    candidates: int
+    perturbation: float
+    env_id: str
+    metadata: Mapping[str, str] = field(default_factory=dict)  # agent, prune, sparsity, seed, versions, …
+
+    def __post_init__(self) -> None:
+        _require(self.kind in KINDS, "policy", f"is of unknown kind {self.kind!r}")
+        _require(
+            set(self.networks) == set(KINDS[self.kind]), self.kind, f"needs the networks {', '.join(KINDS[self.kind])}"
+        )
+        _require(all(name == network.name for name, network in self.networks.items()), self.kind, "misnames a network")
+        _require(
+            self.latent_dim >= 1 and self.candidates >= 1, self.kind, "needs latent_dim and candidates of at least 1"
+        )
+        numbers_ok = math.isfinite(self.latent_clip) and self.latent_clip >= 0 and math.isfinite(self.perturbation)
+        _require(numbers_ok, self.kind, "needs a finite latent_clip >= 0 and perturbation")
+        self._check_vectors()
+        state, action = self.observation_dim, self.action_dim
+        shapes = {
+            "decoder": (state + self.latent_dim, action),
+            "actor": (state + action, action),
+            "critic1": (state + action, 1),
+        }
+        for name, network in self.networks.items():
+            _require(
+                (network.in_features, network.out_features) == shapes[name], name, f"must map {shapes[name]} features"
+            )
+
+    def _check_vectors(self) -> None:
+        vectors: dict[str, NDArray[np.float32]] = {
+            "observation_mean": self.observation_mean,
+            "observation_std": self.observation_std,
+            "action_low": self.action_low,
+            "action_high": self.action_high,
+        }
+        for name, vector in vectors.items():
+            fits = vector.dtype == np.float32 and vector.ndim == 1 and bool(np.isfinite(vector).all())
+            _require(fits and len(vector) > 0, name, "must be a vector of finite float32 numbers")
+        _require(
+            self.observation_mean.shape == self.observation_std.shape, "observation_std", "must be as long as the mean"
+        )
+        _require(bool((self.observation_std > 0).all()), "observation_std", "must be above 0")
+        _require(self.action_low.shape == self.action_high.shape, "action_high", "must be as long as action_low")
+        _require(bool((self.action_low <= self.action_high).all()), "action_low", "must not be above action_high")
+
+    @property
+    def observation_dim(self) -> int:
+        """S."""
+        return len(self.observation_mean)
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return len(self.action_low)
+
+    @property
+    def rows(self) -> int:
+        """Latents drawn for one observation: the candidates of BCQ, 1 for BC."""
+        return self.candidates if self.kind == "bcq" else 1
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the networks as dense float32, biases included: what the file size is compared with."""
+        return sum(
+            layer.weight.nbytes + layer.bias.nbytes for network in self.networks.values() for layer in network.layers
+        )
+
+
+def _require(condition: bool, name: str, complaint: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} {complaint}")
