@@ -1,0 +1,79 @@
+"""Gymnasium environments: the bundled three, and any other with continuous actions."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.types import Spaces
+
+Env = gymnasium.Env[Any, Any]
+
+
+@dataclass(frozen=True)
+class BundledEnv:
+    """An environment for which expert policies ship with the package; scores as D4RL (Fu et al. 2020) defines them."""
+
+    id: str
+    reference_min_score: float  # return of a random policy
+    reference_max_score: float  # return of D4RL's expert
+
+
+BUNDLED_ENVS = {
+    "halfcheetah": BundledEnv("HalfCheetah-v5", -280.178953, 12135.0),
+    "hopper": BundledEnv("Hopper-v5", -20.272305, 3234.3),
+    "walker2d": BundledEnv("Walker2d-v5", 1.629008, 4592.3),
+}
+
+
+def make_env(env_id: str, **kwargs: Any) -> Env:
+    """``gymnasium.make``, also of ``module:Name-v0``. Raises :class:`UserError` for an unknown or unusable environment."""
+    try:
+        return gymnasium.make(env_id, **kwargs)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"env.id={env_id} needs the module {error.name!r}, which cannot be imported: install it."
+        ) from None
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
+        raise UserError(f"env.id={env_id} is not a registered environment{_closest(env_id)}") from error
+    except (gymnasium.error.Error, TypeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"env.id={env_id} cannot be made: {reason}.") from error
+
+
+def spaces_of(env: Env, env_id: str) -> Spaces:
+    """Dimensions and bounds of ``env``. Raises :class:`UserError` unless both spaces are one-dimensional, bounded boxes."""
+    dim = box_dim(env.observation_space, "observation", env_id)
+    box_dim(env.action_space, "action", env_id)
+    assert isinstance(env.action_space, spaces.Box)
+    low, high = env.action_space.low.astype(np.float32), env.action_space.high.astype(np.float32)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise UserError(
+            f"{env_id} has unbounded actions (low {low.tolist()}, high {high.tolist()}): wrap it in "
+            "gymnasium.wrappers.RescaleAction or register it with finite action bounds."
+        )
+    return Spaces(dim, low, high)
+
+
+def box_dim(space: spaces.Space[Any], kind: str, owner: str) -> int:
+    """The length of a one-dimensional Box; any other space is refused with a :class:`UserError` naming ``owner``."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        shape = f" of shape {space.shape}" if isinstance(space, spaces.Box) else ""
+        raise UserError(
+            f"{owner} has {type(space).__name__} {kind}s{shape}, but only one-dimensional Box {kind}s "
+            "(a vector of numbers) are supported."
+        )
+    return int(space.shape[0])
+
+
+def _closest(env_id: str) -> str:
+    near = difflib.get_close_matches(env_id, gymnasium.registry, n=1, cutoff=0.5)
+    return (
+        f": did you mean {near[0]}?" if near else " and no registered name is like it: install the package that has it."
+    )

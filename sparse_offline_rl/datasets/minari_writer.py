@@ -1,0 +1,129 @@
+"""Writes Minari datasets: the same files as Minari's own storage, many times faster for short episodes.
+
+Minari's HDF5 storage makes every array chunked and resizable, which costs 16 kB and 0.65 ms an episode. The arrays here
+are contiguous (5 kB, 0.24 ms), which every Minari reader takes just as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+from filelock import FileLock
+from h5py import h5a, h5d, h5g, h5s, h5t
+from minari.dataset.minari_dataset import parse_dataset_id
+from minari.dataset.minari_storage import MinariStorage
+from minari.namespace import create_namespace, list_local_namespaces
+from minari.storage import get_dataset_path
+from numpy.typing import NDArray
+
+from sparse_offline_rl.datasets.rollouts import Episode
+from sparse_offline_rl.errors import UserError
+
+MAIN_FILE = "main_data.hdf5"  # Minari's name
+
+
+class EpisodeWriter:
+    """Appends episodes to a new Minari storage folder ``data``; :meth:`finish` completes its metadata."""
+
+    def __init__(self, data: Path, env: gymnasium.Env[Any, Any]) -> None:
+        # Observations are kept in float32: half of the disk, and exactly what training uses.
+        space = env.observation_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        self.storage = MinariStorage.new(data, observation_space, env.action_space, env.spec, jpeg_encoding=False)
+        self.file = h5py.File(data / MAIN_FILE, "w", track_order=True)
+        self.types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in (np.float32, np.float64, np.bool_)}
+        self.episodes = 0
+        self.steps = 0
+        self.returns = 0.0  # summed over the episodes
+
+    def add(self, episode: Episode) -> None:
+        """Append one episode."""
+        # The low-level interface halves the time, and random Hopper has 50,000 episodes in a million steps.
+        group = h5g.create(self.file.id, f"episode_{self.episodes}".encode())
+        for name, value in ((b"id", self.episodes), (b"seed", episode.seed), (b"total_steps", len(episode))):
+            h5a.create(group, name, h5t.NATIVE_INT64, h5s.create(h5s.SCALAR)).write(np.array(value, np.int64))
+        ends = np.zeros((2, len(episode)), np.bool_)
+        ends[:, -1] = episode.terminated, episode.truncated
+        self._write(group, b"observations", episode.observations)
+        self._write(group, b"actions", episode.actions)
+        self._write(group, b"rewards", episode.rewards)
+        self._write(group, b"terminations", ends[0])
+        self._write(group, b"truncations", ends[1])
+        self.episodes += 1
+        self.steps += len(episode)
+        self.returns += float(episode.rewards.sum())
+
+    def finish(self, metadata: Mapping[str, Any]) -> None:
+        """Close the file and complete the metadata."""
+        self.file.close()
+        counts = {"total_steps": self.steps, "total_episodes": self.episodes}
+        self.storage.update_metadata({**metadata, **counts, "dataset_size": self.storage.get_size()})
+
+    def _write(self, group: h5g.GroupID, name: bytes, values: NDArray[Any]) -> None:
+        dataset = h5d.create(group, name, self.types[values.dtype.type], h5s.create_simple(values.shape))
+        dataset.write(h5s.ALL, h5s.ALL, np.ascontiguousarray(values))
+
+
+def dataset_folder(dataset_id: str) -> Path:
+    """Where Minari keeps ``dataset_id``. Raises :class:`UserError` for an id that breaks Minari's syntax."""
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError):
+        raise UserError(
+            f"dataset id {dataset_id!r} is not of Minari's form namespace/name-v0 "
+            "(letters, digits, - and _, ending in a version such as -v0): correct it."
+        ) from None
+    return Path(get_dataset_path(dataset_id))
+
+
+@contextmanager
+def exclusive(dataset_id: str) -> Iterator[Path]:
+    """Hold the lock of ``dataset_id`` and give an empty staging folder beside the datasets, removed in the end.
+
+    :func:`publish` makes it the dataset. Whatever an earlier, killed holder left in the staging folder is removed first.
+    Hidden names keep both out of Minari's listings.
+    """
+    folder, root = dataset_folder(dataset_id), Path(get_dataset_path())
+    slug = dataset_id.replace("/", "--")
+    staging = root / f".staging--{slug}"
+    with FileLock(root / f".{slug}.lock"), _full_disk_is_a_sentence(folder):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish(staging: Path, dataset_id: str) -> Path:
+    """Move a finished staging folder into place in one step; returns the dataset's folder."""
+    folder = dataset_folder(dataset_id)
+    namespace = parse_dataset_id(dataset_id)[0]
+    with FileLock(Path(get_dataset_path()) / ".namespaces.lock"):
+        if namespace is not None and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+    staging.replace(folder)
+    return folder
+
+
+@contextmanager
+def _full_disk_is_a_sentence(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # h5py raises either, with or without an errno
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise UserError(
+                f"The disk is full, so the dataset could not be written to {folder}: free some space, "
+                "or set MINARI_DATASETS_PATH to a folder on another disk."
+            ) from None
+        raise
