@@ -20,7 +20,7 @@ from sparse_offline_rl.pruning.report import layer_reports
 from sparse_offline_rl.run_folder import RunFolder
 from sparse_offline_rl.seeding import generator, seed_everything
 from sparse_offline_rl.session import Experience, Result, Session, Trainee
-from sparse_offline_rl.sparse.engine import choose_engine, install_engine
+from sparse_offline_rl.sparse.choice import choose_engine, install_engine
 from sparse_offline_rl.types import Spaces
 
 

@@ -31,15 +31,18 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def require(self, batch_size: int, key: str) -> None:
+        """Raise :class:`UserError` naming ``key`` when the dataset is smaller than a batch of ``batch_size``."""
+        if batch_size > len(self):
+            raise UserError(
+                f"{key}={batch_size} is larger than the dataset, which has {len(self)} transitions: "
+                f"set {key} to at most {len(self)} or use a larger dataset."
+            )
+
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
         """``batch_size`` transitions, uniform with replacement; ``generator`` lives on the buffer's device.
 
-        The fields are views of the gathered rows. Raises :class:`UserError` when the dataset is smaller than a batch.
+        The fields are views of the gathered rows.
         """
-        if batch_size > len(self):
-            raise UserError(
-                f"batch_size={batch_size} is larger than the dataset, which has {len(self)} transitions: "
-                f"set batch_size to at most {len(self)} or use a larger dataset."
-            )
         index = torch.randint(len(self), (batch_size,), generator=generator, device=self._rows.device)
         return Batch(*self._rows.index_select(0, index).split(self._sizes, dim=1))

@@ -1,0 +1,44 @@
+"""Which engine runs the networks: dense (masked) or sparse (surviving values only)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.sparse.module import convert, set_threads
+
+# Above this density whole dense updates were the faster ones: see results/benchmark.md, "engine crossover".
+CROSSOVER_DENSITY = 0.3
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine and why it was taken."""
+
+    name: str
+    reason: str
+
+
+def choose_engine(requested: str, device: str, density: float) -> Engine:
+    """Resolve ``engine=auto|dense|sparse`` for networks of which ``density`` of the weights survive.
+
+    Raises UserError for ``engine=sparse`` on a device that it does not run on.
+    """
+    if device != "cpu":
+        if requested == "sparse":
+            raise UserError(f"engine=sparse runs on the CPU, not on device={device}: use engine=dense, or device=cpu.")
+        return Engine("dense", f"the sparse engine is for the CPU, and device={device}")
+    if requested != "auto":
+        return Engine(requested, "as requested")
+    if density > CROSSOVER_DENSITY:
+        return Engine("dense", f"density {density:.3g} is above the measured crossover of {CROSSOVER_DENSITY:g}")
+    return Engine("sparse", f"density {density:.3g} is below the measured crossover of {CROSSOVER_DENSITY:g}")
+
+
+def install_engine(engine: Engine, networks: nn.Module, threads: int) -> None:
+    """Let ``engine`` take over every MLP in ``networks``; after pruning, before targets and optimisers exist."""
+    if engine.name == "sparse":
+        set_threads(threads)
+        convert(networks)

@@ -1,0 +1,78 @@
+"""One Minari root for the whole test session, so that no test touches the user's datasets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparse_offline_rl.cli import train as train_cli
+
+ROOT = Path(__file__).parent.parent
+
+# A run that takes a second: small networks on 2000 transitions of the Hopper expert.
+TINY = [
+    "env=hopper",
+    "dataset.size=2000",
+    "agent.actor_hidden=[32,24]",
+    "agent.critic_hidden=[32,24]",
+    "agent.vae_hidden=[48,48]",
+    "agent.acting_candidates=5",
+    "updates=40",
+    "batch_size=32",
+    "eval.every=20",
+    "eval.episodes=1",
+    "log.every=10",
+    "checkpoint.every=10",
+    "prune=snip",
+    "sparsity=0.8",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def minari_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("minari")
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    yield root
+    os.environ.pop("MINARI_DATASETS_PATH")
+    if before is not None:
+        os.environ["MINARI_DATASETS_PATH"] = before
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Call the training command in this process: arguments to (exit status, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        status = 0
+        try:
+            train_cli.main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def spawn():
+    """Start the training command as a process of its own; all are ended with the test."""
+    processes = []
+
+    def start(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, str(ROOT / "train.py"), *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

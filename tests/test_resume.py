@@ -1,0 +1,180 @@
+"""Killed at any moment, a run that is started again ends with the very same bits."""
+
+import csv
+import errno
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from conftest import TINY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sparse_offline_rl import checkpoint as checkpoint_module
+from sparse_offline_rl.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from sparse_offline_rl.errors import UserError
+
+LONG = [*TINY, "updates=400", "checkpoint.every=7", "eval.every=100", "log.every=10"]
+TIMED = {"updates_per_second", "train_seconds", "eval_seconds"}
+
+
+def result(run_dir):
+    """Everything a run leaves that must not depend on interruptions."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    with (run_dir / "metrics.csv").open() as file:
+        table = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+    board = EventAccumulator(str(run_dir)).Reload()
+    points = {
+        tag: [(p.step, p.value) for p in board.Scalars(tag)]
+        for tag in board.Tags()["scalars"]
+        if not tag.startswith("time/")
+    }
+    policy = (run_dir / "policy" / "policy.sorl").read_bytes()
+    kept = {k: v for k, v in summary.items() if k not in TIMED | {"checkpoint_bytes"}}
+    return kept, table, points, policy, load_checkpoint(checkpoint_path(run_dir))
+
+
+def assert_same(left, right):
+    assert left[:4] == right[:4]
+    assert set(left[4].tensors) == set(right[4].tensors)
+    for name, tensor in left[4].tensors.items():
+        assert torch.equal(tensor, right[4].tensors[name]), name
+
+
+def finish(spawn, command):
+    process = spawn(*command)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("engine", ["dense", "sparse"])
+def test_kill_9_at_several_moments_changes_nothing(spawn, tmp_path, engine):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command = [*LONG, f"engine={engine}"]
+    finish(spawn, [*command, f"run_dir={whole}"])
+    # Moments: before the first checkpoint; after some; while a checkpoint is being written; in the first evaluation.
+    moments = [
+        lambda: (broken / "metrics.csv").exists(),
+        lambda: checkpoint_path(broken).exists(),
+        lambda: any((broken / "checkpoint").glob(".*.tmp")),
+        lambda: (broken / "metrics.csv").exists() and (broken / "metrics.csv").read_text().count("\n") > 9,
+    ]
+    for reached in moments:
+        process = spawn(*command, f"run_dir={broken}")
+        wait_for(reached, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (broken / "summary.json").exists() or process.returncode == 0
+    finish(spawn, [*command, f"run_dir={broken}"])
+    assert_same(result(whole), result(broken))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(spawn, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command = [*LONG, "checkpoint.every=100000", "updates=3000", "eval.every=3000"]
+    process = spawn(*command, f"run_dir={broken}")
+    wait_for(lambda: (broken / "metrics.csv").exists() and (broken / "metrics.csv").stat().st_size > 0, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "run the same command to go on" in out
+    assert 0 < load_checkpoint(checkpoint_path(broken)).update < 3000
+    finish(spawn, [*command, f"run_dir={broken}"])
+    finish(spawn, [*command, f"run_dir={whole}"])
+    assert_same(result(whole), result(broken))
+
+
+def test_engines_read_each_others_checkpoints(cli, tmp_path):
+    """A checkpoint holds nothing of its engine: the sparse engine goes on from the dense one's, and the other way round."""
+    from sparse_offline_rl.config import parse_config  # noqa: F401
+
+    finals = {}
+    for first, second in (("dense", "sparse"), ("sparse", "dense"), ("dense", "dense")):
+        run_dir = tmp_path / f"{first}-{second}"
+        assert cli(*TINY, "updates=10", "eval.every=10", f"engine={first}", f"run_dir={run_dir}")[0] == 0
+        (run_dir / "summary.json").unlink()
+        config = run_dir / "config.yaml"
+        config.write_text(config.read_text().replace(f"engine: {first}", f"engine: {second}").replace("updates: 10", "updates: 20"))
+        status, _, err = cli(*TINY, "updates=20", "eval.every=10", f"engine={second}", f"run_dir={run_dir}")
+        assert status == 0, err
+        finals[first, second] = load_checkpoint(checkpoint_path(run_dir)).tensors
+    reference = finals["dense", "dense"]
+    for tensors in finals.values():
+        for name in ("online/actor", "online/critic1", "online/encoder", "online/decoder", "target/critic2"):
+            torch.testing.assert_close(tensors[name], reference[name], rtol=1e-3, atol=1e-4)
+
+
+def a_checkpoint():
+    mask = torch.rand(6, 5).numpy() < 0.4
+    return Checkpoint(3, {"online/a": torch.randn(9)}, {"a": {"hidden0": mask}, "b": {"hidden0": mask}}, {"x": 1.5})
+
+
+def test_checkpoints_round_trip_and_share_equal_masks(tmp_path):
+    path = tmp_path / "state.safetensors"
+    saved = a_checkpoint()
+    save_checkpoint(path, saved)
+    loaded = load_checkpoint(path)
+    assert loaded.update == 3
+    assert loaded.progress == {"x": 1.5}
+    assert torch.equal(loaded.tensors["online/a"], saved.tensors["online/a"])
+    for network in ("a", "b"):
+        assert (loaded.masks[network]["hidden0"] == saved.masks[network]["hidden0"]).all()
+    assert path.read_bytes().count(b"mask/b") == 2  # its shape and where it is shared from, no data of its own
+    assert b"pickle" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty", "safetensors"])
+def test_a_damaged_checkpoint_is_named(cli, tmp_path, damage):
+    run_dir = tmp_path / "run"
+    assert cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")[0] == 0
+    (run_dir / "summary.json").unlink()
+    path = checkpoint_path(run_dir)
+    data = path.read_bytes()
+    if damage == "safetensors":
+        from safetensors.torch import save_file
+
+        save_file({"w": torch.zeros(2)}, path)
+    else:
+        flipped = data[:-20] + bytes([data[-20] ^ 1]) + data[-19:]
+        path.write_bytes({"truncated": data[: len(data) // 2], "flipped": flipped, "foreign": b"hello" * 99, "empty": b""}[damage])
+    kept = path.read_bytes()
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")
+    assert status == 2
+    assert str(path) in err
+    assert "Traceback" not in err
+    assert path.read_bytes() == kept
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, a_checkpoint())
+    before = path.read_bytes()
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        save_checkpoint(path, a_checkpoint())
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_two_processes_do_not_share_a_run_folder(spawn, cli, tmp_path):
+    command = [*LONG, "updates=100000", f"run_dir={tmp_path / 'run'}"]
+    process = spawn(*command)
+    wait_for(lambda: checkpoint_path(tmp_path / "run").exists(), process)
+    status, _, err = cli(*command)
+    assert status == 2
+    assert "being written by another process" in err or "changed by another process" in err
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130

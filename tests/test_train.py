@@ -1,0 +1,149 @@
+"""The main job from the command line to the run folder."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sparse_offline_rl import load_policy
+from sparse_offline_rl.checkpoint import checkpoint_path, load_checkpoint
+
+SUMMARY_KEYS = {
+    *("agent", "prune", "sparsity", "env", "dataset", "seed", "updates", "return_mean", "return_std", "normalized_score"),
+    *("sparsity_achieved", "nonzero_weights", "total_weights", "layers", "collapsed_layers", "checkpoint_bytes"),
+    *("policy_bytes", "policy_dense_bytes", "updates_per_second", "train_seconds", "eval_seconds", "engine", "versions"),
+}
+
+
+def rows(run_dir):
+    with (run_dir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("engine", ["dense", "sparse"])
+@pytest.mark.parametrize("agent", ["bcq", "bc"])
+def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
+    run_dir = tmp_path / "run"
+    status, out, err = cli(*TINY, f"agent={agent}", f"engine={engine}", f"run_dir={run_dir}")
+    assert status == 0, err
+    assert "Weights after pruning" in out
+    assert f"tensorboard --logdir {run_dir}" in out
+
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert set(summary) == SUMMARY_KEYS
+    assert summary["engine"] == engine
+    assert set(summary["sparsity_achieved"]) == {"actor", "critic1", "critic2", "encoder", "decoder"}
+    for name, achieved in summary["sparsity_achieved"].items():
+        total = sum(layer["total"] for layer in summary["layers"] if layer["name"].startswith(name))
+        assert achieved == 1 - round(0.2 * total) / total
+    assert summary["nonzero_weights"] == sum(layer["kept"] for layer in summary["layers"])
+    assert summary["checkpoint_bytes"] == checkpoint_path(run_dir).stat().st_size
+
+    table = rows(run_dir)
+    assert [int(row["update"]) for row in table] == [10, 20, 30, 40]
+    assert [bool(row["eval/return_mean"]) for row in table] == [False, True, False, True]
+    assert float(table[-1]["eval/return_mean"]) == summary["return_mean"]
+    assert float(table[-1]["loss/vae"]) < float(table[0]["loss/vae"])
+
+    board = EventAccumulator(str(run_dir)).Reload()
+    assert set(board.Tags()["scalars"]) == set(table[0]) - {"update"}
+    points = [(point.step, point.value) for point in board.Scalars("loss/critic")]
+    assert points == [(int(row["update"]), pytest.approx(float(row["loss/critic"]))) for row in table]
+
+    policy = load_policy(run_dir)
+    assert policy.act(np.zeros(11)).shape == (3,)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(cli, tmp_path):
+    found = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert cli(*TINY, "updates=20", f"seed={seed}", f"run_dir={tmp_path / name}")[0] == 0
+        found.append(load_checkpoint(checkpoint_path(tmp_path / name)).tensors)
+    assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+    assert not torch.equal(found[0]["online/decoder"], found[2]["online/decoder"])
+
+
+def test_evaluation_does_not_disturb_training(cli, tmp_path):
+    found = []
+    for name, every in (("a", 10), ("b", 20)):
+        assert cli(*TINY, "updates=20", f"eval.every={every}", f"run_dir={tmp_path / name}")[0] == 0
+        found.append(load_checkpoint(checkpoint_path(tmp_path / name)).tensors)
+    assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+
+
+def test_a_second_start_reports_the_run_as_complete(cli, tmp_path):
+    command = [*TINY, "updates=20", f"run_dir={tmp_path / 'run'}"]
+    assert cli(*command)[0] == 0
+    before = {p: p.read_bytes() for p in sorted((tmp_path / "run").rglob("*")) if p.is_file()}
+    status, out, _ = cli(*command)
+    assert status == 0
+    assert "already complete" in out
+    assert before == {p: p.read_bytes() for p in sorted((tmp_path / "run").rglob("*")) if p.is_file()}
+
+
+def test_a_folder_of_another_configuration_is_refused(cli, tmp_path):
+    command = [*TINY, "updates=20", f"run_dir={tmp_path / 'run'}"]
+    assert cli(*command)[0] == 0
+    status, _, err = cli(*command, "sparsity=0.5", "seed=3")
+    assert status == 2
+    assert "sparsity: stored 0.8, now 0.5" in err
+    assert "seed: stored 0, now 3" in err
+
+
+@pytest.mark.parametrize("options", [["prune=none", "sparsity=0"], ["prune=grasp"], ["prune=magnitude"], ["prune=random"]])
+def test_every_pruner_trains(cli, tmp_path, options):
+    status, _, err = cli(*TINY, "updates=20", *options, f"run_dir={tmp_path / 'run'}")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["prune.scope=layer"],
+        ["prune.scope=erk"],
+        ["prune.shuffle_layerwise=true"],
+        ["prune.reinit=true"],
+        ["agent.twin=copy"],
+        ["agent.twin=independent"],
+        ["dataset.normalize=false"],
+        ["sparsity=0.99"],
+        ["threads=2"],
+    ],
+)
+def test_every_option_trains(cli, tmp_path, options):
+    status, _, err = cli(*TINY, "updates=20", *options, f"run_dir={tmp_path / 'run'}")
+    assert status == 0, err
+
+
+def test_a_collapsed_network_is_reported_loudly_and_trains(cli, tmp_path):
+    status, out, err = cli(*TINY, "updates=20", "sparsity=0.999", "prune=magnitude", f"run_dir={tmp_path / 'run'}")
+    assert status == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["collapsed_layers"]
+    for name in summary["collapsed_layers"]:
+        assert f"layer {name} has collapsed" in err
+    assert "Weights after pruning" in out
+
+
+def test_a_sweep_runs_and_then_says_that_all_is_complete(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = ["-m", *TINY, "updates=10", "eval.every=10", "agent=bc,bcq", "seed=0,1"]
+    status, out, err = cli(*sweep)
+    assert status == 0, err
+    assert out.count("finished: ") == 4
+    status, out, _ = cli(*sweep)
+    assert status == 0
+    assert out.count("already complete: ") == 4
+    assert len(list(tmp_path.glob("runs/*/*/*/*/summary.json"))) == 4
+
+
+def test_the_joblib_launcher_sweeps_too(spawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    process = spawn("-m", *TINY, "updates=10", "eval.every=10", "hydra/launcher=joblib", "seed=0,1")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert len(list(tmp_path.glob("runs/*/*/*/*/summary.json"))) == 2
