@@ -1,1 +1,1 @@
-
+"""Networks that compute with their surviving weights only."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -36,7 +36,7 @@ class Tiles(NamedTuple):
 
     table: NDArray[np.int64]
     address: int
-    count: int
+    length: int
     vectors: int  # 16-column vectors of the whole batch
 
 
@@ -48,7 +48,7 @@ class Workspace(NamedTuple):
     buffer: Buffer
 
 
-class Engine:
+class KernelEngine:
     """A plan's tables at fixed addresses and its recycled buffers. Safe to share between copies, targets and threads."""
 
     def __init__(self, plan: SparsePlan) -> None:
@@ -57,6 +57,12 @@ class Engine:
         self.table = self._table.ctypes.data
         self._tiles: dict[tuple[int, int, bool], Tiles] = {}
         self._free: dict[int, list[Buffer]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelEngine:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return KernelEngine, (self.plan,)
 
     def tiles(self, batch: int, threads: int, keep: bool) -> Tiles:
         """The cut of ``batch`` rows for a forward that keeps its activations or not."""
@@ -99,7 +105,7 @@ class Engine:
         buffer = self.take(count)
         run = kernels.forward_serial if threads == 1 else kernels.forward_parallel
         run(
-            self.table, values, tiles.address, tiles.count, batch, buffer.address, 0 if keep else 4 * slot,
+            self.table, values, tiles.address, tiles.length, batch, buffer.address, 0 if keep else 4 * slot,
             *first, *second, *third, out, threads,
         )  # fmt: skip
         if keep:
@@ -108,7 +114,14 @@ class Engine:
         return None
 
     def backward(
-        self, values: int, workspace: Workspace, grad: int, grad_stride: int, inputs: Sequence[Span], out: int, threads: int = 1
+        self,
+        values: int,
+        workspace: Workspace,
+        grad: int,
+        grad_stride: int,
+        inputs: Sequence[Span],
+        out: int,
+        threads: int = 1,
     ) -> None:
         """Gradients, from ``grad`` ``[batch, out]`` with a row stride in bytes.
 
@@ -121,7 +134,7 @@ class Engine:
         deltas = self.take(count)
         run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
         run(
-            self.table, values, tiles.address, tiles.count, batch, buffer.address, deltas.address, grad, grad_stride,
+            self.table, values, tiles.address, tiles.length, batch, buffer.address, deltas.address, grad, grad_stride,
             *first, *second, *third, out,
         )  # fmt: skip
         self.give_back(count, deltas)
@@ -141,7 +154,9 @@ class Engine:
         """
         plan = self.plan
         if values.shape != (plan.parameter_count,) or values.dtype != np.float32 or not values.flags.c_contiguous:
-            raise ValueError(f"a contiguous float32 vector of {plan.parameter_count} parameters is needed, not {values.shape}")
+            raise ValueError(
+                f"a contiguous float32 vector of {plan.parameter_count} parameters is needed, not {values.shape}"
+            )
         x = np.ascontiguousarray(observations, np.float32)
         if x.ndim != 2 or x.shape[1] != plan.in_features:
             raise ValueError(f"inputs of shape [B, {plan.in_features}] are needed, not {x.shape}")
@@ -154,8 +169,9 @@ class Engine:
 
 def set_threads(count: int) -> None:
     """Let the parallel kernels use ``count`` threads of this process; ValueError beyond what Numba was started with."""
-    if not 1 <= count <= numba.config.NUMBA_NUM_THREADS:
-        raise ValueError(f"threads must be between 1 and {numba.config.NUMBA_NUM_THREADS} on this machine, not {count}")
+    limit: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    if not 1 <= count <= limit:
+        raise ValueError(f"threads must be between 1 and {limit} on this machine, not {count}")
     numba.set_num_threads(count)
 
 
