@@ -94,6 +94,15 @@ class SparseMLP(nn.Module):
         self.engine.forward(values.data_ptr(), _spans(inputs), len(out), out.data_ptr(), _threads)
         return out
 
+    def pack(self, tensors: Sequence[Tensor]) -> Tensor:
+        """As :meth:`MLP.pack`: the one tensor shaped like ``values`` is packed already."""
+        (vector,) = tensors
+        return vector
+
+    def unpack(self, vector: Tensor) -> list[Tensor]:
+        """As :meth:`MLP.unpack`."""
+        return [vector]
+
     def layers(self) -> list[SparseLayer]:
         """What is left of each layer, from input to output, by the names of the :class:`MLP` it came from."""
         names = [f"hidden{i}" for i in range(len(self.plan.layers) - 1)]
