@@ -1,0 +1,90 @@
+"""Runs one network of a policy on NumPy arrays: through the sparse kernels where few weights survive, else densely."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from sparse_offline_rl.policy.content import PolicyNetwork
+from sparse_offline_rl.types import FloatArray
+
+DENSE_ABOVE = 0.3  # density from which a dense product is no slower than the sparse kernels
+
+
+class Rows(NamedTuple):
+    """A row-major float32 matrix and where it lies, so that a call need not ask NumPy for the address again."""
+
+    array: FloatArray  # [n, width]; [1, width] is repeated for every row
+    address: int
+    stride: int  # bytes from row to row; 0 repeats the first
+    width: int
+
+
+class NetworkRunner(Protocol):
+    """One network, ready to run."""
+
+    def run(self, first: Rows, second: Rows, out: Rows) -> None:
+        """The network of ``first`` and ``second`` side by side, to ``out`` ``[n, out_features]``."""
+
+
+def rows(array: FloatArray, repeated: bool = False) -> Rows:
+    """Describe a C-contiguous float32 matrix ``[n, width]``; ``repeated`` for one row that stands for all."""
+    width = array.shape[1]
+    return Rows(array, array.ctypes.data, 0 if repeated else 4 * width, width)
+
+
+def make_runner(network: PolicyNetwork) -> NetworkRunner:
+    """The runner that suits ``network``: sparse up to a density of 0.3 where Numba is installed."""
+    if network.density <= DENSE_ABOVE and importlib.util.find_spec("numba") is not None:
+        return SparseRunner(network)
+    return DenseRunner(network)
+
+
+class DenseRunner:
+    """Plain matrix products on preallocated buffers."""
+
+    def __init__(self, network: PolicyNetwork) -> None:
+        head = (
+            np.concatenate([head.weight for head in network.heads]),
+            np.concatenate([head.bias for head in network.heads]),
+        )
+        self._layers = [*((layer.weight, layer.bias) for layer in network.hidden), head]
+        self._buffers: list[FloatArray] = []
+
+    def run(self, first: Rows, second: Rows, out: Rows) -> None:
+        """The network of ``first`` and ``second`` side by side, to ``out`` ``[n, out_features]``."""
+        count = len(out.array)
+        if not self._buffers or len(self._buffers[0]) < count:
+            widths = [weight.shape[1] for weight, _ in self._layers]
+            self._buffers = [np.empty((count, width), np.float32) for width in widths]
+        x, *following = [*(buffer[:count] for buffer in self._buffers), out.array]
+        x[:, : first.width] = first.array
+        x[:, first.width :] = second.array
+        for (weight, bias), y in zip(self._layers, following, strict=True):
+            if y is not following[0]:
+                np.maximum(x, 0, out=x)
+            np.matmul(x, weight.T, out=y)
+            y += bias
+            x = y
+
+
+class SparseRunner:
+    """The kernels of the sparse engine: only surviving weights between units that matter, whole network in one call."""
+
+    def __init__(self, network: PolicyNetwork) -> None:
+        from sparse_offline_rl.sparse.engine import KernelEngine  # here, for Numba is slow to import and may be missing
+        from sparse_offline_rl.sparse.plan import SparsePlan
+
+        heads = network.heads
+        masks = [*(layer.mask for layer in network.hidden), np.concatenate([head.mask for head in heads])]
+        parts = [part for layer in network.hidden for part in (layer.weight[layer.mask], layer.bias)]
+        parts += [head.weight[head.mask] for head in heads] + [head.bias for head in heads]
+        self._values: FloatArray = np.concatenate(parts)
+        self._address = self._values.ctypes.data
+        self._engine = KernelEngine(SparsePlan.from_masks(masks))
+
+    def run(self, first: Rows, second: Rows, out: Rows) -> None:
+        """The network of ``first`` and ``second`` side by side, to ``out`` ``[n, out_features]``."""
+        self._engine.forward(self._address, (first[1:], second[1:]), len(out.array), out.address)

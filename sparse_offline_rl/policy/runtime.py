@@ -1,0 +1,198 @@
+"""Acting with a stored policy. Needs NumPy, and Numba for speed; never torch."""
+
+from __future__ import annotations
+
+from math import isfinite
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.policy.content import PolicyContent
+from sparse_offline_rl.policy.format import read_policy
+from sparse_offline_rl.policy.runner import Rows, make_runner, rows
+from sparse_offline_rl.types import FloatArray
+
+FILE_NAME = "policy.sorl"
+_ROWS_AT_ONCE = 4096  # of a larger batch; bounds the memory that acting takes
+_NOISE_ROWS = 256  # latents drawn at a time: a draw costs more than a row
+_KEPT_SPACES = 16
+
+
+def find_policy(path: str | Path) -> Path:
+    """The policy file behind a run folder, its ``policy`` folder or the file itself. Raises UserError if there is none."""
+    given = Path(path)
+    if not given.exists():
+        raise UserError(f"there is no {given}: give a run folder or a {FILE_NAME} file.")
+    if not given.is_dir():
+        return given
+    for candidate in (given / "policy" / FILE_NAME, given / FILE_NAME):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{given} holds no policy/{FILE_NAME}: give the folder of a run that has finished.")
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Open a trained policy: a run folder, its ``policy`` folder, or a ``policy.sorl`` file.
+
+    Raises UserError if there is none or it cannot be read.
+    """
+    return Policy(read_policy(find_policy(path)))
+
+
+class _Space(NamedTuple):
+    """Preallocated rows for ``n`` observations of ``n · rows`` candidates."""
+
+    observations: FloatArray  # [n, S], normalised
+    wide: Rows  # the same, a row for each candidate
+    actions: Rows
+    changes: Rows
+    scores: Rows
+
+
+class Policy:
+    """A trained policy on one thread. Objects keep buffers between calls: use one object a thread.
+
+    ``content`` holds everything that the file does; ``seed`` starts the latent noise of acting.
+    """
+
+    def __init__(self, content: PolicyContent, seed: int | None = None) -> None:
+        self.content = content
+        self._rows = content.rows
+        self._decoder = make_runner(content.networks["decoder"])
+        self._scored = content.kind == "bcq"
+        if self._scored:
+            self._actor = make_runner(content.networks["actor"])
+            self._critic = make_runner(content.networks["critic1"])
+        self._low, self._high = content.action_low, content.action_high
+        self._scale = (self._high - self._low) / 2
+        self._center = (self._high + self._low) / 2
+        self._change = np.float32(content.perturbation) * self._scale
+        self._shape = (content.observation_dim,)
+        self._spaces: dict[int, _Space] = {}
+        self.seed(seed)
+
+    def seed(self, seed: int | None) -> None:
+        """Restart the latent noise; the same seed and calls give the same actions. None takes fresh entropy."""
+        self._generator = np.random.default_rng(seed)
+        self._noise = rows(np.empty((0, self.content.latent_dim), np.float32))
+        self._next = 0
+
+    def act(self, observation: ArrayLike, noise: ArrayLike | None = None) -> FloatArray:
+        """Actions within the bounds: ``[S]`` to ``[A]``, or a batch ``[n, S]`` to ``[n, A]``.
+
+        ``noise`` gives the standard normal latents, ``[n · candidates, latent_dim]`` (one row for each observation with BC),
+        in place of the policy's own; both are clipped. Raises UserError for a wrong shape or values that are not finite.
+        """
+        array = np.asarray(observation)
+        if array.dtype != np.float32:
+            array = _as_float32(array, "observation")
+        single = array.shape == self._shape
+        if not single and (array.ndim != 2 or array.shape[1:] != self._shape):
+            raise UserError(
+                f"an observation of this policy has {self._shape[0]} values, not the shape {array.shape}: pass [S] or [n, S]."
+            )
+        count = 1 if single else len(array)
+        latents = (
+            self._own_latents(count * self._rows) if noise is None else self._given_latents(noise, count * self._rows)
+        )
+        if single:
+            only: FloatArray = self._act(array, latents, 1)[0]
+            return only
+        at_once = max(1, _ROWS_AT_ONCE // self._rows)
+        actions = np.empty((count, len(self._low)), np.float32)
+        for start in range(0, count, at_once):
+            part = array[start : start + at_once]
+            first, last = start * self._rows, (start + len(part)) * self._rows
+            piece = Rows(
+                latents.array[first:last], latents.address + first * latents.stride, latents.stride, latents.width
+            )
+            actions[start : start + at_once] = self._act(part, piece, len(part))
+        return actions
+
+    def _act(self, observations: FloatArray, latents: Rows, count: int) -> FloatArray:
+        space = self._spaces.get(count) or self._new_space(count)
+        normal = space.observations
+        np.subtract(observations, self.content.observation_mean, out=normal)
+        np.divide(normal, self.content.observation_std, out=normal)
+        flat = normal.ravel()
+        if not isfinite(flat.dot(flat)):
+            _refuse_non_finite(observations)
+        if count > 1 and self._rows > 1:
+            space.wide.array.reshape(count, self._rows, -1)[:] = normal[:, None]
+        actions = space.actions.array
+        self._decoder.run(space.wide, latents, space.actions)
+        np.tanh(actions, out=actions)
+        np.multiply(actions, self._scale, out=actions)
+        np.add(actions, self._center, out=actions)
+        return self._best(space, count) if self._scored else actions.copy()
+
+    def _best(self, space: _Space, count: int) -> FloatArray:
+        actions, changes = space.actions.array, space.changes.array
+        self._actor.run(space.wide, space.actions, space.changes)
+        np.tanh(changes, out=changes)
+        np.multiply(changes, self._change, out=changes)
+        np.add(actions, changes, out=actions)
+        np.maximum(actions, self._low, out=actions)
+        np.minimum(actions, self._high, out=actions)
+        self._critic.run(space.wide, space.actions, space.scores)
+        best = space.scores.array.reshape(count, self._rows).argmax(1)
+        best += np.arange(0, count * self._rows, self._rows)
+        chosen: FloatArray = actions[best]
+        return chosen
+
+    def _new_space(self, count: int) -> _Space:
+        if len(self._spaces) >= _KEPT_SPACES:
+            self._spaces.clear()
+        total, state, action = count * self._rows, self._shape[0], len(self._low)
+        observations = np.empty((count, state), np.float32)
+        wide = observations if total == count or count == 1 else np.empty((total, state), np.float32)
+        actions, changes = (rows(np.empty((total, action), np.float32)) for _ in range(2))
+        repeated = len(wide) < total
+        space = _Space(observations, rows(wide, repeated), actions, changes, rows(np.empty((total, 1), np.float32)))
+        self._spaces[count] = space
+        return space
+
+    def _own_latents(self, count: int) -> Rows:
+        start, stop = self._next, self._next + count
+        if stop > len(self._noise.array):
+            # What is left goes first, so that a batch and as many single calls see the same noise.
+            left = self._noise.array[start:]
+            fresh = self._generator.standard_normal(
+                (max(count, _NOISE_ROWS), self.content.latent_dim), dtype=np.float32
+            )
+            self._noise = rows(np.concatenate([left, self._clip(fresh)]))
+            start, stop = 0, count
+        self._next = stop
+        array, address, stride, width = self._noise
+        return Rows(array[start:stop], address + start * stride, stride, width)
+
+    def _given_latents(self, noise: ArrayLike, count: int) -> Rows:
+        array = _as_float32(np.asarray(noise), "noise")
+        shape = (count, self.content.latent_dim)
+        if array.shape != shape and not (count == 1 and array.shape == shape[1:]):
+            raise UserError(f"the noise for these observations must have the shape {shape}, not {array.shape}.")
+        if not np.isfinite(array).all():
+            raise UserError("the noise holds a value that is not finite.")
+        return rows(np.ascontiguousarray(self._clip(array).reshape(shape)))
+
+    def _clip(self, latents: FloatArray) -> FloatArray:
+        bound = np.float32(self.content.latent_clip)
+        return np.clip(latents, -bound, bound)
+
+
+def _as_float32(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], name: str) -> FloatArray:
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"the {name} must be numbers of one shape, not {array.dtype}.")
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is refused as such
+        return array.astype(np.float32)
+
+
+def _refuse_non_finite(observations: FloatArray) -> None:
+    """Raise UserError if a value is not finite; squares that merely overflowed pass."""
+    bad = np.argwhere(~np.isfinite(np.atleast_2d(observations)))
+    if len(bad):
+        row, column = bad[0]
+        raise UserError(f"value {column} of observation {row} is not finite: the policy cannot act on it.")
