@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,7 @@ BUNDLED_ENVS = {
 
 def make_env(env_id: str, **kwargs: Any) -> Env:
     """``gymnasium.make``, also of ``module:Name-v0``. Raises :class:`UserError` for an unknown or unusable environment."""
+    _quieten_mujoco()
     try:
         return gymnasium.make(env_id, **kwargs)
     except ModuleNotFoundError as error:
@@ -70,6 +73,19 @@ def box_dim(space: spaces.Space[Any], kind: str, owner: str) -> int:
             "(a vector of numbers) are supported."
         )
     return int(space.shape[0])
+
+
+@functools.cache
+def _quieten_mujoco() -> None:
+    """Drop MuJoCo's deprecation notices; its other warnings go to standard error.
+
+    Without this MuJoCo 4 complains of gymnasium's own HalfCheetah model each time it is made, on the terminal and in a file
+    MUJOCO_LOG.TXT in the current folder.
+    """
+    import mujoco
+
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(lambda text: None if "deprecated" in text else print(text, file=sys.stderr))
 
 
 def _closest(env_id: str) -> str:

@@ -44,7 +44,7 @@ class EpisodeWriter:
         self.types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in (np.float32, np.float64, np.bool_)}
         self.episodes = 0
         self.steps = 0
-        self.returns = 0.0  # summed over the episodes
+        self.returns: list[float] = []  # of the whole episodes
 
     def add(self, episode: Episode) -> None:
         """Append one episode."""
@@ -61,13 +61,15 @@ class EpisodeWriter:
         self._write(group, b"truncations", ends[1])
         self.episodes += 1
         self.steps += len(episode)
-        self.returns += float(episode.rewards.sum())
+        if not episode.cut_short:
+            self.returns.append(float(episode.rewards.sum()))
 
     def finish(self, metadata: Mapping[str, Any]) -> None:
         """Close the file and complete the metadata."""
         self.file.close()
-        counts = {"total_steps": self.steps, "total_episodes": self.episodes}
-        self.storage.update_metadata({**metadata, **counts, "dataset_size": self.storage.get_size()})
+        counts = {"total_steps": self.steps, "total_episodes": self.episodes, "dataset_size": self.storage.get_size()}
+        mean_return = float(np.mean(self.returns)) if self.returns else None
+        self.storage.update_metadata({**metadata, **counts, "mean_return": mean_return})
 
     def _write(self, group: h5g.GroupID, name: bytes, values: NDArray[Any]) -> None:
         dataset = h5d.create(group, name, self.types[values.dtype.type], h5s.create_simple(values.shape))

@@ -29,6 +29,7 @@ class Episode:
     rewards: NDArray[np.float64]  # [T]
     terminated: bool
     truncated: bool
+    cut_short: bool = False  # truncated only because no more steps were wanted; its return is not a whole episode's
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -37,9 +38,8 @@ class Episode:
         """The first ``steps`` steps, ended by truncation where that shortens the episode."""
         if steps >= len(self):
             return self
-        return Episode(
-            self.seed, self.observations[: steps + 1], self.actions[:steps], self.rewards[:steps], False, True
-        )
+        observations, actions, rewards = self.observations[: steps + 1], self.actions[:steps], self.rewards[:steps]
+        return Episode(self.seed, observations, actions, rewards, terminated=False, truncated=True, cut_short=True)
 
 
 @dataclass
@@ -145,6 +145,7 @@ def _episodes(rows: list[_Row], observations: FloatArray, actions: FloatArray, l
                 np.array(row.rewards[:length]),
                 row.terminated and not ended_early,
                 row.truncated or ended_early,
+                ended_early,
             )
         )
         steps += length
