@@ -11,7 +11,7 @@ CASES = {
     "prune=none with sparsity": (["prune=none"], ["sparsity=0.8", "prune=none", "snip"]),
     "prune without sparsity": (["sparsity=0"], ["prune=snip", "sparsity=0"]),
     "fewer than one weight": (["sparsity=0.99999"], ["sparsity=0.99999", "fewer than one", "at most"]),
-    "unknown group choice": (["agent=bqc"], ["agent=bqc", "'bcq'"]),
+    "unknown group choice": (["agent=bqc"], ["agent=bqc", "'bc'"]),
     "unknown pruner": (["prune=grapsp"], ["prune=grapsp", "'grasp'"]),
     "unknown key": (["sparsty=0.5"], ["sparsty", "'sparsity'"]),
     "unknown nested key": (["eval.evry=5"], ["eval.evry", "'eval.every'"]),

@@ -94,15 +94,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(spawn, tmp_path):
 
 def test_engines_read_each_others_checkpoints(cli, tmp_path):
     """A checkpoint holds nothing of its engine: the sparse engine goes on from the dense one's, and the other way round."""
-    from sparse_offline_rl.config import parse_config  # noqa: F401
-
     finals = {}
     for first, second in (("dense", "sparse"), ("sparse", "dense"), ("dense", "dense")):
         run_dir = tmp_path / f"{first}-{second}"
         assert cli(*TINY, "updates=10", "eval.every=10", f"engine={first}", f"run_dir={run_dir}")[0] == 0
         (run_dir / "summary.json").unlink()
         config = run_dir / "config.yaml"
-        config.write_text(config.read_text().replace(f"engine: {first}", f"engine: {second}").replace("updates: 10", "updates: 20"))
+        config.write_text(
+            config.read_text().replace(f"engine: {first}", f"engine: {second}").replace("updates: 10", "updates: 20")
+        )
         status, _, err = cli(*TINY, "updates=20", "eval.every=10", f"engine={second}", f"run_dir={run_dir}")
         assert status == 0, err
         finals[first, second] = load_checkpoint(checkpoint_path(run_dir)).tensors
@@ -144,7 +144,9 @@ def test_a_damaged_checkpoint_is_named(cli, tmp_path, damage):
         save_file({"w": torch.zeros(2)}, path)
     else:
         flipped = data[:-20] + bytes([data[-20] ^ 1]) + data[-19:]
-        path.write_bytes({"truncated": data[: len(data) // 2], "flipped": flipped, "foreign": b"hello" * 99, "empty": b""}[damage])
+        path.write_bytes(
+            {"truncated": data[: len(data) // 2], "flipped": flipped, "foreign": b"hello" * 99, "empty": b""}[damage]
+        )
     kept = path.read_bytes()
     status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")
     assert status == 2

@@ -47,9 +47,9 @@ class BCQ:
         }
 
     def target_mlps(self) -> dict[str, nn.Module]:
-        """The target networks by name, as :meth:`Networks.mlps` names the online ones."""
+        """The target networks, by the names that :meth:`Networks.mlps` gives the online ones."""
         target = self.critic_target
-        return {"actor_target": self.actor_target.net, "critic1_target": target.q1, "critic2_target": target.q2}
+        return {"actor": self.actor_target.net, "critic1": target.q1, "critic2": target.q2}
 
     def update(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """One training step on B transitions; reads as the stages of the paper's Algorithm 1."""

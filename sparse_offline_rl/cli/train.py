@@ -14,25 +14,39 @@ from sparse_offline_rl.cli.configs import check_overrides, config_dir
 from sparse_offline_rl.cli.errors import INTERRUPTED, user_errors
 from sparse_offline_rl.config import parse_config
 from sparse_offline_rl.console import say, show_summary
+from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import run
+
+_failed: list[str] | None = (
+    None  # jobs that failed; None in a worker process of a parallel launcher, which has no main()
+)
 
 
 def main() -> None:
     """Entry point of ``train.py`` and ``sparse-offline-rl-train``."""
     # Errors reach user_errors() as they are, instead of Hydra's own report of them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    global _failed
+    _failed = []
     with user_errors():
         check_overrides(sys.argv[1:])
         _hydra_main()
+    if _failed:
+        sys.exit(2)
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
 def _hydra_main(composed: DictConfig) -> None:
-    if HydraConfig.get().mode == RunMode.RUN:
-        with user_errors():  # here rather than in main(), before Hydra adds lines of its own
-            _run_one(composed)
-    else:
+    try:
         _run_one(composed)
+    except UserError as error:
+        if _failed is None:
+            raise
+        # Reported here rather than in main(), before Hydra adds lines of its own; the other jobs of a sweep go on.
+        overrides = " ".join(HydraConfig.get().overrides.task)
+        job = f"[{overrides}] " if HydraConfig.get().mode == RunMode.MULTIRUN else ""
+        print(f"error: {job}{error}", file=sys.stderr)
+        _failed.append(overrides)
 
 
 def _run_one(composed: DictConfig) -> None:
