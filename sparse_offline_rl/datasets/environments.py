@@ -41,13 +41,13 @@ def make_env(env_id: str, **kwargs: Any) -> Env:
         return gymnasium.make(env_id, **kwargs)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"env.id={env_id} needs the module {error.name!r}, which cannot be imported: install it."
+            f"The environment {env_id} needs the module {error.name!r}, which cannot be imported: install it."
         ) from None
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
-        raise UserError(f"env.id={env_id} is not a registered environment{_closest(env_id)}") from error
+        raise UserError(f"The environment {env_id} is not registered{_closest(env_id)}") from error
     except (gymnasium.error.Error, TypeError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"env.id={env_id} cannot be made: {reason}.") from error
+        raise UserError(f"The environment {env_id} cannot be made: {reason}.") from error
 
 
 def spaces_of(env: Env, env_id: str) -> Spaces:

@@ -99,13 +99,13 @@ def _write(recipe: Recipe, staging: Path, processes: int | None) -> None:
         writer = EpisodeWriter(staging / "data", env)
     finally:
         env.close()
-    with _progress() as progress:
+    with writer, _progress() as progress:
         task = progress.add_task(f"generating {recipe.dataset_id}", total=sum(part.size for part in recipe.parts))
         for part, policy in zip(recipe.parts, policies, strict=True):
             setup = Setup(recipe.env_id, policy, (recipe.seed, zlib.crc32(part.name.encode())))
             for episode in run_episodes(setup, part.size, lambda steps: progress.advance(task, steps), processes):
                 writer.add(episode)
-    writer.finish(_metadata(recipe))
+        writer.finish(_metadata(recipe))
 
 
 def _check_policy(policy: StochasticPolicy, part: Part, spaces: Spaces, env_id: str) -> None:

@@ -7,6 +7,7 @@ are contiguous (5 kB, 0.24 ms), which every Minari reader takes just as well.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,10 +29,12 @@ from sparse_offline_rl.datasets.rollouts import Episode
 from sparse_offline_rl.errors import UserError
 
 MAIN_FILE = "main_data.hdf5"  # Minari's name
+_MEMORY_STEP = 2**24  # bytes by which the file in memory grows
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 
 
 class EpisodeWriter:
-    """Appends episodes to a new Minari storage folder ``data``; :meth:`finish` completes its metadata."""
+    """Appends episodes to a new Minari storage folder ``data``; a context manager, completed by :meth:`finish`."""
 
     def __init__(self, data: Path, env: gymnasium.Env[Any, Any]) -> None:
         # Observations are kept in float32: half of the disk, and exactly what training uses.
@@ -40,7 +43,10 @@ class EpisodeWriter:
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
         observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         self.storage = MinariStorage.new(data, observation_space, env.action_space, env.spec, jpeg_encoding=False)
-        self.file = h5py.File(data / MAIN_FILE, "w", track_order=True)
+        # In memory until it is complete: where a disk is full, HDF5 fails with pages of errors or crashes the process.
+        self.file = h5py.File(
+            MAIN_FILE, "w", driver="core", backing_store=False, block_size=_MEMORY_STEP, track_order=True
+        )
         self.types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in (np.float32, np.float64, np.bool_)}
         self.episodes = 0
         self.steps = 0
@@ -64,9 +70,16 @@ class EpisodeWriter:
         if not episode.cut_short:
             self.returns.append(float(episode.rewards.sum()))
 
-    def finish(self, metadata: Mapping[str, Any]) -> None:
-        """Close the file and complete the metadata."""
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.file.close()
+
+    def finish(self, metadata: Mapping[str, Any]) -> None:
+        """Write the file and complete the metadata."""
+        self.file.flush()
+        (self.storage.data_path / MAIN_FILE).write_bytes(self.file.id.get_file_image())
         counts = {"total_steps": self.steps, "total_episodes": self.episodes, "dataset_size": self.storage.get_size()}
         mean_return = float(np.mean(self.returns)) if self.returns else None
         self.storage.update_metadata({**metadata, **counts, "mean_return": mean_return})
@@ -85,7 +98,8 @@ def dataset_folder(dataset_id: str) -> Path:
             f"dataset id {dataset_id!r} is not of Minari's form namespace/name-v0 "
             "(letters, digits, - and _, ending in a version such as -v0): correct it."
         ) from None
-    return Path(get_dataset_path(dataset_id))
+    with _disk_errors_are_sentences(Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")) / dataset_id):
+        return Path(get_dataset_path(dataset_id))
 
 
 @contextmanager
@@ -98,7 +112,7 @@ def exclusive(dataset_id: str) -> Iterator[Path]:
     folder, root = dataset_folder(dataset_id), Path(get_dataset_path())
     slug = dataset_id.replace("/", "--")
     staging = root / f".staging--{slug}"
-    with FileLock(root / f".{slug}.lock"), _full_disk_is_a_sentence(folder):
+    with _disk_errors_are_sentences(folder), FileLock(root / f".{slug}.lock"):
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         try:
@@ -119,13 +133,13 @@ def publish(staging: Path, dataset_id: str) -> Path:
 
 
 @contextmanager
-def _full_disk_is_a_sentence(folder: Path) -> Iterator[None]:
+def _disk_errors_are_sentences(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:  # h5py raises either, with or without an errno
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-            raise UserError(
-                f"The disk is full, so the dataset could not be written to {folder}: free some space, "
-                "or set MINARI_DATASETS_PATH to a folder on another disk."
-            ) from None
-        raise
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise UserError(
+            f"The dataset cannot be written to {folder} ({error.strerror}): free some space or mend the permissions there, "
+            "or set MINARI_DATASETS_PATH to another folder."
+        ) from None
