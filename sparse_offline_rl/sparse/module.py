@@ -28,7 +28,10 @@ def set_threads(count: int) -> None:
     if engine_factory() is not None:
         from sparse_offline_rl.sparse.engine import set_threads as set_kernel_threads
 
+        torch_threads = torch.get_num_threads()
         set_kernel_threads(count)
+        # Numba and torch share one OpenMP runtime, and starting Numba's threads would raise torch's number of them.
+        torch.set_num_threads(torch_threads)
     _threads = count
 
 
