@@ -10,7 +10,7 @@ import numpy as np
 from sparse_offline_rl.policy.content import PolicyNetwork
 from sparse_offline_rl.types import FloatArray
 
-DENSE_ABOVE = 0.3  # density from which a dense product is no slower than the sparse kernels
+DENSE_ABOVE = 0.5  # density from which dense products act sooner than the sparse kernels: measured 0.5 to 0.6
 
 
 class Rows(NamedTuple):
@@ -36,7 +36,7 @@ def rows(array: FloatArray, repeated: bool = False) -> Rows:
 
 
 def make_runner(network: PolicyNetwork) -> NetworkRunner:
-    """The runner that suits ``network``: sparse up to a density of 0.3 where Numba is installed."""
+    """The runner that suits ``network``: sparse up to a density of one half where Numba is installed."""
     if network.density <= DENSE_ABOVE and importlib.util.find_spec("numba") is not None:
         return SparseRunner(network)
     return DenseRunner(network)

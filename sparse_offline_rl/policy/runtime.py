@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.format import read_policy
 from sparse_offline_rl.policy.runner import Rows, make_runner, rows
-from sparse_offline_rl.types import FloatArray
+from sparse_offline_rl.types import BoolArray, FloatArray
 
 FILE_NAME = "policy.sorl"
 _ROWS_AT_ONCE = 4096  # of a larger batch; bounds the memory that acting takes
@@ -46,6 +45,7 @@ class _Space(NamedTuple):
     """Preallocated rows for ``n`` observations of ``n · rows`` candidates."""
 
     observations: FloatArray  # [n, S], normalised
+    finite: BoolArray
     wide: Rows  # the same, a row for each candidate
     actions: Rows
     changes: Rows
@@ -86,9 +86,7 @@ class Policy:
         ``noise`` gives the standard normal latents, ``[n · candidates, latent_dim]`` (one row for each observation with BC),
         in place of the policy's own; both are clipped. Raises UserError for a wrong shape or values that are not finite.
         """
-        array = np.asarray(observation)
-        if array.dtype != np.float32:
-            array = _as_float32(array, "observation")
+        array = _as_float32(observation, "observation")
         single = array.shape == self._shape
         if not single and (array.ndim != 2 or array.shape[1:] != self._shape):
             raise UserError(
@@ -117,8 +115,7 @@ class Policy:
         normal = space.observations
         np.subtract(observations, self.content.observation_mean, out=normal)
         np.divide(normal, self.content.observation_std, out=normal)
-        flat = normal.ravel()
-        if not isfinite(flat.dot(flat)):
+        if not np.isfinite(normal, out=space.finite).all():
             _refuse_non_finite(observations)
         if count > 1 and self._rows > 1:
             space.wide.array.reshape(count, self._rows, -1)[:] = normal[:, None]
@@ -151,7 +148,8 @@ class Policy:
         wide = observations if total == count or count == 1 else np.empty((total, state), np.float32)
         actions, changes = (rows(np.empty((total, action), np.float32)) for _ in range(2))
         repeated = len(wide) < total
-        space = _Space(observations, rows(wide, repeated), actions, changes, rows(np.empty((total, 1), np.float32)))
+        scores = rows(np.empty((total, 1), np.float32))
+        space = _Space(observations, np.empty(observations.shape, bool), rows(wide, repeated), actions, changes, scores)
         self._spaces[count] = space
         return space
 
@@ -170,7 +168,7 @@ class Policy:
         return Rows(array[start:stop], address + start * stride, stride, width)
 
     def _given_latents(self, noise: ArrayLike, count: int) -> Rows:
-        array = _as_float32(np.asarray(noise), "noise")
+        array = _as_float32(noise, "noise")
         shape = (count, self.content.latent_dim)
         if array.shape != shape and not (count == 1 and array.shape == shape[1:]):
             raise UserError(f"the noise for these observations must have the shape {shape}, not {array.shape}.")
@@ -183,16 +181,21 @@ class Policy:
         return np.clip(latents, -bound, bound)
 
 
-def _as_float32(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], name: str) -> FloatArray:
+def _as_float32(values: ArrayLike, name: str) -> FloatArray:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise UserError(f"the {name} has rows of different lengths.") from None
+    if array.dtype == np.float32:
+        return array
     if array.dtype.kind not in "fiub":
-        raise UserError(f"the {name} must be numbers of one shape, not {array.dtype}.")
+        raise UserError(f"the {name} must be numbers, not {array.dtype}.")
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is refused as such
         return array.astype(np.float32)
 
 
 def _refuse_non_finite(observations: FloatArray) -> None:
-    """Raise UserError if a value is not finite; squares that merely overflowed pass."""
+    """Raise UserError for the first value that is not finite."""
     bad = np.argwhere(~np.isfinite(np.atleast_2d(observations)))
-    if len(bad):
-        row, column = bad[0]
-        raise UserError(f"value {column} of observation {row} is not finite: the policy cannot act on it.")
+    row, column = bad[0] if len(bad) else (0, 0)
+    raise UserError(f"value {column} of observation {row} is not finite: the policy cannot act on it.")

@@ -1,0 +1,132 @@
+"""Policies for the tests of files, runtime and exports, and acting written a second time, plainly, in float64."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from sparse_offline_rl.policy.content import KINDS, PolicyContent, PolicyLayer, PolicyNetwork
+
+PREFIX_BYTES, HEADER_LENGTH, DIGEST_BYTES = 24, slice(20, 24), 32
+
+
+def heavy_tailed_mask(rng, shape, kept):
+    """A mask whose rows and columns differ in density by orders of magnitude, as SNIP's do."""
+    rows, columns = (rng.gamma(2.0, size=size) for size in shape)
+    scores = np.log(np.outer(rows, columns) + 1e-12) + rng.gumbel(size=shape)
+    mask = np.zeros(scores.size, bool)
+    mask[np.argsort(-scores, axis=None)[:kept]] = True
+    return mask.reshape(shape)
+
+
+def make_layer(rng, name, inputs, outputs, density):
+    bound = 1 / np.sqrt(inputs)
+    mask = heavy_tailed_mask(rng, (outputs, inputs), round(density * inputs * outputs))
+    weight = np.where(mask, rng.uniform(-bound, bound, mask.shape), 0).astype(np.float32)
+    return PolicyLayer(name, weight, mask, rng.uniform(-bound, bound, outputs).astype(np.float32))
+
+
+def make_network(rng, name, widths, density, heads=None):
+    """An MLP of ``widths`` from input to output; ``heads`` splits the output over several."""
+    hidden = [make_layer(rng, f"hidden{i}", widths[i], widths[i + 1], density) for i in range(len(widths) - 2)]
+    outputs = [make_layer(rng, f"head{i}", widths[-2], width, density) for i, width in enumerate(heads or widths[-1:])]
+    return PolicyNetwork(name, tuple(hidden), tuple(outputs))
+
+
+def make_policy(kind="bcq", density=0.3, state=5, action=3, hidden=(40, 30), candidates=7, seed=0):
+    rng = np.random.default_rng(seed)
+    latent = 2 * action
+    shapes = {"decoder": (state + latent, action), "actor": (state + action, action), "critic1": (state + action, 1)}
+    networks = {
+        name: make_network(rng, name, [shapes[name][0], *hidden, shapes[name][1]], density) for name in KINDS[kind]
+    }
+    return PolicyContent(
+        kind=kind,
+        networks=networks,
+        observation_mean=rng.normal(size=state).astype(np.float32),
+        observation_std=rng.uniform(0.5, 2, state).astype(np.float32),
+        action_low=-rng.uniform(0.5, 2, action).astype(np.float32),
+        action_high=rng.uniform(0.5, 2, action).astype(np.float32),
+        latent_dim=latent,
+        latent_clip=0.5,
+        candidates=candidates,
+        perturbation=0.05,
+        env_id="HalfCheetah-v5",
+        metadata={"prune": "snip", "sparsity": "0.95"},
+    )
+
+
+def halfcheetah_policy(kind, density=0.05):
+    """The sizes of the paper's networks on HalfCheetah."""
+    state, action, rng = 17, 6, np.random.default_rng(0)
+    small = make_policy(kind, state=state, action=action, hidden=(4,))
+    widths = {
+        "decoder": [state + 2 * action, 750, 750, action],
+        "actor": [state + action, 400, 300, action],
+        "critic1": [state + action, 400, 300, 1],
+    }
+    networks = {name: make_network(rng, name, widths[name], density) for name in small.networks}
+    return PolicyContent(**{**vars(small), "networks": networks, "candidates": 100})
+
+
+def forward(network, x):
+    """``x`` ``[n, in]`` through the network in float64."""
+    for layer in network.hidden:
+        x = np.maximum(x @ layer.weight.T.astype(float) + layer.bias, 0)
+    return np.concatenate([x @ head.weight.T.astype(float) + head.bias for head in network.heads], axis=1)
+
+
+def reference_candidates(content, observation, noise):
+    """Actions ``[rows, A]`` that acting chooses from, and their scores ``[rows]``."""
+    low, high = content.action_low.astype(float), content.action_high.astype(float)
+    scale = (high - low) / 2
+    z = np.clip(noise.astype(float), -content.latent_clip, content.latent_clip)
+    o = np.tile((observation.astype(float) - content.observation_mean) / content.observation_std, (content.rows, 1))
+    a = (low + high) / 2 + scale * np.tanh(forward(content.networks["decoder"], np.hstack([o, z])))
+    if content.kind == "bc":
+        return a, np.zeros(1)
+    change = content.perturbation * scale * np.tanh(forward(content.networks["actor"], np.hstack([o, a])))
+    a = np.clip(a + change, low, high)
+    return a, forward(content.networks["critic1"], np.hstack([o, a]))[:, 0]
+
+
+def assert_follows_rule(content, observations, noise, actions, tolerance=1e-5):
+    """Each action is a candidate that scores best, both within ``tolerance``: scores may tie up to rounding."""
+    assert actions.shape == (len(observations), content.action_dim) and actions.dtype == np.float32
+    for i, (observation, action) in enumerate(zip(observations, actions, strict=True)):
+        candidates, scores = reference_candidates(
+            content, observation, noise[i * content.rows : (i + 1) * content.rows]
+        )
+        near = np.abs(candidates - action).max(1) <= tolerance
+        assert near.any(), f"action {i} is no candidate"
+        assert scores[near].max() >= scores.max() - tolerance, f"action {i} is not the best"
+
+
+def assert_same(a, b):
+    """Two policies are equal bit for bit."""
+    arrays = ("observation_mean", "observation_std", "action_low", "action_high")
+    for name in arrays:
+        assert getattr(a, name).tobytes() == getattr(b, name).tobytes()
+    fields = {key: value for key, value in vars(a).items() if key not in (*arrays, "networks")}
+    assert fields == {key: getattr(b, key) for key in fields}
+    assert list(a.networks) == list(b.networks)
+    for name, network in a.networks.items():
+        other = b.networks[name]
+        assert (len(network.hidden), len(network.heads)) == (len(other.hidden), len(other.heads))
+        for x, y in zip(network.layers, other.layers, strict=True):
+            assert x.name == y.name
+            assert x.mask.shape == y.mask.shape and np.array_equal(x.mask, y.mask)
+            assert x.weight.tobytes() == y.weight.tobytes() and x.bias.tobytes() == y.bias.tobytes()
+
+
+def edit_header(data, change):
+    """``data`` of a policy file with ``change(header)`` applied, lengths and checksum made right again."""
+    length = int.from_bytes(data[HEADER_LENGTH], "little")
+    header = json.loads(data[PREFIX_BYTES : PREFIX_BYTES + length])
+    body = data[PREFIX_BYTES + length : -DIGEST_BYTES]
+    text = json.dumps(change(header) or header).encode()
+    total = PREFIX_BYTES + len(text) + len(body) + DIGEST_BYTES
+    data = data[:12] + total.to_bytes(8, "little") + len(text).to_bytes(4, "little") + text + body
+    return data + hashlib.sha256(data).digest()

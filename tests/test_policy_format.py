@@ -1,0 +1,262 @@
+"""The policy file: exact, small, and refused with a sentence when anything is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_samples import assert_same, edit_header, halfcheetah_policy, make_policy
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer, PolicyNetwork
+from sparse_offline_rl.policy.format import read_policy, write_policy
+from sparse_offline_rl.policy.header import MAX_POSITIONS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("policies")
+
+
+@pytest.fixture(scope="module")
+def sound(folder):
+    """The bytes of a small sound file."""
+    write_policy(folder / "sound.sorl", make_policy(hidden=(6, 5)))
+    return (folder / "sound.sorl").read_bytes()
+
+
+def refusal(folder, data):
+    """The sentence with which ``data`` is refused."""
+    path = folder / "refused.sorl"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        read_policy(path)
+    sentence = str(error.value)
+    assert str(path) in sentence and "\n" not in sentence and sentence.endswith(".")
+    return sentence
+
+
+@st.composite
+def bc_policies(draw):
+    """BC policies of any bits, densities and widths, zero width included."""
+    widths = [3, *draw(st.lists(st.integers(0, 5), max_size=3)), 2]
+    layers = []
+    for i, (inputs, outputs) in enumerate(pairwise(widths)):
+        bits = draw(
+            st.lists(st.integers(0, 2**32 - 1), min_size=(inputs + 1) * outputs, max_size=(inputs + 1) * outputs)
+        )
+        values = np.array(bits, np.uint32).view(np.float32)
+        mask = np.array(draw(st.lists(st.booleans(), min_size=inputs * outputs, max_size=inputs * outputs)), bool)
+        weight = np.zeros(inputs * outputs, np.float32)
+        weight[mask] = values[: inputs * outputs][mask]
+        shape = (outputs, inputs)
+        layers.append(PolicyLayer(f"layer {i}", weight.reshape(shape), mask.reshape(shape), values[inputs * outputs :]))
+    ones = np.ones(2, np.float32)
+    decoder = PolicyNetwork("decoder", tuple(layers[:-1]), tuple(layers[-1:]))
+    texts = st.text(max_size=10)
+    metadata = draw(st.dictionaries(texts, texts, max_size=3))
+    return PolicyContent(
+        "bc",
+        {"decoder": decoder},
+        ones,
+        ones,
+        -ones,
+        ones,
+        1,
+        draw(st.floats(0, 1e300)),
+        1,
+        0.05,
+        draw(texts),
+        metadata,
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(bc_policies())
+def test_any_policy_comes_back_bit_for_bit(folder, content):
+    size = write_policy(folder / "any.sorl", content)
+    assert size == (folder / "any.sorl").stat().st_size
+    assert_same(content, read_policy(folder / "any.sorl"))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 1.0])
+def test_bcq_comes_back_bit_for_bit(tmp_path, density):
+    content = make_policy("bcq", density)
+    write_policy(tmp_path / "a" / "policy.sorl", content)
+    assert_same(content, read_policy(tmp_path / "a" / "policy.sorl"))
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["policy.sorl"]
+
+
+def test_special_values_come_back(tmp_path):
+    values = np.array([[np.nan, -0.0, np.inf, 1e-45]], np.float32)
+    values.view(np.uint32)[0, 0] |= 0x1234  # a NaN payload
+    content = make_policy("bc", state=2, action=1, hidden=())
+    head = PolicyLayer("out", values, np.ones((1, 4), bool), np.array([-0.0], np.float32))
+    content = PolicyContent(**{**vars(content), "networks": {"decoder": PolicyNetwork("decoder", (), (head,))}})
+    write_policy(tmp_path / "p.sorl", content)
+    assert_same(content, read_policy(tmp_path / "p.sorl"))
+
+
+@pytest.mark.parametrize("kind", ["bc", "bcq"])
+def test_size_at_95_percent(tmp_path, kind):
+    content = halfcheetah_policy(kind)
+    size = write_policy(tmp_path / "p.sorl", content)
+    layers = [layer for network in content.networks.values() for layer in network.layers]
+    kept, positions = sum(layer.kept for layer in layers), sum(layer.mask.size for layer in layers)
+    p = kept / positions
+    entropy = -positions * (p * np.log2(p) + (1 - p) * np.log2(1 - p)) / 8
+    floor = 4 * (kept + sum(len(layer.bias) for layer in layers)) + entropy
+    assert abs(p - 0.05) < 1e-3
+    assert size < 1.05 * floor and size < content.dense_bytes / 16
+
+
+def test_reading_1500000_positions_takes_well_under_300_ms(tmp_path):
+    rng = np.random.default_rng(0)
+    mask = rng.random((1500, 1000)) < 0.05
+    weight = np.where(mask, rng.normal(size=mask.shape), 0).astype(np.float32)
+    first = PolicyLayer("hidden0", weight, mask, np.zeros(1500, np.float32))
+    last = PolicyLayer("out", np.zeros((1, 1500), np.float32), np.zeros((1, 1500), bool), np.zeros(1, np.float32))
+    decoder = PolicyNetwork("decoder", (first,), (last,))
+    ones, one = np.ones(998, np.float32), np.ones(1, np.float32)
+    write_policy(tmp_path / "p", PolicyContent("bc", {"decoder": decoder}, ones, ones, -one, one, 2, 0.5, 1, 0.0, "x"))
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        read_policy(tmp_path / "p")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.2
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_one_changed_byte_anywhere_is_refused(folder, sound, data):
+    position, change = data.draw(st.integers(0, len(sound) - 1)), data.draw(st.integers(1, 255))
+    damaged = bytearray(sound)
+    damaged[position] ^= change
+    refusal(folder, bytes(damaged))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_truncated_and_prolonged_files_are_refused(folder, sound, data):
+    refusal(folder, sound[: data.draw(st.integers(0, len(sound) - 1))])
+    refusal(folder, sound + data.draw(st.binary(min_size=1, max_size=40)))
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04" + bytes(100), b"{}", b"\x89PNG\r\n\x1a\n" + bytes(200)])
+def test_foreign_files_are_refused(folder, data):
+    assert "does not begin like one" in refusal(folder, data)
+
+
+def test_a_later_version_is_named(folder, sound):
+    body = sound[:8] + (2).to_bytes(4, "little") + sound[12:-32]
+    assert "format version 2 and this software reads version 1" in refusal(folder, body + hashlib.sha256(body).digest())
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    for path in (tmp_path / "none.sorl", tmp_path):
+        with pytest.raises(UserError, match=str(path)):
+            read_policy(path)
+
+
+def _claim(**sizes):
+    def change(header):
+        header["networks"][0]["hidden"][0].update(sizes)
+
+    return change
+
+
+def _set(key, value):
+    return lambda header: header.update({key: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _claim(out=2**40),
+        _claim(out=10**400),
+        _claim(**{"in": 11_000, "out": 11_000}),
+        _claim(**{"in": 20_000, "out": 20_000}),
+        _claim(kept=10**6),
+        _claim(kept=-1),
+        _claim(kept=True),
+        _claim(mask_bytes=2**26),
+        _claim(name=3),
+        _set("exponent_bytes", 2**27),
+        _set("observation_dim", 2**26),
+        _set("observation_dim", 4),
+        _set("networks", []),
+        _set("networks", [{}]),
+        _set("networks", [3]),
+        _set("kind", "sac"),
+        _set("latent_dim", 0),
+        _set("latent_dim", 5),
+        _set("candidates", 0.5),
+        _set("latent_clip", -1.0),
+        _set("latent_clip", "0.5"),
+        _set("latent_clip", float("nan")),
+        _set("metadata", {"seed": 3}),
+        _set("env_id", None),
+        lambda header: header.pop("candidates") and None,
+        lambda header: header["networks"].append(header["networks"][0]),
+        lambda header: [header],
+        lambda header: "text",
+    ],
+)
+def test_claims_are_checked_before_memory_is_taken(folder, sound, change):
+    data = edit_header(sound, change)
+    tracemalloc.start()
+    refusal(folder, data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_headers_that_are_no_json_are_refused(folder, sound):
+    for text in (b"[" * 100_000, b"\xff\xfe", b""):
+        body = sound[:12] + (24 + len(text) + 32).to_bytes(8, "little") + len(text).to_bytes(4, "little") + text
+        assert "not JSON" in refusal(folder, body + hashlib.sha256(body).digest())
+    body = sound[:20] + (2**31).to_bytes(4, "little") + sound[24:-32]
+    assert "longer than the file" in refusal(folder, body + hashlib.sha256(body).digest())
+
+
+def test_a_mask_that_keeps_another_number_is_refused(folder, sound):
+    def move(header):
+        first, second = header["networks"][0]["hidden"][:2]
+        first["kept"] -= 1
+        second["kept"] += 1
+
+    assert "does not keep" in refusal(folder, edit_header(sound, move))
+
+
+def test_policies_beyond_the_format_are_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("sparse_offline_rl.policy.format.MAX_POSITIONS", 100)
+    with pytest.raises(ValueError, match="more than 100 weights"):
+        write_policy(tmp_path / "p.sorl", make_policy())
+    assert MAX_POSITIONS == 2**27 and not list(tmp_path.iterdir())
+
+
+def test_contents_that_do_not_fit_are_refused():
+    content = make_policy()
+    layer = content.networks["decoder"].hidden[0]
+    with pytest.raises(ValueError, match="pruned weights that are not zero"):
+        PolicyLayer("x", np.ones((2, 2), np.float32), np.eye(2, dtype=bool), np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match="wrong types"):
+        PolicyLayer("x", layer.weight.astype(float), layer.mask, layer.bias)
+    with pytest.raises(ValueError, match="does not fit"):
+        PolicyNetwork("x", (layer, layer), content.networks["decoder"].heads)
+    for change in (
+        {"observation_std": np.zeros(5, np.float32)},
+        {"action_low": np.full(3, np.nan, np.float32)},
+        {"action_low": content.action_high + 1},
+        {"networks": {"decoder": content.networks["decoder"]}},
+        {"networks": {**content.networks, "actor": content.networks["critic1"]}},
+    ):
+        with pytest.raises(ValueError):
+            PolicyContent(**{**vars(content), **change})

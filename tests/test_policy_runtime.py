@@ -1,0 +1,219 @@
+"""Acting with a stored policy: the rule, its inputs and refusals, and that torch is never needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers import prune, small_agent
+from policy_samples import assert_follows_rule, assert_same, halfcheetah_policy, make_network, make_policy
+
+import sparse_offline_rl
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.policy import runner
+from sparse_offline_rl.policy.content import KINDS, PolicyContent, PolicyLayer, PolicyNetwork
+from sparse_offline_rl.policy.format import write_policy
+from sparse_offline_rl.policy.runtime import Policy, load_policy
+
+
+def observations(content, count, seed=1):
+    return np.random.default_rng(seed).normal(size=(count, content.observation_dim)).astype(np.float32)
+
+
+def noise_for(content, count, seed=2):
+    return np.random.default_rng(seed).normal(size=(count * content.rows, content.latent_dim)).astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 700])
+@pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("kind", ["bc", "bcq"])
+def test_actions_follow_the_rule(kind, density, count):
+    content = make_policy(kind, density)
+    states, noise = observations(content, count), noise_for(content, count)
+    actions = Policy(content).act(states, noise=noise)
+    assert_follows_rule(content, states, noise, actions)
+    assert (actions >= content.action_low).all() and (actions <= content.action_high).all()
+
+
+@pytest.mark.parametrize("density", [0.2, 1.0])
+@pytest.mark.parametrize("kind", ["bc", "bcq"])
+def test_one_observation_gives_one_action(kind, density):
+    content = make_policy(kind, density)
+    state, noise = observations(content, 1), noise_for(content, 1)
+    action = Policy(content).act(state[0], noise=noise)
+    assert action.shape == (3,)
+    assert_follows_rule(content, state, noise, action[None])
+
+
+def test_heads_stand_side_by_side():
+    content = make_policy("bc", hidden=(20,))
+    network = make_network(np.random.default_rng(0), "decoder", [11, 20, 20, 3], 0.3, heads=(2, 1))
+    content = PolicyContent(**{**vars(content), "networks": {"decoder": network}})
+    states, noise = observations(content, 4), noise_for(content, 4)
+    assert_follows_rule(content, states, noise, Policy(content).act(states, noise))
+
+
+@pytest.mark.parametrize("kind", ["bc", "bcq"])
+def test_sparse_and_dense_execution_agree(monkeypatch, kind):
+    content = halfcheetah_policy(kind)
+    states, noise = observations(content, 3), noise_for(content, 3)
+    sparse = Policy(content)
+    monkeypatch.setattr(runner, "DENSE_ABOVE", -1.0)
+    dense = Policy(content)
+    assert isinstance(sparse._decoder, runner.SparseRunner) and isinstance(dense._decoder, runner.DenseRunner)
+    for policy in (sparse, dense):
+        assert_follows_rule(content, states, noise, policy.act(states, noise))
+
+
+def test_without_numba_policies_act_densely(monkeypatch):
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    policy = Policy(make_policy("bc", 0.1))
+    assert isinstance(policy._decoder, runner.DenseRunner)
+    assert policy.act(np.zeros(5)).shape == (3,)
+
+
+def _network(name, mlp):
+    layers = [
+        PolicyLayer(key, layer.weight.detach().numpy(), layer.mask.numpy(), layer.bias.detach().numpy())
+        for key, layer in mlp.layers().items()
+    ]
+    return PolicyNetwork(name, tuple(layers[:-1]), tuple(layers[-1:]))
+
+
+@pytest.mark.parametrize("kind", ["bc", "bcq"])
+def test_the_torch_agent_does_the_same(kind):
+    agent = small_agent(kind, acting_candidates=9)
+    prune(agent)
+    config, mlps, ones = agent.config, agent.networks.mlps(), np.ones(2, np.float32)
+    content = PolicyContent(
+        kind, {name: _network(name, mlps[name]) for name in KINDS[kind]}, np.zeros(5, np.float32), np.ones(5, np.float32),
+        -ones, ones, agent.networks.vae.latent_dim, config.acting_latent_clip, config.acting_candidates,
+        config.perturbation, "env",
+    )  # fmt: skip
+    states = observations(content, 6)
+    expected = agent.act(torch.from_numpy(states), torch.Generator().manual_seed(3))
+    noise = torch.randn(6 * content.rows, content.latent_dim, generator=torch.Generator().manual_seed(3))
+    assert np.allclose(Policy(content).act(states, noise=noise.numpy()), expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bc", "bcq"])
+def test_a_seed_repeats_itself_and_a_batch_sees_the_noise_of_single_calls(kind):
+    content = make_policy(kind)
+    states = observations(content, 300)
+    policy = Policy(content, seed=5)
+    singles = np.array([policy.act(state) for state in states])
+    again = Policy(content)
+    again.seed(5)
+    assert np.allclose(again.act(states), singles, atol=1e-5)
+    assert not np.allclose(again.act(states), singles, atol=1e-3)
+    again.seed(5)
+    uneven = [again.act(states[:7]), again.act(states[7:290]), again.act(states[290:])]
+    assert np.allclose(np.concatenate(uneven), singles, atol=1e-5)
+
+
+def test_own_noise_is_standard_normal_and_clipped():
+    policy = Policy(make_policy("bc"), seed=0)
+    latents = policy._own_latents(20_000).array
+    assert np.abs(latents).max() == 0.5
+    assert abs((np.abs(latents) < 0.5).mean() - 0.3829) < 0.01
+
+
+@pytest.mark.parametrize("convert", [list, tuple, np.float64, np.float16, lambda x: np.asfortranarray(x[::-1])[::-1]])
+def test_other_inputs_are_taken_as_float32(convert):
+    content = make_policy("bcq")
+    states, noise = observations(content, 6).astype(np.float16).astype(np.float32), noise_for(content, 6)
+    policy = Policy(content)
+    expected = policy.act(states, noise=noise)
+    assert np.allclose(policy.act(convert(states), noise=noise), expected, atol=1e-6)
+    assert np.allclose(policy.act(convert(states[0]), noise=noise[:7]), expected[0], atol=1e-5)
+
+
+def test_results_do_not_share_memory():
+    policy = Policy(make_policy("bc"))
+    first = policy.act(np.zeros(5))
+    kept = first.copy()
+    policy.act(np.ones(5))
+    assert np.array_equal(first, kept)
+
+
+def test_an_empty_batch_gives_no_actions():
+    assert Policy(make_policy("bcq")).act(np.empty((0, 5))).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("observation", "sentence"),
+    [
+        (np.zeros(4), r"has 5 values, not the shape \(4,\)"),
+        (np.zeros((2, 6)), r"has 5 values, not the shape \(2, 6\)"),
+        (np.zeros((1, 1, 5)), "has 5 values"),
+        (3.0, "has 5 values"),
+        ([[0, 0], [0]], "rows of different lengths"),
+        (["a"] * 5, "must be numbers"),
+        ([0, 0, np.nan, 0, 0], "value 2 of observation 0 is not finite"),
+        ([[0] * 5, [0, 0, 0, 0, -np.inf]], "value 4 of observation 1 is not finite"),
+        ([1e300, 0, 0, 0, 0], "value 0 of observation 0 is not finite"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["bc", "bcq"])
+def test_wrong_observations_are_refused(kind, observation, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Policy(make_policy(kind)).act(observation)
+
+
+def test_huge_but_finite_observations_pass():
+    assert np.isfinite(Policy(make_policy("bc")).act(np.full(5, 1e25, np.float32))).all()
+
+
+def test_wrong_noise_is_refused():
+    policy = Policy(make_policy("bcq"))
+    with pytest.raises(UserError, match=r"shape \(14, 6\), not \(7, 6\)"):
+        policy.act(np.zeros((2, 5)), noise=np.zeros((7, 6)))
+    with pytest.raises(UserError, match="not finite"):
+        policy.act(np.zeros(5), noise=np.full((7, 6), np.nan))
+
+
+def test_run_folder_policy_folder_and_file_open(tmp_path):
+    content = make_policy()
+    write_policy(tmp_path / "policy" / "policy.sorl", content)
+    for path in (tmp_path, tmp_path / "policy", tmp_path / "policy" / "policy.sorl", str(tmp_path)):
+        assert_same(sparse_offline_rl.load_policy(path).content, content)
+
+
+def test_folders_without_a_policy_are_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no policy"):
+        load_policy(tmp_path)
+    with pytest.raises(UserError, match="there is no"):
+        load_policy(tmp_path / "missing")
+
+
+def test_acting_never_imports_torch(tmp_path):
+    write_policy(tmp_path / "policy.sorl", make_policy("bcq", 0.2))
+    code = (
+        "import sys, sparse_offline_rl\n"
+        "assert sparse_offline_rl.__version__\n"
+        f"policy = sparse_offline_rl.load_policy({str(tmp_path)!r})\n"
+        "assert policy.act([0.0] * 5).shape == (3,)\n"
+        "assert 'numba' in sys.modules and 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+
+
+def test_the_package_has_no_other_attributes():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = sparse_offline_rl.nonsense
+
+
+def test_bc_acts_within_tens_of_microseconds():
+    policy = Policy(halfcheetah_policy("bc"), seed=0)
+    state = observations(policy.content, 1)[0]
+    policy.act(state)
+    times = []
+    for _ in range(2000):
+        start = time.perf_counter()
+        policy.act(state)
+        times.append(time.perf_counter() - start)
+    assert np.median(times) < 100e-6  # about 15 µs alone on a core; the tests may share theirs
