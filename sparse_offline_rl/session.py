@@ -10,6 +10,7 @@ import torch
 
 from sparse_offline_rl.agents.bcq import BCQ, Metrics
 from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
+from sparse_offline_rl.agents.stepping import make_step
 from sparse_offline_rl.checkpoint import Checkpoint, save_checkpoint
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.console import ticker
@@ -80,14 +81,12 @@ class Session:
     def run(self, should_stop: Callable[[], bool]) -> Result:
         """Train to the end or until ``should_stop``, then write policy and summary."""
         config = self._config
-        schedule = Schedule(
-            config.updates, config.batch_size, config.log.every, config.eval.every, config.checkpoint.every
-        )
+        schedule = Schedule(config.updates, config.log.every, config.eval.every, config.checkpoint.every)
         with ticker(config.updates, self._start) as progress:
             self._show = progress.log
             hooks = Hooks(self._evaluate, self._log, self._save, should_stop)
-            agent, buffer = self._trainee.agent, self._experience.buffer
-            update = train(agent, buffer, self._generator, schedule, hooks, self._clock, self._start)
+            step = make_step(self._trainee.agent, self._experience.buffer, self._generator, config.batch_size)
+            update = train(step, schedule, hooks, self._clock, self._start)
         if update < config.updates:
             return Result("interrupted", None, update)
         self._metrics.sync()

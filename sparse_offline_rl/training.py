@@ -6,10 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
-from sparse_offline_rl.agents.bcq import BCQ, Metrics
-from sparse_offline_rl.datasets.buffer import ReplayBuffer
+from sparse_offline_rl.agents.bcq import Metrics
 
 
 @dataclass(frozen=True)
@@ -17,7 +14,6 @@ class Schedule:
     """After which updates something happens; the last update always logs, evaluates and saves."""
 
     updates: int
-    batch_size: int
     log_every: int
     eval_every: int
     checkpoint_every: int
@@ -45,19 +41,11 @@ class Hooks:
     should_stop: Callable[[], bool]
 
 
-def train(
-    agent: BCQ,
-    buffer: ReplayBuffer,
-    generator: torch.Generator,
-    schedule: Schedule,
-    hooks: Hooks,
-    clock: Clock,
-    start: int = 0,
-) -> int:
+def train(step: Callable[[], Metrics], schedule: Schedule, hooks: Hooks, clock: Clock, start: int = 0) -> int:
     """Run updates ``start + 1 … schedule.updates``; returns the last one done, earlier if ``should_stop`` said so."""
     for update in range(start + 1, schedule.updates + 1):
         begin = time.perf_counter()
-        metrics = agent.update(buffer.sample(generator, schedule.batch_size), generator)
+        metrics = step()
         clock.train += time.perf_counter() - begin
 
         evaluation = {}

@@ -14,7 +14,12 @@ class Learner:
 
     def __init__(self, module: nn.Module, learning_rate: float, weight_decay: float) -> None:
         self.parameters = list(module.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        on_cuda = self.parameters[
+            0
+        ].is_cuda  # there a step must not ask the host, so that it can be part of a CUDA graph
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=learning_rate, weight_decay=weight_decay, fused=True, capturable=on_cuda
+        )
 
     def step(self, loss: Tensor) -> None:
         """One Adam step on ``loss``, with gradients for these parameters and for nothing else."""
