@@ -10,7 +10,6 @@ import torch
 
 from sparse_offline_rl.agents.bcq import BCQ, Metrics
 from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
-from sparse_offline_rl.agents.stepping import make_step
 from sparse_offline_rl.checkpoint import Checkpoint, save_checkpoint
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.console import ticker
@@ -85,8 +84,7 @@ class Session:
         with ticker(config.updates, self._start) as progress:
             self._show = progress.log
             hooks = Hooks(self._evaluate, self._log, self._save, should_stop)
-            step = make_step(self._trainee.agent, self._experience.buffer, self._generator, config.batch_size)
-            update = train(step, schedule, hooks, self._clock, self._start)
+            update = train(self._step, schedule, hooks, self._clock, self._start)
         if update < config.updates:
             return Result("interrupted", None, update)
         self._metrics.sync()
@@ -105,6 +103,10 @@ class Session:
         write_policy(self._folder.policy, content)
         sizes = file_sizes(self._folder.checkpoint, self._folder.policy, content.dense_bytes)
         return summarize(config, trainee.reports, data.env_id, self._evaluation, self._clock, trainee.engine, sizes)
+
+    def _step(self) -> Metrics:
+        batch = self._experience.buffer.sample(self._generator, self._config.batch_size)
+        return self._trainee.agent.update(batch, self._generator)
 
     def _evaluate(self, update: int) -> dict[str, float]:
         config, data = self._config, self._experience.data

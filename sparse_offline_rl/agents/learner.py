@@ -14,12 +14,7 @@ class Learner:
 
     def __init__(self, module: nn.Module, learning_rate: float, weight_decay: float) -> None:
         self.parameters = list(module.parameters())
-        on_cuda = self.parameters[
-            0
-        ].is_cuda  # there a step must not ask the host, so that it can be part of a CUDA graph
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=learning_rate, weight_decay=weight_decay, fused=True, capturable=on_cuda
-        )
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
     def step(self, loss: Tensor) -> None:
         """One Adam step on ``loss``, with gradients for these parameters and for nothing else."""
