@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -45,6 +44,7 @@ class Workspace(NamedTuple):
 
     tiles: Tiles
     batch: int
+    threads: int
     buffer: Buffer
 
 
@@ -55,7 +55,7 @@ class KernelEngine:
         self.plan = plan
         self._arrays, self._table = _layout(plan)
         self.table = self._table.ctypes.data
-        self._tiles: dict[tuple[int, int, bool], Tiles] = {}
+        self._tiles: dict[tuple[int, int], Tiles] = {}
         self._free: dict[int, list[Buffer]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelEngine:
@@ -64,12 +64,12 @@ class KernelEngine:
     def __reduce__(self) -> tuple[Any, ...]:
         return KernelEngine, (self.plan,)
 
-    def tiles(self, batch: int, threads: int, keep: bool) -> Tiles:
-        """The cut of ``batch`` rows for a forward that keeps its activations or not."""
-        key = (batch, threads, keep)
+    def tiles(self, batch: int, threads: int) -> Tiles:
+        """The cut of ``batch`` rows."""
+        key = (batch, threads)
         tiles = self._tiles.get(key)
         if tiles is None:
-            table = _cut(batch, threads, keep, self.plan.unit_count)
+            table = _cut(batch, threads, self.plan.unit_count)
             tiles = Tiles(table, table.ctypes.data, len(table), -(-batch // _LANES))
             self._tiles[key] = tiles
         return tiles
@@ -98,10 +98,10 @@ class KernelEngine:
             self._single(values, inputs, out)
             return None
         first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
-        tiles = self.tiles(batch, threads, keep)
-        unit = _LANES * self.plan.unit_count
-        slot = kernels.MAX_VECTORS * unit
-        count = tiles.vectors * unit if keep else slot * threads
+        tiles = self.tiles(batch, threads)
+        threads = min(threads, tiles.length)
+        slot = kernels.MAX_VECTORS * _LANES * self.plan.unit_count
+        count = self._workspace_size(tiles) if keep else slot * threads
         buffer = self.take(count)
         run = kernels.forward_serial if threads == 1 else kernels.forward_parallel
         run(
@@ -109,36 +109,36 @@ class KernelEngine:
             *first, *second, *third, out, threads,
         )  # fmt: skip
         if keep:
-            return Workspace(tiles, batch, buffer)
+            return Workspace(tiles, batch, threads, buffer)
         self.give_back(count, buffer)
         return None
 
+    def _workspace_size(self, tiles: Tiles) -> int:
+        return tiles.vectors * _LANES * self.plan.unit_count
+
     def backward(
-        self,
-        values: int,
-        workspace: Workspace,
-        grad: int,
-        grad_stride: int,
-        inputs: Sequence[Span],
-        out: int,
-        threads: int = 1,
+        self, values: int, workspace: Workspace, grad: int, grad_stride: int, inputs: Sequence[Span], out: int
     ) -> None:
-        """Gradients, from ``grad`` ``[batch, out]`` with a row stride in bytes.
+        """Gradients, from ``grad`` ``[batch, out]`` with a row stride in bytes, on as many threads as the forward.
 
         ``out``: address for the gradient of the parameter vector, 0 for none. ``inputs``: where the gradient of each input
-        goes, address 0 for none; features that no live unit reads are not written. The workspace is given back.
+        goes, address 0 for none. The workspace is given back.
         """
         first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
-        tiles, batch, buffer = workspace
-        count = tiles.vectors * _LANES * self.plan.unit_count
-        deltas = self.take(count)
+        tiles, batch, threads, buffer = workspace
+        size, parameters = self._workspace_size(tiles), self.plan.parameter_count
+        deltas = self.take(size)
+        extra = (threads - 1) * parameters if out else 0
+        partial = self.take(extra) if extra else None
         run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
         run(
             self.table, values, tiles.address, tiles.length, batch, buffer.address, deltas.address, grad, grad_stride,
-            *first, *second, *third, out,
+            *first, *second, *third, out, partial.address if partial else 0, parameters, threads,
         )  # fmt: skip
-        self.give_back(count, deltas)
-        self.give_back(count, buffer)
+        if partial:
+            self.give_back(extra, partial)
+        self.give_back(size, deltas)
+        self.give_back(size, buffer)
 
     def _single(self, values: int, inputs: Sequence[Span], out: int) -> None:
         (a0, _, w0), (a1, _, w1), (a2, _, w2) = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
@@ -175,17 +175,21 @@ def set_threads(count: int) -> None:
     numba.set_num_threads(count)
 
 
-@lru_cache(maxsize=256)
-def _widths(vectors: int, threads: int, keep: bool) -> tuple[int, ...]:
-    """Vectors of each tile: as even as possible, at most ``limit``, a multiple of ``threads`` tiles if there are enough."""
-    limit = 4 if vectors > 7 else 7
-    count = -(-vectors // limit)
-    count = min(vectors, -(-count // threads) * threads)
-    return tuple(vectors * (i + 1) // count - vectors * i // count for i in range(count))
+def _widths(vectors: int, threads: int) -> list[int]:
+    """Vectors of each tile, as even as possible.
+
+    Up to 7 vectors (batch 112) are one tile in registers; beyond, tiles of 4 were fastest: smaller ones spend more on
+    indices, larger ones miss the cache more often. Threads share out tiles of 3 and more only: narrower ones sum in another
+    order, and results must not depend on threads.
+    """
+    tiles = -(-vectors // (4 if vectors > kernels.MAX_VECTORS else kernels.MAX_VECTORS))
+    if vectors >= 3 * threads:
+        tiles = min(-(-tiles // threads) * threads, vectors // 3)
+    return [vectors * (i + 1) // tiles - vectors * i // tiles for i in range(tiles)]
 
 
-def _cut(batch: int, threads: int, keep: bool, units: int) -> NDArray[np.int64]:
-    widths = np.array(_widths(-(-batch // _LANES), threads, keep), np.int64)
+def _cut(batch: int, threads: int, units: int) -> NDArray[np.int64]:
+    widths = np.array(_widths(-(-batch // _LANES), threads), np.int64)
     starts = np.cumsum(widths) - widths
     return np.ascontiguousarray(np.stack([4 * _LANES * units * starts, widths, _LANES * starts], 1))
 
@@ -198,15 +202,10 @@ def _layout(plan: SparsePlan) -> tuple[list[NDArray[np.generic]], NDArray[np.int
         arrays.append(array)
         return array.ctypes.data
 
-    words = [
-        len(plan.layers), plan.unit_count, len(plan.features), address(plan.features), plan.out_features,
-        address(plan.output_units), len(plan.chunks), address(plan.chunks), len(plan.dead), address(plan.dead),
-    ]  # fmt: skip
+    words = [len(plan.layers), plan.unit_count, plan.out_features, len(plan.dead), address(plan.dead)]
     for i, table in enumerate(plan.tables):
-        words += [
-            len(table.first), address(table.first), address(table.row_start), address(table.row_index),
-            address(table.bias), plan.unit_offsets[i], plan.unit_offsets[i + 1], len(table.column_unit),
-            address(table.column_unit), address(table.column_start), address(table.column_index),
-            address(table.column_value),
-        ]  # fmt: skip
+        rows = (table.row_unit, table.first, table.row_start, table.row_index, table.bias)
+        columns = (table.column_unit, table.column_start, table.column_index, table.column_value)
+        words += [len(table.row_unit), *map(address, rows), plan.unit_offsets[i], plan.unit_offsets[i + 1]]
+        words += [len(table.column_unit), *map(address, columns)]
     return arrays, np.array(words, np.int64)

@@ -97,24 +97,41 @@ def store_f32(typingctx: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.float32), codegen
 
 
-def _accumulate(builder: Any, sums: list[Any], weight: Any, row: Any) -> None:
-    """``sums[i] += weight · row[i]`` for the V vectors of one unit."""
-    broadcast = _splat(builder, weight)
-    for i, total in enumerate(sums):
-        x = _load(builder, builder.add(row, _I64(VECTOR_BYTES * i)), _VECTOR, VECTOR_BYTES)
-        builder.store(_fma(builder, broadcast, x, builder.load(total)), total)
+def _chains(vectors: int) -> int:
+    """Independent sums per register, so that a narrow tile does not wait for the latency of one chain of FMAs."""
+    return {1: 4, 2: 2}.get(vectors, 1)
 
 
-def _unrolled(builder: Any, count: Any, body: Callable[[Any], None]) -> None:
-    """``body(k)`` for k in range(count), four at a time and then one by one."""
+def _accumulate(builder: Any, start: list[Any], count: Any, term: Callable[[Any], tuple[Any, Any]]) -> list[Any]:
+    """``start[i] + Σ_k weight_k · row_k[i]`` for the V vectors of a unit; ``term(k)`` gives weight and row address."""
+    chains = _chains(len(start))
+    zero = ir.Constant(_VECTOR, [0.0] * LANES)
+    sums = [
+        [cgutils.alloca_once_value(builder, zero if chain else first) for first in start] for chain in range(chains)
+    ]
+
+    def add(k: Any, totals: list[Any]) -> None:
+        weight, row = term(k)
+        broadcast = _splat(builder, weight)
+        for i, total in enumerate(totals):
+            x = _load(builder, builder.add(row, _I64(VECTOR_BYTES * i)), _VECTOR, VECTOR_BYTES)
+            builder.store(_fma(builder, broadcast, x, builder.load(total)), total)
+
     blocks = builder.lshr(count, _I64(_UNROLL.bit_length() - 1))
     with cgutils.for_range(builder, blocks) as block:
-        first = builder.mul(block.index, _I64(_UNROLL))
+        first_k = builder.mul(block.index, _I64(_UNROLL))
         for j in range(_UNROLL):
-            body(builder.add(first, _I64(j)))
+            add(builder.add(first_k, _I64(j)), sums[j % chains])
     done = builder.mul(blocks, _I64(_UNROLL))
     with cgutils.for_range(builder, builder.sub(count, done)) as rest:
-        body(builder.add(done, rest.index))
+        add(builder.add(done, rest.index), sums[0])
+    while len(sums) > 1:
+        half = len(sums) // 2
+        for left, right in zip(sums[:half], sums[half:], strict=True):
+            for a, b in zip(left, right, strict=True):
+                builder.store(builder.fadd(builder.load(a), builder.load(b)), a)
+        sums = sums[:half]
+    return [builder.load(total) for total in sums[0]]
 
 
 @intrinsic
@@ -126,20 +143,16 @@ def row_forward(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, x_, index_, values_, count_, bias_, floor_, out_ = args
-        start = _splat(builder, bias_)
-        sums = [cgutils.alloca_once_value(builder, start) for _ in range(vectors)]
 
-        def body(k: Any) -> None:
-            row = _offset(builder, x_, _index(builder, index_, k), VECTOR_BYTES * vectors)
-            _accumulate(builder, sums, _load(builder, _offset(builder, values_, k, 4), _F32, 4), row)
+        def term(k: Any) -> tuple[Any, Any]:
+            weight = _load(builder, _offset(builder, values_, k, 4), _F32, 4)
+            return weight, _offset(builder, x_, _index(builder, index_, k), vectors)
 
-        _unrolled(builder, count_, body)
         limit = _splat(builder, floor_)
-        for i, total in enumerate(sums):
-            y = builder.load(total)
+        for i, y in enumerate(_accumulate(builder, [_splat(builder, bias_)] * vectors, count_, term)):
             # A NaN passes, as it does through torch.relu.
-            y = builder.select(builder.fcmp_ordered(">", limit, y), limit, y)
-            _store(builder, y, builder.add(out_, _I64(VECTOR_BYTES * i)), VECTOR_BYTES)
+            clipped = builder.select(builder.fcmp_ordered(">", limit, y), limit, y)
+            _store(builder, clipped, builder.add(out_, _I64(VECTOR_BYTES * i)), VECTOR_BYTES)
         return context.get_dummy_value()
 
     i64 = types.int64
@@ -165,15 +178,13 @@ def row_backward(
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, dy_, index_, position_, values_, count_, gated_, x_, out_ = args
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
-        sums = [cgutils.alloca_once_value(builder, zero) for _ in range(vectors)]
 
-        def body(k: Any) -> None:
-            row = _offset(builder, dy_, _index(builder, index_, k), VECTOR_BYTES * vectors)
+        def term(k: Any) -> tuple[Any, Any]:
             weight = _load(builder, _offset(builder, values_, _index(builder, position_, k), 4), _F32, 4)
-            _accumulate(builder, sums, weight, row)
+            return weight, _offset(builder, dy_, _index(builder, index_, k), vectors)
 
-        _unrolled(builder, count_, body)
-        results = [builder.load(total) for total in sums]
+        results = _accumulate(builder, [zero] * vectors, count_, term)
+        sums = [cgutils.alloca_once_value(builder, dx) for dx in results]
         with cgutils.if_likely(builder, builder.trunc(gated_, ir.IntType(1))):
             for i, (total, dx) in enumerate(zip(sums, results, strict=True)):
                 activation = _load(builder, builder.add(x_, _I64(VECTOR_BYTES * i)), _VECTOR, VECTOR_BYTES)
@@ -240,13 +251,13 @@ def weight_gradients(
         _, tiles_, tile_count_, dy_, dy_unit_, x_, x_unit_, index_, out_ = args
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
         sums = [cgutils.alloca_once_value(builder, zero) for _ in range(size)]
-        units = [builder.add(x_unit_, _index(builder, index_, _I64(j))) for j in range(size)]
+        units = [_index(builder, index_, _I64(j)) for j in range(size)]
 
         def body(start: Any, vectors: Any) -> None:
             bytes_per_unit = builder.mul(vectors, _I64(VECTOR_BYTES))
             delta = builder.add(builder.add(dy_, start), builder.mul(dy_unit_, bytes_per_unit))
-            base = builder.add(x_, start)
-            rows = [builder.add(base, builder.mul(unit, bytes_per_unit)) for unit in units]
+            base = builder.add(builder.add(x_, start), builder.mul(x_unit_, bytes_per_unit))
+            rows = [builder.add(base, builder.mul(unit, vectors)) for unit in units]
             with cgutils.for_range(builder, vectors) as vector:
                 shift = builder.mul(vector.index, _I64(VECTOR_BYTES))
                 d = _load(builder, builder.add(delta, shift), _VECTOR, VECTOR_BYTES)
@@ -265,66 +276,144 @@ def weight_gradients(
 
 
 @intrinsic
-def bias_gradient(typingctx: Any, tiles: Any, tile_count: Any, dy: Any, dy_unit: Any) -> Any:
-    """``Σ_batch dy`` of one unit, summed in the order of :func:`weight_gradients`."""
+def bias_gradients(
+    typingctx: Any, group: Any, tiles: Any, tile_count: Any, dy: Any, dy_unit: Any, unit: Any, position: Any, out: Any
+) -> Any:
+    """Gradients of G biases, ``out[position[j]] = Σ_batch dy`` of unit ``dy_unit + unit[j]``, summed as the weights' are."""
+    size = group.count
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        tiles_, tile_count_, dy_, dy_unit_ = args
-        total = cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0.0] * LANES))
+        _, tiles_, tile_count_, dy_, dy_unit_, unit_, position_, out_ = args
+        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        sums = [cgutils.alloca_once_value(builder, zero) for _ in range(size)]
+        units = [builder.add(dy_unit_, _index(builder, unit_, _I64(j))) for j in range(size)]
 
         def body(start: Any, vectors: Any) -> None:
             bytes_per_unit = builder.mul(vectors, _I64(VECTOR_BYTES))
-            delta = builder.add(builder.add(dy_, start), builder.mul(dy_unit_, bytes_per_unit))
+            base = builder.add(dy_, start)
+            rows = [builder.add(base, builder.mul(unit, bytes_per_unit)) for unit in units]
             with cgutils.for_range(builder, vectors) as vector:
-                d = _load(builder, _offset(builder, delta, vector.index, VECTOR_BYTES), _VECTOR, VECTOR_BYTES)
-                builder.store(builder.fadd(builder.load(total), d), total)
+                shift = builder.mul(vector.index, _I64(VECTOR_BYTES))
+                for total, row in zip(sums, rows, strict=True):
+                    d = _load(builder, builder.add(row, shift), _VECTOR, VECTOR_BYTES)
+                    builder.store(builder.fadd(builder.load(total), d), total)
 
         _over_tiles(builder, tiles_, tile_count_, body)
-        return builder.extract_element(_fold(builder, [builder.load(total)]), _I32(0))
+        folded = _fold(builder, [builder.load(total) for total in sums])
+        for j in range(size):
+            target = _offset(builder, out_, _index(builder, position_, _I64(j)), 4)
+            _store(builder, builder.extract_element(folded, _I32(j)), target, 4)
+        return context.get_dummy_value()
 
     i64 = types.int64
-    return types.float32(i64, i64, i64, i64), codegen
+    return types.void(group, *[i64] * 7), codegen
 
 
-def _masked(builder: Any, name: str, pointer: Any, mask: Any, kind: Any) -> Any:
-    """``llvm.masked.load`` or ``llvm.masked.gather`` of ``kind``; lanes outside the mask are 0 and never touched."""
+def _masked_load(builder: Any, pointer: Any, mask: Any, kind: Any) -> Any:
+    """A vector whose lanes outside the mask are 0 and never touched."""
     suffix = {_F32: "f32", _I32: "i32"}[kind.element]
-    name = f"llvm.masked.{name}.v{LANES}{suffix}." + (f"v{LANES}p0" if name == "gather" else "p0")
     signature = ir.FunctionType(kind, [pointer.type, _I32, mask.type, kind])
-    function = cgutils.get_or_insert_function(builder.module, signature, name)
-    return builder.call(function, (pointer, _I32(4), mask, ir.Constant(kind, [0] * LANES)))
+    load = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.load.v{LANES}{suffix}.p0")
+    return builder.call(load, (pointer, _I32(4), mask, ir.Constant(kind, [0] * LANES)))
+
+
+def _masked_gather(builder: Any, base: Any, offsets: Any, mask: Any) -> Any:
+    """The float32 at ``base + 4 offsets[lane]``, 0 outside the mask."""
+    pointers = builder.gep(builder.inttoptr(base, _F32.as_pointer()), [offsets], source_etype=_F32)
+    # llvmlite overlooks that a vector of indices gives a vector of pointers.
+    pointers.type = ir.VectorType(pointers.type, LANES)
+    signature = ir.FunctionType(_VECTOR, [pointers.type, _I32, mask.type, _VECTOR])
+    gather = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.gather.v{LANES}f32.v{LANES}p0")
+    return builder.call(gather, (pointers, _I32(4), mask, ir.Constant(_VECTOR, [0] * LANES)))
+
+
+def _masked_store(builder: Any, value: Any, pointer: Any, mask: Any) -> None:
+    signature = ir.FunctionType(ir.VoidType(), [_VECTOR, pointer.type, _I32, mask.type])
+    store = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.store.v{LANES}f32.p0")
+    builder.call(store, (value, pointer, _I32(4), mask))
+
+
+def _first_lanes(builder: Any, count: Any) -> Any:
+    """The mask of lanes 0 … count - 1."""
+    lanes = ir.Constant(ir.VectorType(_I32, LANES), list(range(LANES)))
+    return builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _I32)))
+
+
+def _transposed(builder: Any, vectors: list[Any]) -> list[Any]:
+    """16 vectors to their transpose: four rounds of the perfect shuffle."""
+    half = LANES // 2
+    pairs = [lane for i in range(LANES) for lane in (i, i + LANES)]
+    low, high = (ir.Constant(ir.VectorType(_I32, LANES), lanes) for lanes in (pairs[:LANES], pairs[LANES:]))
+    for _ in range(LANES.bit_length() - 1):
+        vectors = [
+            builder.shuffle_vector(a, b, mask)
+            for a, b in zip(vectors[:half], vectors[half:], strict=True)
+            for mask in (low, high)
+        ]
+    return vectors
+
+
+@intrinsic
+def transpose(
+    typingctx: Any,
+    source: Any,
+    source_step: Any,
+    rows: Any,
+    lanes: Any,
+    out: Any,
+    out_step: Any,
+    columns: Any,
+    width: Any,
+) -> Any:
+    """Up to 16 x 16 floats: ``rows`` vectors, ``lanes`` long and ``source_step`` bytes apart, become ``columns`` vectors.
+
+    These are ``out_step`` bytes apart and ``width`` long; what was not read counts as zero.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source_, source_step_, rows_, lanes_, out_, out_step_, columns_, width_ = args
+        vectors = []
+        for i in range(LANES):
+            wanted = builder.select(builder.icmp_signed(">", rows_, _I64(i)), lanes_, _I64(0))
+            address = builder.add(source_, builder.mul(source_step_, _I64(i)))
+            pointer = builder.inttoptr(address, _VECTOR.as_pointer())
+            vectors.append(_masked_load(builder, pointer, _first_lanes(builder, wanted), _VECTOR))
+        for i, vector in enumerate(_transposed(builder, vectors)):
+            wanted = builder.select(builder.icmp_signed(">", columns_, _I64(i)), width_, _I64(0))
+            address = builder.add(out_, builder.mul(out_step_, _I64(i)))
+            _masked_store(
+                builder, vector, builder.inttoptr(address, _VECTOR.as_pointer()), _first_lanes(builder, wanted)
+            )
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8), codegen
 
 
 @intrinsic
 def row_gather(typingctx: Any, x: Any, index: Any, values: Any, count: Any) -> Any:
-    """One unit for a single sample: ``Σ_k values[k] · x[index[k]]``, 16 weights at a time."""
+    """One unit for a single sample, one float per unit: ``Σ_k values[k] · x[index[k]]``, 16 weights at a time."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x_, index_, values_, count_ = args
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
         total = cgutils.alloca_once_value(builder, zero)
-        mask_type, index_type = ir.VectorType(ir.IntType(1), LANES), ir.VectorType(_I32, LANES)
-        lanes = ir.Constant(index_type, list(range(LANES)))
-        pointer = builder.inttoptr(x_, _F32.as_pointer())
+        indices = ir.VectorType(_I32, LANES)
+        shift = ir.Constant(indices, [VECTOR_BYTES.bit_length() - 1] * LANES)
 
         def step(k: Any, mask: Any) -> None:
-            address = builder.inttoptr(_offset(builder, index_, k, 4), index_type.as_pointer())
-            columns = _masked(builder, "load", address, mask, index_type)
-            address = builder.inttoptr(_offset(builder, values_, k, 4), _VECTOR.as_pointer())
-            weights = _masked(builder, "load", address, mask, _VECTOR)
-            pointers = builder.gep(pointer, [columns], source_etype=_F32)
-            # llvmlite overlooks that a vector of indices gives a vector of pointers.
-            pointers.type = ir.VectorType(pointer.type, LANES)
-            gathered = _masked(builder, "gather", pointers, mask, _VECTOR)
-            builder.store(_fma(builder, weights, gathered, builder.load(total)), total)
+            position = builder.inttoptr(_offset(builder, index_, k, 4), indices.as_pointer())
+            columns = builder.lshr(_masked_load(builder, position, mask, indices), shift)
+            weights = builder.inttoptr(_offset(builder, values_, k, 4), _VECTOR.as_pointer())
+            gathered = _masked_gather(builder, x_, columns, mask)
+            weighted = _fma(builder, _masked_load(builder, weights, mask, _VECTOR), gathered, builder.load(total))
+            builder.store(weighted, total)
 
         blocks = builder.lshr(count_, _I64(LANES.bit_length() - 1))
         with cgutils.for_range(builder, blocks) as block:
-            step(builder.mul(block.index, _I64(LANES)), ir.Constant(mask_type, [1] * LANES))
+            step(builder.mul(block.index, _I64(LANES)), ir.Constant(ir.VectorType(ir.IntType(1), LANES), [1] * LANES))
         done = builder.mul(blocks, _I64(LANES))
         with cgutils.if_likely(builder, builder.icmp_signed("<", done, count_)):
-            rest = builder.trunc(builder.sub(count_, done), _I32)
-            step(done, builder.icmp_signed("<", lanes, _splat(builder, rest)))
+            step(done, _first_lanes(builder, builder.sub(count_, done)))
         return builder.extract_element(_fold(builder, [builder.load(total)]), _I32(0))
 
     i64 = types.int64

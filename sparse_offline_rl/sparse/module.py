@@ -18,7 +18,7 @@ _MAX_INPUTS = 3  # matrices that the kernels concatenate themselves
 
 
 def set_threads(count: int) -> None:
-    """Threads that sparse networks use from now on (default 1). Results do not depend on it.
+    """Threads that sparse networks use from now on (default 1). Outputs do not depend on it; parameter gradients do in their last bits.
 
     Raises ValueError when ``count`` is not between 1 and the number of threads that Numba was started with.
     """
@@ -196,7 +196,7 @@ class _SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, engine: Any, threads: int, *inputs: Tensor) -> Tensor:
         out = values.new_empty(len(inputs[0]), engine.plan.out_features)
-        ctx.engine, ctx.threads = engine, threads
+        ctx.engine = engine
         ctx.widths = [x.shape[1] for x in inputs]
         ctx.workspace = engine.forward(values.data_ptr(), _spans(inputs), len(out), out.data_ptr(), threads, keep=True)
         ctx.save_for_backward(values)
@@ -224,9 +224,7 @@ class _SparseProduct(torch.autograd.Function):
         ]
         address = 0 if grad_values is None else grad_values.data_ptr()
         workspace, ctx.workspace = ctx.workspace, None
-        ctx.engine.backward(
-            values.data_ptr(), workspace, grad.data_ptr(), 4 * grad.stride(0), spans, address, ctx.threads
-        )
+        ctx.engine.backward(values.data_ptr(), workspace, grad.data_ptr(), 4 * grad.stride(0), spans, address)
         return grad_values, None, None, *grads
 
 

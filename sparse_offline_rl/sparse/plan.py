@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ from sparse_offline_rl.types import BoolArray
 
 IntArray = NDArray[np.int32]
 
-_CHUNKS = 32  # pieces of the weight gradient that threads share out
-_ROW_COST = 6  # what a row costs beside its weights, in weights
+_VECTOR_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -55,17 +53,18 @@ class LayerPlan:
 class LayerTables:
     """Index tables of a layer over its live units only, as the kernels walk them.
 
-    Units are stored sorted by their number of incoming weights, so that neighbouring loops have equal lengths and the
-    branch predictor is right; columns of the transpose are walked in an order (``column_unit``) chosen likewise.
+    Rows (and columns of the transpose) are walked in order of their number of weights, so that neighbouring loops have
+    equal lengths and the branch predictor is right. Indices are units times 64, the bytes of one vector per unit.
     """
 
+    row_unit: IntArray  # [rows] stored output unit
     first: IntArray  # [rows] position of the row's first value in the parameter vector
     row_start: IntArray  # [rows + 1] into row_index
-    row_index: IntArray  # stored input unit of each weight
+    row_index: IntArray  # stored input unit of each weight, times 64
     bias: IntArray  # [rows] position of the bias in the parameter vector
     column_unit: IntArray  # [columns] stored input unit
     column_start: IntArray  # [columns + 1] into the next two
-    column_index: IntArray  # stored output unit of each weight
+    column_index: IntArray  # stored output unit of each weight, times 64
     column_value: IntArray  # position of each weight in the parameter vector
 
 
@@ -125,21 +124,16 @@ class SparsePlan:
         return SparsePlan, (self.masks(),)
 
     def _build_tables(self) -> None:
-        features = self.layers[0].live_inputs
-        position = np.zeros(self.in_features, np.int32)
-        position[features] = np.arange(len(features))
-        tables, units = [], [len(features)]
+        position = np.arange(self.in_features, dtype=np.int32)  # every input is stored, read or not
+        tables, units = [], [self.in_features]
         for layer in self.layers:
-            table, position = _tables(layer, position)
-            tables.append(table)
-            units.append(len(table.first))
-        self.features = features
+            tables.append(_tables(layer, position, units[-1]))
+            units.append(len(layer.live_outputs))
+            position = _positions(layer)
         self.tables = tuple(tables)
         self.unit_offsets = tuple(int(n) for n in np.cumsum([0, *units]))
         self.unit_count = self.unit_offsets[-1]
-        self.output_units = _int32(position + self.unit_offsets[-2])
         self.dead = self._dead_parameters()
-        self.chunks = self._gradient_chunks()
 
     def _dead_parameters(self) -> IntArray:
         alive = np.zeros(self.parameter_count, bool)
@@ -149,17 +143,6 @@ class SparsePlan:
             for row in layer.live_outputs:
                 alive[layer.values.start + layer.start[row] : layer.values.start + layer.start[row + 1]] = True
         return np.flatnonzero(~alive).astype(np.int32)
-
-    def _gradient_chunks(self) -> NDArray[np.int64]:
-        """``[chunks, 3]``: (layer, first row, end row) of about equal cost."""
-        costs = [np.diff(table.row_start) + _ROW_COST for table in self.tables]
-        share = max(1, -(-sum(int(cost.sum()) for cost in costs) // _CHUNKS))
-        chunks = []
-        for layer, cost in enumerate(costs):
-            piece = (np.cumsum(cost) - cost) // share
-            edges = [*np.flatnonzero(np.diff(piece, prepend=-1)), len(cost)]
-            chunks += [(layer, begin, end) for begin, end in pairwise(edges)]
-        return np.array(chunks, np.int64).reshape(-1, 3)
 
 
 def _check(masks: Sequence[BoolArray]) -> None:
@@ -199,32 +182,36 @@ def _layer(mask: BoolArray, offset: int, live_inputs: IntArray, live_outputs: In
     )
 
 
-def _tables(layer: LayerPlan, in_position: IntArray) -> tuple[LayerTables, IntArray]:
-    """The kernels' tables, and the stored position of each output unit ``[out]``."""
+def _positions(layer: LayerPlan) -> IntArray:
+    """Where each output unit is stored among the live ones, -1 for a dead one: ``[out]``."""
+    position = np.full(layer.out_features, -1, np.int32)
+    position[layer.live_outputs] = np.arange(len(layer.live_outputs))
+    return position
+
+
+def _tables(layer: LayerPlan, in_position: IntArray, in_units: int) -> LayerTables:
     lengths = np.diff(layer.start)
-    stored = layer.live_outputs[np.argsort(lengths[layer.live_outputs], kind="stable")]
-    out_position = np.full(layer.out_features, -1, np.int32)
-    out_position[stored] = np.arange(len(stored))
-    rows = out_position[layer.rows()]
-    alive = np.flatnonzero(rows >= 0)
-    rows, inputs = rows[alive], in_position[layer.columns[alive]]
-    value = layer.values.start + alive
-    by_row = np.argsort(rows, kind="stable")
-    counts = np.bincount(inputs, minlength=len(layer.live_inputs))
+    out_position = _positions(layer)
+    walked = layer.live_outputs[np.argsort(lengths[layer.live_outputs], kind="stable")]
+    rank = np.empty(layer.out_features, np.int32)
+    rank[walked] = np.arange(len(walked))
+    alive = np.flatnonzero(out_position[layer.rows()] >= 0)
+    rows, inputs = layer.rows()[alive], in_position[layer.columns[alive]]
+    by_row = np.argsort(rank[rows], kind="stable")
+    counts = np.bincount(inputs, minlength=in_units)
     column_unit = np.argsort(counts, kind="stable")
-    rank = np.argsort(column_unit, kind="stable")
-    by_column = np.lexsort((rows, rank[inputs]))
-    table = LayerTables(
-        first=_int32(layer.values.start + layer.start[stored]),
-        row_start=_starts(lengths[stored]),
-        row_index=_int32(inputs[by_row]),
-        bias=_int32(layer.bias.start + stored),
+    by_column = np.lexsort((rows, np.argsort(column_unit, kind="stable")[inputs]))
+    return LayerTables(
+        row_unit=_int32(out_position[walked]),
+        first=_int32(layer.values.start + layer.start[walked]),
+        row_start=_starts(lengths[walked]),
+        row_index=_int32(_VECTOR_BYTES * inputs[by_row]),
+        bias=_int32(layer.bias.start + walked),
         column_unit=_int32(column_unit),
         column_start=_starts(counts[column_unit]),
-        column_index=_int32(rows[by_column]),
-        column_value=_int32(value[by_column]),
+        column_index=_int32(_VECTOR_BYTES * out_position[rows[by_column]]),
+        column_value=_int32(layer.values.start + alive[by_column]),
     )
-    return table, out_position
 
 
 def _starts(lengths: NDArray[Any]) -> IntArray:
