@@ -9,11 +9,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_offline_rl.datasets.transitions import Transitions
+from sparse_offline_rl.datasets.transitions import Transitions, check_finite
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.types import BoolArray, FloatArray
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
+_VECTORS = ("observations", "actions", "next_observations")
 _OPTIONAL = ("timeouts", "next_observations")
 
 
@@ -37,9 +38,13 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None) -> tuple[Transiti
         truncated = arrays["timeouts"].reshape(count).astype(np.bool_)
     else:
         truncated = _time_limits(terminated, max_episode_steps)
-    observations = arrays["observations"].astype(np.float32, copy=False)
+    rewards = arrays["rewards"].reshape(count).astype(np.float32, copy=False)
+    floats = {name: arrays[name].astype(np.float32, copy=False) for name in _VECTORS if name in arrays}
+    for name, values in {**floats, "rewards": rewards}.items():
+        check_finite(name, values, str(path))  # here, where the rows are those of the file
+    observations = floats["observations"]
     if "next_observations" in arrays:
-        successors, keep = arrays["next_observations"].astype(np.float32, copy=False), np.ones(count, np.bool_)
+        successors, keep = floats["next_observations"], np.ones(count, np.bool_)
     else:
         successors, keep = _successors(observations, terminated, truncated)
     if not keep.any():
@@ -48,8 +53,8 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None) -> tuple[Transiti
         )
     transitions = Transitions(
         observations=observations[keep],
-        actions=arrays["actions"].astype(np.float32, copy=False)[keep],
-        rewards=arrays["rewards"].reshape(count).astype(np.float32, copy=False)[keep],
+        actions=floats["actions"][keep],
+        rewards=rewards[keep],
         next_observations=successors[keep],
         terminated=terminated[keep],
         truncated=truncated[keep],
@@ -78,7 +83,7 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], path: Path) -> int:
     if not count:
         raise UserError(f"{path} is empty: its array 'observations' has no rows.")
     for name, values in arrays.items():
-        vector = name in ("observations", "actions", "next_observations")
+        vector = name in _VECTORS
         if values.ndim == 0 or len(values) != count:
             raise UserError(
                 f"{path} is damaged: 'observations' has {count} rows, but {name!r} has shape {values.shape}."

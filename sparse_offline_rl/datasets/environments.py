@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import difflib
 import functools
+import importlib
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.types import Spaces
@@ -18,7 +21,7 @@ from sparse_offline_rl.types import Spaces
 Env = gymnasium.Env[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class BundledEnv:
     """An environment for which expert policies ship with the package; scores as D4RL (Fu et al. 2020) defines them."""
 
@@ -40,14 +43,39 @@ def make_env(env_id: str, **kwargs: Any) -> Env:
     try:
         return gymnasium.make(env_id, **kwargs)
     except ModuleNotFoundError as error:
+        module = error.name or env_id.partition(":")[0]  # gymnasium's own error for module:Name has no name
         raise UserError(
-            f"The environment {env_id} needs the module {error.name!r}, which cannot be imported: install it."
+            f"The environment {env_id} needs the module {module!r}, which cannot be imported: install it."
         ) from None
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise UserError(f"The environment {env_id} is not registered{_closest(env_id)}") from error
     except (gymnasium.error.Error, TypeError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(f"The environment {env_id} cannot be made: {reason}.") from error
+
+
+def portable_spec(spec: EnvSpec) -> EnvSpec:
+    """``spec`` as it can be stored: an entry point that is a class becomes its name. Raises :class:`UserError` for others."""
+    entry = spec.entry_point
+    if entry is None or isinstance(entry, str):
+        return spec
+    if not isinstance(entry, type) or "<" in entry.__qualname__:
+        raise UserError(
+            f"The environment {spec.id} was registered with a function, which cannot be stored with a dataset: "
+            'register it with a string, entry_point="module:Class".'
+        )
+    return dataclasses.replace(spec, entry_point=f"{entry.__module__}:{entry.__qualname__}")
+
+
+def id_of_spec(spec: EnvSpec) -> str:
+    """What ``gymnasium.make`` needs in a process of its own: ``module:Name-v0`` where gymnasium alone does not know it."""
+    module = spec.entry_point.partition(":")[0] if isinstance(spec.entry_point, str) else ""
+    if not module or module.split(".")[0] == "gymnasium":
+        return spec.id
+    with contextlib.suppress(ImportError):
+        importlib.import_module(module)
+        return f"{module}:{spec.id}" if spec.id in gymnasium.registry else spec.id
+    return spec.id
 
 
 def spaces_of(env: Env, env_id: str) -> Spaces:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from sparse_offline_rl.errors import UserError
@@ -37,9 +39,12 @@ class StochasticPolicy:
         if not path.is_file():
             raise UserError(f"There is no policy file {path}: give the path of a policy in the .npz format.")
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file:
+                archive = np.load(file, allow_pickle=False)
+                if not isinstance(archive, NpzFile):
+                    raise ValueError("it holds a single array")
                 arrays = {name: archive[name].astype(np.float32) for name in archive.files}
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not a policy in the .npz format, or is damaged ({error}).") from None
         return StochasticPolicy.from_arrays(arrays, str(path))
 
@@ -51,6 +56,9 @@ class StochasticPolicy:
         if missing:
             raise UserError(f"{source} is not a policy: it lacks the array {missing[0]}.")
         weights = {name: arrays[name] for name in names}
+        for name, values in weights.items():
+            if not np.isfinite(values).all():
+                raise UserError(f"{source} is not a policy: {name} holds NaN or infinity.")
         _check_shapes(weights, source)
         ones = np.ones_like(weights["mean_bias"])
         low, high = arrays.get("action_low", -ones), arrays.get("action_high", ones)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparse_offline_rl.config import DatasetConfig, EnvConfig
 from sparse_offline_rl.datasets.d4rl import read_d4rl
-from sparse_offline_rl.datasets.environments import BUNDLED_ENVS, make_env, spaces_of
+from sparse_offline_rl.datasets.environments import BUNDLED_ENVS, id_of_spec, make_env, spaces_of
 from sparse_offline_rl.datasets.generate import bundled_recipe, generate
 from sparse_offline_rl.datasets.minari_source import MinariData, read_minari
 from sparse_offline_rl.datasets.transitions import Transitions
@@ -80,7 +80,7 @@ def _environment_of(data: MinariData, dataset_id: str, env: EnvConfig) -> tuple[
         )
     spec = data.env_spec
     limit = {} if spec.max_episode_steps is None else {"max_episode_steps": spec.max_episode_steps}
-    return spec.id, {**limit, **spec.kwargs}
+    return id_of_spec(spec), {**limit, **spec.kwargs}
 
 
 def _load_d4rl(dataset: DatasetConfig, env: EnvConfig) -> LoadedDataset:

@@ -59,10 +59,12 @@ def read_minari(dataset_id: str, limit: int) -> MinariData:
         raise UserError(
             f"{owner} is damaged: {file} cannot be read ({error}); delete the folder and get it again."
         ) from error
-    metadata = dataset.storage.metadata
-    return MinariData(
-        from_episodes(*flat).head(limit), dataset.env_spec, metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    )
+    try:
+        transitions = from_episodes(*flat)
+    except UserError as error:
+        raise UserError(f"{owner} cannot be used. {error}") from None
+    scores = (dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score"))
+    return MinariData(transitions.head(limit), dataset.env_spec, *scores)
 
 
 def _read_file(

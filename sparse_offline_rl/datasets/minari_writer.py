@@ -25,6 +25,7 @@ from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage import get_dataset_path
 from numpy.typing import NDArray
 
+from sparse_offline_rl.datasets.environments import portable_spec
 from sparse_offline_rl.datasets.rollouts import Episode
 from sparse_offline_rl.errors import UserError
 
@@ -42,7 +43,8 @@ class EpisodeWriter:
         assert isinstance(space, gymnasium.spaces.Box)
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
         observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
-        self.storage = MinariStorage.new(data, observation_space, env.action_space, env.spec, jpeg_encoding=False)
+        spec = portable_spec(env.spec) if env.spec else None
+        self.storage = MinariStorage.new(data, observation_space, env.action_space, spec, jpeg_encoding=False)
         # In memory until it is complete: where a disk is full, HDF5 fails with pages of errors or crashes the process.
         self.file = h5py.File(
             MAIN_FILE, "w", driver="core", backing_store=False, block_size=_MEMORY_STEP, track_order=True

@@ -35,7 +35,7 @@ class Transitions:
         if not len(self):
             raise UserError("The dataset holds no transitions: choose one with at least one episode of one step.")
         for name in ("observations", "actions", "rewards", "next_observations"):
-            _check_finite(name, getattr(self, name))
+            check_finite(name, getattr(self, name), "The dataset")
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -85,12 +85,13 @@ def from_episodes(
     )
 
 
-def _check_finite(name: str, values: FloatArray) -> None:
+def check_finite(name: str, values: FloatArray, owner: str) -> None:
+    """Raise :class:`UserError` naming ``owner``, the array and its first bad row unless all ``values [N, …]`` are finite."""
     finite = np.isfinite(values)
     if not finite.all():
         bad = ~finite.reshape(len(values), -1).all(axis=1)
         row = int(np.argmax(bad))
         raise UserError(
-            f"The dataset's {name} hold NaN, infinity or a value beyond float32 in {int(bad.sum())} rows, "
+            f"{owner} has NaN, infinity or a value beyond float32 in {int(bad.sum())} rows of its {name}, "
             f"the first of them row {row}: remove or mend those rows."
         )
