@@ -161,6 +161,16 @@ class PolicyContent:
         return len(self.action_low)
 
     @property
+    def action_scale(self) -> FloatArray:
+        """Half the width of the action range, ``[A]``."""
+        return ((self.action_high - self.action_low) / 2).astype(np.float32)
+
+    @property
+    def action_center(self) -> FloatArray:
+        """The middle of the action range, ``[A]``."""
+        return ((self.action_high + self.action_low) / 2).astype(np.float32)
+
+    @property
     def rows(self) -> int:
         """Latents drawn for one observation: the candidates of BCQ, 1 for BC."""
         return self.candidates if self.kind == "bcq" else 1

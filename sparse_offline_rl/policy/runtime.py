@@ -67,8 +67,7 @@ class Policy:
             self._actor = make_runner(content.networks["actor"])
             self._critic = make_runner(content.networks["critic1"])
         self._low, self._high = content.action_low, content.action_high
-        self._scale = (self._high - self._low) / 2
-        self._center = (self._high + self._low) / 2
+        self._scale, self._center = content.action_scale, content.action_center
         self._change = np.float32(content.perturbation) * self._scale
         self._shape = (content.observation_dim,)
         self._spaces: dict[int, _Space] = {}

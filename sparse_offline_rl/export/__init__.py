@@ -1,0 +1,1 @@
+"""Policies for other runtimes: ONNX, C99, safetensors."""

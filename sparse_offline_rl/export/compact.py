@@ -1,0 +1,46 @@
+"""Exact compaction: the same function with fewer units, for runtimes that know dense layers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.policy.content import PolicyNetwork
+from sparse_offline_rl.types import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class DenseLayer:
+    """``y = weight @ x + bias``."""
+
+    weight: FloatArray  # [out, in]
+    bias: FloatArray  # [out]
+
+
+def compact(network: PolicyNetwork) -> tuple[DenseLayer, ...]:
+    """Layers of the same function as ``network``; ReLU after each but the last, where the heads are stacked.
+
+    Units that read nothing are constants ``relu(bias)`` and move into the next bias, which changes results by rounding only;
+    units that nobody reads are dropped. Inputs all stay. If nothing of the input reaches the output one layer is left. Raises
+    UserError for a value that is not finite.
+    """
+    if not all(np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all() for layer in network.layers):
+        raise UserError(
+            f"network {network.name} has weights that are not finite, its training diverged: it cannot be exported."
+        )
+    weights = [*(layer.weight for layer in network.hidden), np.concatenate([head.weight for head in network.heads])]
+    biases = [*(layer.bias for layer in network.hidden), np.concatenate([head.bias for head in network.heads])]
+    last = len(weights) - 1
+    for i in range(last):  # from input to output: a fold can leave units of the next layer with nothing to read
+        reads = (weights[i] != 0).any(1)
+        constants = np.maximum(biases[i][~reads], 0).astype(np.float64)
+        biases[i + 1] = (biases[i + 1] + weights[i + 1][:, ~reads].astype(np.float64) @ constants).astype(np.float32)
+        weights[i], biases[i], weights[i + 1] = weights[i][reads], biases[i][reads], weights[i + 1][:, reads]
+    for i in reversed(range(last)):  # from output to input: a drop can leave units before it unread
+        read = (weights[i + 1] != 0).any(0)
+        weights[i], biases[i], weights[i + 1] = weights[i][read], biases[i][read], weights[i + 1][:, read]
+    if any(len(bias) == 0 for bias in biases[:last]):
+        return (DenseLayer(np.zeros((network.out_features, network.in_features), np.float32), biases[last]),)
+    return tuple(DenseLayer(weight, bias) for weight, bias in zip(weights, biases, strict=True))

@@ -1,0 +1,40 @@
+"""Policies as dense float32 tensors in a safetensors file, for whoever wants plain matrices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from sparse_offline_rl.files import replacing
+from sparse_offline_rl.policy.content import PolicyContent
+
+
+def export_dense(content: PolicyContent, path: Path) -> list[Path]:
+    """Write ``network/layer/weight`` ``[out, in]``, ``network/layer/bias`` and the four vectors; pruned weights are 0.
+
+    The metadata entry ``policy`` is JSON with the settings of acting and the layers of each network in order. Raises UserError
+    if the disk refuses.
+    """
+    tensors = {
+        name: getattr(content, name) for name in ("observation_mean", "observation_std", "action_low", "action_high")
+    }
+    for network in content.networks.values():
+        for layer in network.layers:
+            tensors[f"{network.name}/{layer.name}/weight"] = np.ascontiguousarray(layer.weight)
+            tensors[f"{network.name}/{layer.name}/bias"] = np.ascontiguousarray(layer.bias)
+    names = ("kind", "env_id", "latent_dim", "latent_clip", "candidates", "perturbation")
+    settings = {name: getattr(content, name) for name in names}
+    settings["metadata"] = dict(content.metadata)
+    settings["networks"] = {
+        network.name: {
+            "hidden": [layer.name for layer in network.hidden],
+            "heads": [layer.name for layer in network.heads],
+        }
+        for network in content.networks.values()
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"policy": json.dumps(settings)})
+    return [path]
