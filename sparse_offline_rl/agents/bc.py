@@ -18,5 +18,5 @@ class BC(BCQ):
     @torch.no_grad()
     def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
         """One decoded sample, no Q and no perturbation; normalised ``[n, S]`` to ``[n, A]``."""
-        noise = self._clipped_noise(len(observations), generator, self.config.acting_latent_clip)
+        noise = self._acting_noise(len(observations), generator)
         return self.networks.vae.decode(observations, noise)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from sparse_offline_rl.agents.learner import Learner, frozen, polyak_average
+from sparse_offline_rl.agents.learner import Learner, PolyakAverage, frozen
 from sparse_offline_rl.config import AgentConfig
 from sparse_offline_rl.networks.factory import Networks
 from sparse_offline_rl.types import Batch, Objective, Spaces
@@ -33,6 +33,7 @@ class BCQ:
         # Before training the targets are the networks themselves: a copy would be equal (Algorithm 1 copies after masking).
         self.actor_target, self.critic_target = self.networks.actor, self.networks.critic
         self.learners: dict[str, Learner] = {}
+        self.average = PolyakAverage((), (), config.polyak)
 
     def begin_training(self) -> None:
         """Copy the targets and create the optimisers; call after pruning and after the engine took the networks."""
@@ -45,6 +46,8 @@ class BCQ:
             "critic": Learner(nets.critic, config.critic_lr, config.weight_decay),
             "actor": Learner(nets.actor, config.actor_lr, config.weight_decay),
         }
+        targets = (self.critic_target, self.actor_target)
+        self.average = PolyakAverage(targets, (nets.critic, nets.actor), config.polyak)
 
     def target_mlps(self) -> dict[str, nn.Module]:
         """The target networks, by the names that :meth:`Networks.mlps` gives the online ones."""
@@ -53,24 +56,23 @@ class BCQ:
 
     def update(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """One training step on B transitions; reads as the stages of the paper's Algorithm 1."""
-        nets, learn = self.networks, self.learners
-        candidates = len(batch.rewards) * self.config.target_candidates
+        learn, rows = self.learners, len(batch.rewards)
+        vae_noise, target_noise, actor_noise = self._draw_noise(rows, generator)
 
         # VAE: imitate the dataset's actions.
-        vae_loss, vae_metrics = self.vae_loss(batch, self._noise(len(batch.rewards), generator))
+        vae_loss, vae_metrics = self.vae_loss(batch, vae_noise)
         learn["vae"].step(vae_loss)
 
         # Critic: regress both Q values on the soft-clipped target.
-        critic_loss, critic_metrics = self.critic_loss(batch, self._clipped_noise(candidates, generator))
+        critic_loss, critic_metrics = self.critic_loss(batch, target_noise)
         learn["critic"].step(critic_loss)
 
         # Actor: perturb the VAE's actions towards higher Q.
-        actor_loss = self.actor_loss(batch, self._clipped_noise(len(batch.rewards), generator))
+        actor_loss = self.actor_loss(batch, actor_noise)
         learn["actor"].step(actor_loss)
 
         # Targets: Polyak averaging.
-        polyak_average(self.critic_target, nets.critic, self.config.polyak)
-        polyak_average(self.actor_target, nets.actor, self.config.polyak)
+        self.average.step()
 
         losses = {"loss/vae": vae_loss, "loss/critic": critic_loss, "loss/actor": actor_loss}
         return {name: value.detach() for name, value in {**losses, **vae_metrics, **critic_metrics}.items()}
@@ -81,7 +83,7 @@ class BCQ:
         mean, log_std = vae.encode(batch.observations, batch.actions)
         std = log_std.exp()
         reconstruction = mse_loss(vae.decode(batch.observations, torch.addcmul(mean, std, noise)), batch.actions)
-        kl = -0.5 * (1 + 2 * log_std - mean.square() - std.square()).mean()
+        kl = 0.5 * (mean.square() + std.square() - 2 * log_std).mean() - 0.5
         return reconstruction + self.config.kl_weight * kl, {"vae/reconstruction": reconstruction, "vae/kl": kl}
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Metrics]:
@@ -120,7 +122,7 @@ class BCQ:
         """Best of ``acting_candidates`` perturbed VAE samples by Q1; normalised ``[n, S]`` to ``[n, A]``."""
         nets, count = self.networks, self.config.acting_candidates
         repeated = observations.repeat_interleave(count, 0)
-        noise = self._clipped_noise(len(repeated), generator, self.config.acting_latent_clip)
+        noise = self._acting_noise(len(repeated), generator)
         decoded = nets.vae.decode(repeated, noise)
         actions: Tensor = nets.actor(repeated, decoded)
         best = nets.critic.q1(repeated, actions).view(-1, count).argmax(1)
@@ -128,10 +130,8 @@ class BCQ:
 
     def objectives(self, batch: Batch, generator: torch.Generator) -> dict[str, Objective]:
         """One objective per network to prune, each its own loss on ``batch`` with its noise frozen (Algorithm 1)."""
-        rows = len(batch.rewards)
-        vae_noise = self._noise(rows, generator)
-        actor_noise = self._clipped_noise(rows, generator)
-        target = self.target(batch, self._clipped_noise(rows * self.config.target_candidates, generator))
+        vae_noise, target_noise, actor_noise = self._draw_noise(len(batch.rewards), generator)
+        target = self.target(batch, target_noise)
         critic = self.networks.critic
 
         def q_loss(q: nn.Module) -> Tensor:
@@ -160,9 +160,15 @@ class BCQ:
             for name, layer in first.layers().items():
                 second.layers()[name].set_mask(layer.mask)
 
-    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(rows, self.networks.vae.latent_dim, generator=generator, device=self.device)
+    def _draw_noise(self, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latent noise for one update on ``rows`` transitions: VAE (not clipped), critic target and actor (clipped)."""
+        sizes = (rows, rows * self.config.target_candidates, rows)
+        noise = torch.randn(sum(sizes), self.networks.vae.latent_dim, generator=generator, device=self.device)
+        noise[rows:].clamp_(-self.config.latent_clip, self.config.latent_clip)
+        vae, target, actor = noise.split(sizes)
+        return vae, target, actor
 
-    def _clipped_noise(self, rows: int, generator: torch.Generator, limit: float | None = None) -> Tensor:
-        limit = self.config.latent_clip if limit is None else limit
-        return self._noise(rows, generator).clamp_(-limit, limit)
+    def _acting_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        limit = self.config.acting_latent_clip
+        noise = torch.randn(rows, self.networks.vae.latent_dim, generator=generator, device=self.device)
+        return noise.clamp_(-limit, limit)

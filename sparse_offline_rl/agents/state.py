@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_offline_rl.agents.bcq import BCQ
+from sparse_offline_rl.agents.learner import Learner
 
 
 @runtime_checkable
@@ -25,13 +26,11 @@ class Packable(Protocol):
 def agent_tensors(agent: BCQ) -> dict[str, Tensor]:
     """Online values, Adam moments and targets, one vector each a network: ``online/actor``, ``exp_avg/actor``, …"""
     tensors = {}
-    moments = _moments(agent)
     for name, mlp in agent.networks.mlps().items():
-        parameters = list(mlp.parameters())
-        tensors[f"online/{name}"] = _pack(mlp, [p.detach() for p in parameters])
-        for key in ("exp_avg", "exp_avg_sq"):
-            values = [moments[p][key] if p in moments else torch.zeros_like(p) for p in parameters]
-            tensors[f"{key}/{name}"] = _pack(mlp, values)
+        learner, span = _place(agent, mlp)
+        tensors[f"online/{name}"] = _pack(mlp, [p.detach() for p in learner.parameters[span]])
+        tensors[f"exp_avg/{name}"] = _pack(mlp, learner.exp_avg[span])
+        tensors[f"exp_avg_sq/{name}"] = _pack(mlp, learner.exp_avg_sq[span])
     for name, mlp in agent.target_mlps().items():
         tensors[f"target/{name}"] = _pack(mlp, [p.detach() for p in mlp.parameters()])
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -40,26 +39,27 @@ def agent_tensors(agent: BCQ) -> dict[str, Tensor]:
 @torch.no_grad()
 def load_agent_tensors(agent: BCQ, tensors: Mapping[str, Tensor], steps: int) -> None:
     """Restore what :func:`agent_tensors` gave, after ``steps`` optimiser steps; masks must be in place already."""
-    learner_of = {p: learner for learner in agent.learners.values() for p in learner.parameters}
     for name, mlp in agent.networks.mlps().items():
-        moments = {key: _unpack(mlp, tensors[f"{key}/{name}"]) for key in ("exp_avg", "exp_avg_sq")}
-        for i, (parameter, value) in enumerate(
-            zip(mlp.parameters(), _unpack(mlp, tensors[f"online/{name}"]), strict=True)
-        ):
-            parameter.copy_(value)
-            if steps:
-                learner_of[parameter].optimizer.state[parameter] = {
-                    "step": torch.tensor(float(steps), device=parameter.device),
-                    "exp_avg": moments["exp_avg"][i].to(parameter.device),
-                    "exp_avg_sq": moments["exp_avg_sq"][i].to(parameter.device),
-                }
+        learner, span = _place(agent, mlp)
+        places: dict[str, list[Tensor]] = {"online": learner.parameters, "exp_avg": learner.exp_avg, "exp_avg_sq": learner.exp_avg_sq}
+        for kind, place in places.items():
+            for tensor, value in zip(place[span], _unpack(mlp, tensors[f"{kind}/{name}"]), strict=True):
+                tensor.copy_(value)
+        for step in learner.steps:
+            step.fill_(steps)
     for name, mlp in agent.target_mlps().items():
         for parameter, value in zip(mlp.parameters(), _unpack(mlp, tensors[f"target/{name}"]), strict=True):
             parameter.copy_(value)
 
 
-def _moments(agent: BCQ) -> dict[Tensor, dict[str, Tensor]]:
-    return {p: state for learner in agent.learners.values() for p, state in learner.optimizer.state.items()}
+def _place(agent: BCQ, mlp: nn.Module) -> tuple[Learner, slice]:
+    """The learner that trains ``mlp``, and where the network's parameters stand in its lists."""
+    first, count = next(mlp.parameters()), len(list(mlp.parameters()))
+    for learner in agent.learners.values():
+        for start, parameter in enumerate(learner.parameters):
+            if parameter is first:
+                return learner, slice(start, start + count)
+    raise KeyError("no learner trains this network")
 
 
 def _pack(mlp: nn.Module, tensors: Sequence[Tensor]) -> Tensor:

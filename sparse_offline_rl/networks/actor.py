@@ -15,6 +15,8 @@ from sparse_offline_rl.types import Spaces
 class PerturbationActor(nn.Module):
     """ξ(s, a): changes an action by at most ``perturbation`` of its range (Fujimoto et al. 2019, equation 4)."""
 
+    limit: Tensor  # largest change of an action, [A]
+
     def __init__(
         self, spaces: Spaces, hidden: Sequence[int], perturbation: float, generator: torch.Generator | None = None
     ) -> None:
@@ -22,9 +24,9 @@ class PerturbationActor(nn.Module):
         width = spaces.observation_dim + spaces.action_dim
         self.net: nn.Module = MLP(width, hidden, {"out": spaces.action_dim}, generator)
         self.bounds = ActionBounds(spaces)
-        self.perturbation = perturbation
+        self.register_buffer("limit", perturbation * self.bounds.scale, persistent=False)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """``[B, S]`` and ``[B, A]`` to perturbed actions ``[B, A]`` inside the bounds."""
-        change = self.perturbation * self.bounds.scale * torch.tanh(self.net(observations, actions))
-        return self.bounds.clamp(actions + change)
+        change = torch.tanh(self.net(observations, actions))
+        return self.bounds.clamp(torch.addcmul(actions, self.limit, change))
