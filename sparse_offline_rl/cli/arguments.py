@@ -62,7 +62,7 @@ def _sentence(model: type[Options], error: ValidationError) -> str:
     key = str(first["loc"][0])
     if first["type"] == "missing":
         field = model.model_fields[_keys(model)[key]]
-        return f"{key} is missing: give {key}=…, {field.description}."
+        return f"{key} is missing: give {key}=… ({field.description})."
     message = first["msg"].removeprefix("Value error, ")
     return f"{key}={first['input']} cannot be used: {message[0].lower()}{message[1:]}."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sparse_offline_rl.datasets.environments import BUNDLED_ENVS, make_env, spac
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.rollouts import evaluate
 from sparse_offline_rl.evaluation.scores import normalized_score
-from sparse_offline_rl.evaluation.video import check_video_path, record_episode
+from sparse_offline_rl.evaluation.video import check_opengl, check_video_path, record_episode
 from sparse_offline_rl.files import write_json
 from sparse_offline_rl.policy.runtime import Policy, load_policy
 from sparse_offline_rl.types import FloatArray
@@ -38,10 +38,10 @@ class EvaluateOptions(Options):
     out: Path | None = Field(None, description="write the result to this JSON file")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/evaluate.py`` and ``sparse-offline-rl-evaluate``."""
     with user_errors():
-        options = parse_options(EvaluateOptions, sys.argv[1:])
+        options = parse_options(EvaluateOptions, sys.argv[1:] if arguments is None else arguments)
         result = evaluate_run(options)
         _show(result)
         if options.out is not None:
@@ -78,6 +78,7 @@ def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
 
 def _open(options: EvaluateOptions) -> tuple[Policy, str]:
     """The policy, and the id of an environment that it fits."""
+    check_opengl()
     policy = load_policy(options.run_dir)
     content = policy.content
     env_id = options.env_id or content.env_id
@@ -133,7 +134,8 @@ def _statistics(returns: NDArray[np.float64]) -> dict[str, Any]:
 
 def _show(result: Mapping[str, Any]) -> None:
     score = result["normalized_score"]
-    print(f"{result['env']}, {result['episodes']} episodes from seed {result['seed']}")
+    last = result["seed"] + result["episodes"] - 1
+    print(f"{result['env']}, episodes of seeds {result['seed']} to {last}")
     print(f"  return        {result['return_mean']:.1f} ± {result['return_std']:.1f}")
     print(
         f"  median        {result['return_median']:.1f}, from {result['return_min']:.1f} to {result['return_max']:.1f}"

@@ -1,1 +1,1 @@
-
+"""Figures and tables made from run folders alone."""

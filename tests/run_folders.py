@@ -1,0 +1,81 @@
+"""Run folders written by hand, for the tests of the reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+_SIZES = {"actor": (17 + 6, 400, 300, 6), "critic1": (23, 400, 300, 1), "critic2": (23, 400, 300, 1)}
+_SIZES |= {"encoder": (23, 750, 750, 12), "decoder": (29, 750, 750, 6)}
+_EXPERTS = {"hopper": ("Hopper-v5", 3234.3), "halfcheetah": ("HalfCheetah-v5", 12135.0)}
+
+
+def layers(sparsity: float, last_head_empty: bool = False) -> list[dict[str, object]]:
+    """What ``summary.json`` says of the layers, hidden ones pruned more than the others."""
+    found: list[dict[str, object]] = []
+    for network, sizes in _SIZES.items():
+        shapes = [(f"hidden{i}", sizes[i] * sizes[i + 1]) for i in range(2)]
+        heads = ["mean", "log_std"] if network == "encoder" else ["out"]
+        shapes += [(name, sizes[2] * sizes[3] // len(heads)) for name in heads]
+        for name, total in shapes:
+            density = 1 - sparsity if name == "hidden1" else min(1, 6 * (1 - sparsity))
+            kept = 0 if last_head_empty and name == "mean" else round(density * total)
+            found.append({"name": f"{network}.{name}", "kept": kept, "total": total})
+    return found
+
+
+def config(env: str, agent: str, prune: str, sparsity: float, seed: int, **extra: object) -> dict[str, object]:
+    """The keys of ``config.yaml`` that reports read, and ``extra`` ones of the prune section."""
+    env_id, expert = _EXPERTS[env]
+    hidden = {"actor_hidden": [400, 300], "critic_hidden": [400, 300], "vae_hidden": [750, 750]}
+    return {
+        "agent": {"name": agent, **hidden},
+        "prune": {"name": prune, "scope": "network", **extra},
+        "env": {"name": env, "id": env_id, "reference_max_score": expert},
+        "dataset": {"name": "expert", "id": None, "path": None},
+        "sparsity": sparsity,
+        "seed": seed,
+        "updates": 1000,
+        "threads": seed + 1,
+    }
+
+
+def write_run(
+    folder: Path,
+    env: str = "hopper",
+    agent: str = "bcq",
+    prune: str = "snip",
+    sparsity: float = 0.95,
+    seed: int = 0,
+    returns: tuple[float, ...] = (100.0, 200.0, 300.0),
+    finished: bool = True,
+    collapsed: bool = False,
+    **extra: object,
+) -> Path:
+    """A run folder with an evaluation every 10 updates; the last is the final one if ``finished``."""
+    folder.mkdir(parents=True)
+    values = config(env, agent, prune, sparsity, seed, **extra)
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    rows = ["update,loss/vae,eval/return_mean,eval/return_std,eval/normalized_score"]
+    for i, value in enumerate(returns):
+        rows += [f"{10 * i + 5},0.5,,,", f"{10 * i + 10},0.5,{value},1.0,{value / 100}"]
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+    if finished:
+        found = layers(sparsity, collapsed)
+        summary = {
+            "env": _EXPERTS[env][0],
+            "return_mean": returns[-1],
+            "normalized_score": returns[-1] / 100,
+            "nonzero_weights": sum(layer["kept"] for layer in found),
+            "total_weights": sum(layer["total"] for layer in found),
+            "layers": found,
+            "collapsed_layers": ["encoder.mean"] if collapsed else [],
+            "policy_bytes": int(3.2e6 * (1 - sparsity)) + 9000,
+            "policy_dense_bytes": 3_400_000 if agent == "bcq" else 2_350_000,
+            "checkpoint_bytes": int(2e7 * (1 - sparsity)) + 60000,
+            "updates_per_second": 60.0 + 300 * sparsity,
+        }
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
