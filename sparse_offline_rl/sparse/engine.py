@@ -16,6 +16,7 @@ from sparse_offline_rl.types import FloatArray
 MAX_INPUTS = 3
 _LANES = 16
 _ALIGNMENT = 64
+_CACHE_BYTES = 1 << 20  # half of a core's second-level cache
 
 Span = tuple[int, int, int]  # address, row stride in bytes, width; address 0 asks for nothing
 _NO_SPAN: Span = (0, 0, 0)
@@ -37,6 +38,8 @@ class Tiles(NamedTuple):
     address: int
     length: int
     vectors: int  # 16-column vectors of the whole batch
+    width: int  # vectors of the widest tile
+    group: int  # tiles whose activations and gradients fit the cache together
 
 
 class Workspace(NamedTuple):
@@ -70,7 +73,10 @@ class KernelEngine:
         tiles = self._tiles.get(key)
         if tiles is None:
             table = _cut(batch, threads, self.plan.unit_count)
-            tiles = Tiles(table, table.ctypes.data, len(table), -(-batch // _LANES))
+            width = int(table[:, 1].max())
+            tile_bytes = 2 * 4 * _LANES * self.plan.unit_count * width
+            group = min(len(table), max(1, _CACHE_BYTES // tile_bytes))
+            tiles = Tiles(table, table.ctypes.data, len(table), -(-batch // _LANES), width, group)
             self._tiles[key] = tiles
         return tiles
 
@@ -126,19 +132,19 @@ class KernelEngine:
         """
         first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
         tiles, batch, threads, buffer = workspace
-        size, parameters = self._workspace_size(tiles), self.plan.parameter_count
-        deltas = self.take(size)
-        extra = (threads - 1) * parameters if out else 0
-        partial = self.take(extra) if extra else None
+        parameters = self.plan.parameter_count
+        slot = tiles.group * tiles.width * _LANES * self.plan.unit_count
+        deltas = self.take(threads * slot)
+        extra = (2 * threads - 1) * parameters if out else 0
+        partial = self.take(extra)
         run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
         run(
-            self.table, values, tiles.address, tiles.length, batch, buffer.address, deltas.address, grad, grad_stride,
-            *first, *second, *third, out, partial.address if partial else 0, parameters, threads,
+            self.table, values, tiles.address, tiles.length, tiles.group, batch, buffer.address, deltas.address, grad,
+            grad_stride, *first, *second, *third, out, partial.address, parameters, threads, 4 * slot,
         )  # fmt: skip
-        if partial:
-            self.give_back(extra, partial)
-        self.give_back(size, deltas)
-        self.give_back(size, buffer)
+        self.give_back(extra, partial)
+        self.give_back(threads * slot, deltas)
+        self.give_back(self._workspace_size(tiles), buffer)
 
     def _single(self, values: int, inputs: Sequence[Span], out: int) -> None:
         (a0, _, w0), (a1, _, w1), (a2, _, w2) = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]

@@ -390,6 +390,26 @@ def transpose(
 
 
 @intrinsic
+def add_vectors(typingctx: Any, total: Any, term: Any, count: Any) -> Any:
+    """``total += term``, ``count`` floats."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total_, term_, count_ = args
+        blocks = builder.lshr(builder.add(count_, _I64(LANES - 1)), _I64(LANES.bit_length() - 1))
+        with cgutils.for_range(builder, blocks) as block:
+            done = builder.mul(block.index, _I64(LANES))
+            rest = builder.sub(count_, done)
+            mask = _first_lanes(builder, builder.select(builder.icmp_signed("<", rest, _I64(LANES)), rest, _I64(LANES)))
+            target = builder.inttoptr(_offset(builder, total_, done, 4), _VECTOR.as_pointer())
+            source = builder.inttoptr(_offset(builder, term_, done, 4), _VECTOR.as_pointer())
+            old, new = (_masked_load(builder, pointer, mask, _VECTOR) for pointer in (target, source))
+            _masked_store(builder, builder.fadd(old, new), target, mask)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
 def row_gather(typingctx: Any, x: Any, index: Any, values: Any, count: Any) -> Any:
     """One unit for a single sample, one float per unit: ``Σ_k values[k] · x[index[k]]``, 16 weights at a time."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import numba
 
 from sparse_offline_rl.sparse.intrinsics import (
+    add_vectors,
     bias_gradients,
     load_f32,
     load_i32,
@@ -46,10 +47,10 @@ _parallel: Decorator = numba.njit(cache=True, nogil=True, error_model="numpy", p
 @_serial
 def _pack(source: int, stride: int, count: int, target: int, width: int, first: int, batch: int) -> None:
     """Rows ``first`` … of a row-major matrix with ``count`` columns into as many units of a tile, zero beyond the batch."""
-    for column in range(0, count, 16):
-        for i in range(width):
-            row = first + 16 * i
-            rows = max(0, min(16, batch - row))
+    for i in range(width):  # outside: 16 rows at a time touch few pages
+        row = first + 16 * i
+        rows = max(0, min(16, batch - row))
+        for column in range(0, count, 16):
             block, unit = source + row * stride + 4 * column, target + 64 * (width * column + i)
             transpose(block, stride, rows, count - column, unit, 64 * width, count - column, 16)
 
@@ -57,9 +58,9 @@ def _pack(source: int, stride: int, count: int, target: int, width: int, first: 
 @_serial
 def _unpack(source: int, width: int, first: int, batch: int, target: int, stride: int, count: int) -> None:
     """The inverse of :func:`_pack`: ``count`` units of a tile into the columns of a row-major matrix."""
-    for column in range(0, count, 16):
-        for i in range(width):
-            row = first + 16 * i
+    for i in range(width):
+        row = first + 16 * i
+        for column in range(0, count, 16):
             block, unit = target + row * stride + 4 * column, source + 64 * (width * column + i)
             transpose(unit, 64 * width, count - column, 16, block, stride, batch - row, count - column)
 
@@ -248,58 +249,87 @@ def forward_parallel(
 
 @_serial
 def _backward_tiles(
-    table: int, values: int, tiles: int, tile_count: int, batch: int, work: int, deltas: int, grad: int, grad_stride: int,
-    inputs: Any, out: int,
+    table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, deltas: int, grad: int,
+    grad_stride: int, inputs: Any, out: int, partial: int, count: int,
 ) -> None:  # fmt: skip
-    for t in range(tile_count):
-        _backward_tile(table, values, tiles + _TILE_BYTES * t, work, deltas, batch, grad, grad_stride, inputs)
+    """Backward of some tiles, ``group`` at a time: their activations are still in the cache when the weights need them."""
+    for begin in range(0, tile_count, group):
+        members = min(group, tile_count - begin)
+        share = tiles + _TILE_BYTES * begin
+        local = deltas - load_i64(share)  # each group's dY take the place of the last one's
+        for t in range(members):
+            _backward_tile(table, values, share + _TILE_BYTES * t, work, local, batch, grad, grad_stride, inputs)
+        if out != 0:
+            target = out if begin == 0 else partial
+            for layer in range(load_i64(table)):
+                _gradient_layer(table + _HEADER_BYTES + layer * _RECORD_BYTES, share, members, work, local, target)
+            if begin > 0:
+                add_vectors(out, partial, count)
     if out != 0:
         dead = load_i64(table + _DEAD_LIST)
         for i in range(load_i64(table + _DEAD)):
             store_f32(out + 4 * load_i32(dead + 4 * i), numba.float32(0.0))
-        for layer in range(load_i64(table)):
-            _gradient_layer(table + _HEADER_BYTES + layer * _RECORD_BYTES, tiles, tile_count, work, deltas, out)
 
 
 @_serial
 def backward_serial(
-    table: int, values: int, tiles: int, tile_count: int, batch: int, work: int, deltas: int, grad: int, grad_stride: int,
-    a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int, partial: int, count: int,
-    threads: int,
+    table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, deltas: int, grad: int,
+    grad_stride: int, a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int,
+    partial: int, count: int, threads: int, delta_bytes: int,
 ) -> None:  # fmt: skip
     """Backward of all tiles after a forward that kept ``work``.
 
     ``grad`` is ``[batch, outputs]`` with a row stride in bytes; the gradient of all ``count`` parameters goes to ``out`` (0:
-    not wanted), those of the inputs to the triples' addresses (0: not wanted). ``partial`` and ``threads`` are not used.
+    not wanted), those of the inputs to the triples' addresses (0: not wanted). ``partial`` is scratch for ``count`` floats,
+    ``deltas`` for the dY of ``group`` tiles.
     """
     inputs = ((a0, s0, w0), (a1, s1, w1), (a2, s2, w2))
-    _backward_tiles(table, values, tiles, tile_count, batch, work, deltas, grad, grad_stride, inputs, out)
+    _backward_tiles(
+        table, values, tiles, tile_count, group, batch, work, deltas, grad, grad_stride, inputs, out, partial, count
+    )
 
 
 @_parallel
 def backward_parallel(
-    table: int, values: int, tiles: int, tile_count: int, batch: int, work: int, deltas: int, grad: int, grad_stride: int,
-    a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int, partial: int, count: int,
-    threads: int,
+    table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, deltas: int, grad: int,
+    grad_stride: int, a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int,
+    partial: int, count: int, threads: int, delta_bytes: int,
 ) -> None:  # fmt: skip
     """:func:`backward_serial` with the tiles dealt to ``threads`` threads.
 
     A thread sums the parameters' gradient over its own tiles, which are in its own cache: the first one into ``out``, thread
-    i into row i - 1 of ``partial`` ``[threads - 1, count]``; then the rows are added in order.
+    i into row i - 1 of ``partial`` ``[2 threads - 1, count]``; these are added in order. The other rows are scratch,
+    as are ``delta_bytes`` of ``deltas`` for each thread.
     """
     for thread in numba.prange(threads):
         inputs = ((a0, s0, w0), (a1, s1, w1), (a2, s2, w2))  # here: a parallel region takes scalars only
         begin, end = tile_count * thread // threads, tile_count * (thread + 1) // threads
         mine = out if thread == 0 or out == 0 else partial + 4 * count * (thread - 1)
         share = tiles + _TILE_BYTES * begin
-        _backward_tiles(table, values, share, end - begin, batch, work, deltas, grad, grad_stride, inputs, mine)
+        scratch = partial + 4 * count * (threads - 1 + thread)
+        local = deltas + delta_bytes * thread
+        _backward_tiles(
+            table,
+            values,
+            share,
+            end - begin,
+            group,
+            batch,
+            work,
+            local,
+            grad,
+            grad_stride,
+            inputs,
+            mine,
+            scratch,
+            count,
+        )
     if out != 0:
         for thread in numba.prange(threads):
-            for i in range(count * thread // threads, count * (thread + 1) // threads):
-                total = load_f32(out + 4 * i)
-                for other in range(threads - 1):
-                    total += load_f32(partial + 4 * (count * other + i))
-                store_f32(out + 4 * i, total)
+            first = count * thread // threads
+            for other in range(threads - 1):
+                share = count * (thread + 1) // threads - first
+                add_vectors(out + 4 * first, partial + 4 * (count * other + first), share)
 
 
 @_serial
