@@ -1,0 +1,139 @@
+"""The dense and the sparse engine are the same agent."""
+
+import copy
+
+import pytest
+import torch
+from helpers import prune, random_batch, small_agent
+
+from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.sparse.choice import CROSSOVER_DENSITY, choose_engine, install_engine
+from sparse_offline_rl.sparse.module import SparseMLP, convert, set_threads
+
+
+def pair(name="bcq", method="snip", sparsity=0.8, **overrides):
+    """The same pruned agent on both engines, ready to train."""
+    agents = []
+    for sparse in (False, True):
+        agent = small_agent(name, **overrides)
+        prune(agent, method, sparsity)
+        if sparse:
+            convert(agent.networks)
+        agent.begin_training()
+        agents.append(agent)
+    return agents
+
+
+def train(agent, updates):
+    draws = torch.Generator().manual_seed(1)
+    for i in range(updates):
+        metrics = agent.update(random_batch(64, seed=i), draws)
+    return metrics
+
+
+@pytest.mark.parametrize("name", ["bcq", "bc"])
+@pytest.mark.parametrize("method", ["snip", "grasp", "random"])
+def test_one_update_agrees_to_rounding(name, method):
+    dense, sparse = pair(name, method)
+    before = agent_tensors(dense)
+    assert all(torch.equal(value, agent_tensors(sparse)[key]) for key, value in before.items())
+    left, right = train(dense, 1), train(sparse, 1)
+    for key, value in left.items():
+        torch.testing.assert_close(value.mean(), right[key].mean(), rtol=1e-5, atol=1e-6)
+    after, other = agent_tensors(dense), agent_tensors(sparse)
+    for key, value in after.items():
+        # Gradients agree to rounding; where one is zero up to rounding, Adam's first step has a random sign of size lr.
+        if key.startswith("exp_avg"):
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-6 * float(value.abs().max()) + 1e-12)
+        else:
+            close = torch.isclose(other[key], value, rtol=1e-5, atol=1e-6)
+            assert close.float().mean() > 0.99, key
+
+
+@pytest.mark.parametrize("name", ["bcq", "bc"])
+def test_a_hundred_updates_stay_close(name):
+    dense, sparse = pair(name)
+    left, right = train(dense, 100), train(sparse, 100)
+    for key in ("loss/vae", "vae/reconstruction", "q/target"):
+        assert float(right[key].mean()) == pytest.approx(float(left[key].mean()), rel=0.02, abs=1e-3)
+    after, other = agent_tensors(dense), agent_tensors(sparse)
+    for key in ("online/encoder", "online/decoder", "online/critic1", "target/critic2"):
+        distance = (after[key] - other[key]).norm() / after[key].norm()
+        assert distance < 1e-2, (key, float(distance))
+
+
+def test_moments_of_dead_weights_are_zero_and_nothing_pruned_is_stored():
+    _, sparse = pair(sparsity=0.95)
+    train(sparse, 10)
+    for learner in sparse.learners.values():
+        for parameter in learner.parameters:
+            assert parameter.dim() == 1  # one vector of survivors per network
+    total = sum(p.numel() for p in sparse.networks.parameters())
+    biases = 2 * (24 + 16) + 24 + 16 + 4 * 32 + 2 + 2 * 1 + 8 + 2
+    weights = sum(round(0.05 * n) for n in (7 * 24 + 24 * 16 + 32, 7 * 32 + 32 * 32 + 256, 9 * 32 + 32 * 32 + 64))
+    critic = 2 * round(0.05 * (7 * 24 + 24 * 16 + 16))
+    assert total == biases + weights + critic
+
+
+def test_state_crosses_engines_exactly():
+    dense, sparse = pair()
+    train(dense, 5)
+    load_agent_tensors(sparse, agent_tensors(dense), 5)
+    there = agent_tensors(sparse)
+    assert all(torch.equal(value, there[key]) for key, value in agent_tensors(dense).items())
+    back, _ = pair()
+    load_agent_tensors(back, there, 5)
+    draws = torch.Generator().manual_seed(9), torch.Generator().manual_seed(9)
+    dense.update(random_batch(seed=7), draws[0])
+    back.update(random_batch(seed=7), draws[1])
+    assert all(torch.equal(value, agent_tensors(back)[key]) for key, value in agent_tensors(dense).items())
+
+
+@pytest.mark.parametrize("engine", ["dense", "sparse"])
+@pytest.mark.parametrize("sparsity", [0.995, 0.9])
+def test_a_collapsed_agent_trains(engine, sparsity):
+    agent = pair(method="magnitude", sparsity=sparsity)[engine == "sparse"]
+    metrics = train(agent, 5)
+    assert all(bool(torch.isfinite(value).all()) for value in metrics.values())
+
+
+def test_targets_share_the_plan_and_not_the_values():
+    _, sparse = pair()
+    online, target = sparse.networks.critic.q1, sparse.critic_target.q1
+    assert isinstance(target, SparseMLP)
+    assert target.plan is online.plan
+    assert target.values.data_ptr() != online.values.data_ptr()
+    clone = copy.deepcopy(sparse.networks)
+    assert torch.equal(clone.critic.q1.values, online.values)
+
+
+def test_results_do_not_depend_on_the_run_and_threads_leave_torch_alone():
+    results = []
+    threads = torch.get_num_threads()
+    for count in (1, 1, 2):
+        set_threads(count)
+        assert torch.get_num_threads() == threads
+        _, sparse = pair()
+        train(sparse, 20)
+        results.append(agent_tensors(sparse))
+    set_threads(1)
+    assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
+    for key, value in results[0].items():
+        torch.testing.assert_close(results[2][key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_choice_of_engine():
+    assert choose_engine("auto", "cpu", 0.05).name == "sparse"
+    assert choose_engine("auto", "cpu", 1.0).name == "dense"
+    assert f"{CROSSOVER_DENSITY:g}" in choose_engine("auto", "cpu", 1.0).reason
+    assert choose_engine("auto", "cuda", 0.05).name == "dense"
+    assert choose_engine("dense", "cpu", 0.05).name == "dense"
+    assert choose_engine("sparse", "cpu", 1.0).name == "sparse"
+    with pytest.raises(UserError, match="engine=sparse runs on the CPU, not on device=cuda"):
+        choose_engine("sparse", "cuda", 0.05)
+    agent = small_agent()
+    install_engine(choose_engine("sparse", "cpu", 1.0), agent.networks, 1)
+    assert all(isinstance(mlp, SparseMLP) for mlp in agent.networks.mlps().values())
+    with pytest.raises(TypeError, match="actor belongs to the SparseMLP engine"):
+        agent.networks.dense_mlps()
