@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import os
+import sys
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparse_offline_rl.networks.mlp import MLP
-from sparse_offline_rl.sparse.module import SparseMLP
+from sparse_offline_rl.sparse.fallback import engine_factory
+from sparse_offline_rl.sparse.module import SparseMLP, convert, set_threads
 
+needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 BATCHES = [1, 15, 16, 17, 63, 64, 65, 100, 112, 113, 1000]
 
 
@@ -48,3 +55,213 @@ def test_forward_and_gradients_equal_float64_dense(batch: int, density: float) -
     torch.testing.assert_close(got[2].double(), want_y, **close)
     with torch.no_grad():
         torch.testing.assert_close(sparse(a, b), out, rtol=1e-5, atol=1e-5)
+
+
+def gradients(sparse: SparseMLP, batch: int) -> list[Tensor]:
+    a, b = (x.requires_grad_() for x in inputs(batch))
+    out = sparse(a, b)
+    return [out, *torch.autograd.grad(out.square().sum(), [sparse.values, a, b])]
+
+
+@pytest.mark.parametrize("batch", [17, 100, 1000])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_cores)])
+def test_repeated_calls_give_the_same_bits(batch: int, threads: int) -> None:
+    sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
+    try:
+        set_threads(threads)
+        for first, second in zip(gradients(sparse, batch), gradients(sparse, batch), strict=True):
+            assert torch.equal(first, second)
+    finally:
+        set_threads(1)
+
+
+@needs_two_cores
+@pytest.mark.parametrize("batch", [17, 100, 113, 1000])
+def test_threads_change_nothing_but_the_last_bits_of_weight_gradients(batch: int) -> None:
+    sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
+    one = gradients(sparse, batch)
+    try:
+        set_threads(2)
+        two = gradients(sparse, batch)
+    finally:
+        set_threads(1)
+    for i in (0, 2, 3):
+        assert torch.equal(one[i], two[i])
+    torch.testing.assert_close(one[1], two[1], rtol=1e-4, atol=1e-4 * float(one[1].abs().max()))
+
+
+@pytest.mark.parametrize("count", [0, 10_000])
+def test_impossible_thread_counts_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match="threads must be"):
+        set_threads(count)
+
+
+def test_deepcopy_shares_the_plan_and_copies_the_values() -> None:
+    sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
+    target = copy.deepcopy(sparse)
+    assert target.plan is sparse.plan and target.engine is sparse.engine
+    with torch.no_grad():
+        sparse.values.zero_()
+    assert bool(target.values.any())
+
+
+def test_state_dict_and_pickle_round_trip() -> None:
+    sparse, other = SparseMLP.from_mlp(pruned_mlp(0.3)), SparseMLP.from_mlp(pruned_mlp(0.3))
+    with torch.no_grad():
+        other.values.zero_()
+    other.load_state_dict(sparse.state_dict())
+    assert list(sparse.state_dict()) == ["values"] and torch.equal(other.values, sparse.values)
+    file = io.BytesIO()
+    torch.save(sparse, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(*inputs(20)), sparse(*inputs(20)))
+
+
+def test_several_forwards_before_a_backward() -> None:
+    sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
+    x, y = inputs(100), inputs(100, seed=5)
+    first, second = sparse(*x), sparse(*y)
+    got = torch.autograd.grad(first.sum() - second.square().sum(), sparse.values)[0]
+    want = torch.autograd.grad(sparse(*x).sum(), sparse.values)[0]
+    want = want - torch.autograd.grad(sparse(*y).square().sum(), sparse.values)[0]
+    torch.testing.assert_close(got, want)
+
+
+def test_a_second_backward_says_what_to_do() -> None:
+    loss = SparseMLP.from_mlp(pruned_mlp(0.3))(*inputs(20)).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="run the forward again"):
+        loss.backward()
+
+
+def test_frozen_parameters_still_pass_input_gradients() -> None:
+    mlp = pruned_mlp(0.3)
+    sparse = SparseMLP.from_mlp(mlp).requires_grad_(False)
+    a, b = inputs(100)
+    b.requires_grad_()
+    torch.autograd.backward(sparse(a, b).square().sum())
+    want = torch.autograd.grad(mlp(a, b).square().sum(), b)[0]
+    assert b.grad is not None and sparse.values.grad is None
+    torch.testing.assert_close(b.grad, want, rtol=1e-4, atol=1e-4)
+
+
+def test_dead_parameters_have_exactly_zero_gradient() -> None:
+    mlp = pruned_mlp(0.05)
+    sparse = SparseMLP.from_mlp(mlp)
+    assert len(sparse.plan.dead) > 0
+    gradient = gradients(sparse, 100)[1]
+    assert not bool(gradient[torch.from_numpy(sparse.plan.dead).long()].any())
+
+
+def test_inputs_in_any_layout() -> None:
+    mlp = pruned_mlp(0.3)
+    sparse = SparseMLP.from_mlp(mlp)
+    wide = torch.randn(40, 30)
+    column = torch.randn(6, 40).t()
+    expanded = torch.randn(1, 3).expand(40, 3)
+    torch.testing.assert_close(sparse(wide[:, 5:11], wide[:, 20:23]), mlp(wide[:, 5:11], wide[:, 20:23]))
+    torch.testing.assert_close(sparse(column, expanded), mlp(column, expanded))
+    five = [wide[:, 2 * i : 2 * i + 2] for i in range(4)] + [wide[:, 8:9]]
+    torch.testing.assert_close(sparse(*five), mlp(*five))
+    torch.testing.assert_close(sparse(wide[:, :9][::2]), mlp(wide[:, :9][::2]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_empty_batch_and_other_dtypes_take_the_dense_path(dtype: torch.dtype) -> None:
+    mlp = pruned_mlp(0.3).to(dtype)
+    sparse = SparseMLP.from_mlp(pruned_mlp(0.3)).to(dtype)
+    empty = torch.zeros(0, 9, dtype=dtype)
+    assert sparse(empty).shape == (0, 6)
+    gradient = torch.autograd.grad(sparse(empty).sum(), sparse.values)[0]
+    assert not bool(gradient.any())
+    x = torch.randn(5, 9, dtype=dtype)
+    torch.testing.assert_close(sparse(x), mlp(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shapes", [[(4, 8)], [(4, 6), (4, 4)], [(4, 6), (5, 3)], [(9,)]])
+def test_wrong_shapes_name_the_sizes(shapes: list[tuple[int, ...]]) -> None:
+    sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
+    with pytest.raises(ValueError, match="9 columns together"):
+        sparse(*(torch.zeros(shape) for shape in shapes))
+
+
+def test_a_collapsed_network_trains_its_output_bias() -> None:
+    sparse = SparseMLP.from_mlp(pruned_mlp(0.0))
+    optimizer = torch.optim.Adam(sparse.parameters(), lr=0.1)
+    target = torch.arange(6.0)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (sparse(*inputs(32)) - target).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(sparse(*inputs(3))[0], target, rtol=0.05, atol=0.05)
+
+
+def test_nan_passes_as_it_does_through_relu() -> None:
+    sparse = SparseMLP.from_mlp(pruned_mlp(1.0))
+    a, b = inputs(20)
+    a[3, 2] = float("nan")
+    with torch.no_grad():
+        out = sparse(a, b)
+    assert bool(out[3].isnan().all()) and not bool(out[[0, 1, 2, 4]].isnan().any())
+
+
+def test_round_trip_to_dense_is_exact() -> None:
+    mlp = pruned_mlp(0.3)
+    sparse = SparseMLP.from_mlp(mlp)
+    again = sparse.to_mlp()
+    for (name, layer), other, dense in zip(
+        mlp.layers().items(), again.layers().values(), sparse.dense_state(), strict=True
+    ):
+        assert torch.equal(layer.weight, other.weight) and torch.equal(layer.bias, other.bias), name
+        assert torch.equal(layer.mask, other.mask) and torch.equal(layer.mask, dense[2])
+    assert torch.equal(sparse.values, mlp.pack(list(mlp.parameters())))
+
+
+def test_loading_refuses_what_the_mask_removed() -> None:
+    sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
+    layers = [(weight, bias) for weight, bias, _ in sparse.dense_state()]
+    layers[1][0].fill_(1.0)
+    with pytest.raises(ValueError, match="layer 1 has weights that are not zero"):
+        sparse.load_dense(layers)
+    layers[1] = (torch.zeros(2, 2), layers[1][1])
+    with pytest.raises(ValueError, match="layer 1 needs weights"):
+        sparse.load_dense(layers)
+
+
+def test_the_report_counts_layers_and_heads() -> None:
+    mlp = pruned_mlp(0.3)
+    report = SparseMLP.from_mlp(mlp).layers()
+    assert [layer.name for layer in report] == ["hidden0", "hidden1", "mean", "log_std"]
+    for layer, dense in zip(report, mlp.layers().values(), strict=True):
+        assert (layer.kept, layer.total) == (int(dense.mask.sum()), dense.mask.numel())
+    assert report[-1].live_outputs == 2
+
+
+def test_convert_replaces_every_mlp_in_a_tree() -> None:
+    tree = nn.ModuleDict({"a": pruned_mlp(0.3), "b": nn.ModuleList([pruned_mlp(0.3), nn.Linear(2, 2)])})
+    before = tree["a"](*inputs(10))
+    convert(tree)
+    kinds = [type(module).__name__ for module in (tree["a"], *tree["b"])]
+    assert kinds == ["SparseMLP", "SparseMLP", "Linear"]
+    torch.testing.assert_close(tree["a"](*inputs(10)), before)
+
+
+@pytest.mark.parametrize("broken", ["import", "compile"])
+def test_without_kernels_one_warning_and_the_same_numbers(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    mlp = pruned_mlp(0.3)
+    want = gradients(SparseMLP.from_mlp(mlp), 20)
+    if broken == "import":
+        monkeypatch.setitem(sys.modules, "sparse_offline_rl.sparse.engine", None)
+    else:
+        monkeypatch.setattr("sparse_offline_rl.sparse.engine.KernelEngine.act", lambda *_: 1 // 0)
+    engine_factory.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="sparse kernels are not available") as caught:
+            fallback = SparseMLP.from_mlp(mlp)
+            SparseMLP.from_mlp(mlp)
+            set_threads(1)
+        assert len(caught) == 1 and fallback.engine is None
+        for ours, theirs in zip(gradients(fallback, 20), want, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    finally:
+        engine_factory.cache_clear()

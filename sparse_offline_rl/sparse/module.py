@@ -216,7 +216,7 @@ class _SparseProduct(torch.autograd.Function):
         wants_values, _, _, *wants_inputs = ctx.needs_input_grad
         grad_values = torch.empty_like(values) if wants_values else None
         grads = [
-            grad.new_zeros(len(grad), width) if wanted else None
+            grad.new_empty(len(grad), width) if wanted else None
             for width, wanted in zip(ctx.widths, wants_inputs, strict=True)
         ]
         spans = [
