@@ -12,9 +12,9 @@ from sparse_offline_rl.policy.content import KINDS, PolicyContent, PolicyLayer, 
 PREFIX_BYTES, HEADER_LENGTH, DIGEST_BYTES = 24, slice(20, 24), 32
 
 
-def heavy_tailed_mask(rng, shape, kept):
-    """A mask whose rows and columns differ in density by orders of magnitude, as SNIP's do."""
-    rows, columns = (rng.gamma(2.0, size=size) for size in shape)
+def heavy_tailed_mask(rng, shape, kept, tail=2.0):
+    """A mask whose rows and columns differ in density, as SNIP's do; the smaller ``tail``, the more."""
+    rows, columns = (rng.gamma(tail, size=size) for size in shape)
     scores = np.log(np.outer(rows, columns) + 1e-12) + rng.gumbel(size=shape)
     mask = np.zeros(scores.size, bool)
     mask[np.argsort(-scores, axis=None)[:kept]] = True

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_samples import heavy_tailed_mask
 
+from sparse_offline_rl.policy import rice
 from sparse_offline_rl.policy.floats import join_floats, split_floats
 from sparse_offline_rl.policy.rice import decode_mask, encode_mask
 
@@ -52,9 +53,29 @@ def test_rice_at_five_percent_is_within_one_and_a_half_percent_of_the_entropy():
     assert len(encode_mask(mask)) < 1.015 * entropy_bytes(mask)
 
 
+def test_masks_of_uneven_density_cost_less_than_random_positions():
+    mask = heavy_tailed_mask(np.random.default_rng(0), (750, 750), 20_000, tail=0.6)
+    code = encode_mask(mask)
+    assert len(code) < 0.8 * entropy_bytes(mask) and np.array_equal(decode_mask(code, mask.shape), mask)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_grouped_codes_come_back_whether_they_pay_or_not(rows, columns, seed, share):
+    mask = heavy_tailed_mask(np.random.default_rng(seed), (rows, columns), round(share * rows * columns))
+    assert np.array_equal(decode_mask(rice._encode_grouped(mask), mask.shape), mask)
+
+
+def test_the_bytes_are_those_of_the_documentation():
+    mask = np.zeros((2, 8), bool)
+    mask[0, 5] = mask[1, 3] = True  # gaps 5 and 5: k = 1, low bits 1 and 1, quotients 2 and 2
+    assert encode_mask(mask) == bytes([0x01, 2, 0, 0, 0, 0b11, 0b100100])
+    assert encode_mask(~mask) == bytes([0x81, 2, 0, 0, 0, 0b11, 0b100100])
+
+
 @settings(max_examples=300)
-@given(st.binary(max_size=200), st.integers(0, 60), st.integers(0, 60))
-def test_foreign_bytes_are_refused_or_give_a_mask(code, rows, columns):
+@given(st.sampled_from([b"", b"\x40"]), st.binary(max_size=200), st.integers(0, 60), st.integers(0, 60))
+def test_foreign_bytes_are_refused_or_give_a_mask(start, code, rows, columns):
+    code = start + code
     with contextlib.suppress(ValueError):
         assert decode_mask(code, (rows, columns)).shape == (rows, columns)
 
@@ -62,13 +83,15 @@ def test_foreign_bytes_are_refused_or_give_a_mask(code, rows, columns):
 @given(st.data())
 def test_damaged_codes_are_refused_or_give_a_mask(data):
     mask = heavy_tailed_mask(np.random.default_rng(data.draw(st.integers(0, 99))), (30, 40), 60)
-    code = bytearray(encode_mask(mask))
+    code = bytearray(data.draw(st.sampled_from([encode_mask, rice._encode_grouped]))(mask))
     code[data.draw(st.integers(0, len(code) - 1))] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(ValueError):
         assert decode_mask(bytes(code), mask.shape).shape == mask.shape
 
 
-@pytest.mark.parametrize("claim", [struct.pack("<BI", 0, 2**32 - 1), struct.pack("<BI", 63, 1), b"\x04\x01"])
+@pytest.mark.parametrize(
+    "claim", [struct.pack("<BI", 0, 2**32 - 1), struct.pack("<BI", 63, 1), b"\x04\x01", b"", b"\x40"]
+)
 def test_claims_beyond_the_code_are_refused(claim):
     with pytest.raises(ValueError, match="mask code"):
         decode_mask(claim, (100_000, 100_000))
