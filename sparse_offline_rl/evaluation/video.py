@@ -99,6 +99,8 @@ def _start(
             observation, _ = env.reset(seed=seed)
             _follow(env)
             return env, observation, _frame(env)
+        except UserError:
+            raise
         except Exception as error:  # as above
             raise _no_rendering(env_id, error) from error
 
@@ -123,7 +125,7 @@ def _no_rendering(name: str, error: Exception) -> UserError:
 def _frame(env: gymnasium.Env[Any, Any]) -> Frame:
     frame = np.asarray(env.render())
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        raise TypeError("it has no render mode rgb_array")
+        raise UserError(f"{env.spec.id if env.spec else env} renders no rgb_array frames: leave video out.")
     return frame
 
 

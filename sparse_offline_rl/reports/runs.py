@@ -46,7 +46,7 @@ class Run:
         return int(self.settings["seed"])
 
     @property
-    def final_return(self) -> float | None:
+    def last_return(self) -> float | None:
         """Return of the last evaluation so far."""
         return self.returns[max(self.returns)] if self.returns else None
 
@@ -67,7 +67,8 @@ def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
             continue
         runs.append(run)
         if run.summary is None:
-            notes.append(f"{run.path} is unfinished: {run.update} of {run.settings['updates']} updates.")
+            so_far = "" if run.last_return is None else f", return {run.last_return:.1f} so far"
+            notes.append(f"{run.path} is unfinished: {run.update} of {run.settings['updates']} updates{so_far}.")
     if not runs:
         found = f": {notes[0]}" if notes else ": train first, or give the folder that holds the runs."
         raise UserError(f"runs={folder} holds no run{found}")
