@@ -73,7 +73,7 @@ def _help(model: type[Options]) -> str:
         field = model.model_fields[name]
         if field.is_required():
             default = "required"
-        elif field.default is None:
+        elif field.default in (None, ""):
             default = "optional"
         else:
             default = str(field.default)
