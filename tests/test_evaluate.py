@@ -243,9 +243,8 @@ def test_a_film_as_mp4(run_dir, tmp_path):
     assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
 
 
-@pytest.mark.parametrize("script", ["evaluate", "report"])
-def test_the_script_tells_its_keys(script):
-    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--help"]
+def test_the_script_tells_its_keys():
+    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"python scripts/{script}.py" in result.stdout
-    assert "out=" in result.stdout
+    for word in ("python scripts/evaluate.py", "env.id=", "episodes to play (100)", "(required)", "(optional)"):
+        assert word in result.stdout

@@ -204,6 +204,13 @@ def test_a_row_that_is_being_written_is_passed_over(tmp_path):
     assert (run.update, run.last_return) == (0, None)
 
 
+def test_the_command_tells_its_keys(capsys):
+    with pytest.raises(SystemExit) as end:
+        report_cli.main(["--help"])
+    assert end.value.code == 0
+    assert "runs=" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_nothing_to_report_on_ends_in_a_sentence(tmp_path, capsys, missing):
     folder = tmp_path / "runs"
