@@ -1,0 +1,6 @@
+"""Speed, size and memory against dense torch and other libraries: ``python scripts/benchmark.py only=updates,layer``."""
+
+from sparse_offline_rl.benchmarks.command import main
+
+if __name__ == "__main__":
+    main()

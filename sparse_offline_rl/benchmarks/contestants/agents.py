@@ -1,0 +1,172 @@
+"""Whole updates of our own agents, built as ``train.py`` builds them, on random standardised data."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from sparse_offline_rl.agents.bcq import BCQ
+from sparse_offline_rl.agents.factory import AGENTS
+from sparse_offline_rl.benchmarks.contestant import Contestant, peak_bytes
+from sparse_offline_rl.cli.configs import config_dir
+from sparse_offline_rl.config import Config, parse_config
+from sparse_offline_rl.datasets.buffer import ReplayBuffer
+from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.datasets.transitions import Transitions
+from sparse_offline_rl.experiment import build_agent
+from sparse_offline_rl.process import prepare_process
+from sparse_offline_rl.pruning.prune import apply_masks, find_masks
+from sparse_offline_rl.seeding import generator
+from sparse_offline_rl.session import Trainee
+from sparse_offline_rl.sparse.module import SparseMLP
+from sparse_offline_rl.types import Spaces
+
+OBSERVATIONS, ACTIONS = 17, 6  # those of HalfCheetah
+_TRANSITIONS = 10_000
+
+
+def read_config(overrides: Sequence[str]) -> Config:
+    """The training configuration with ``overrides``, as on the command line of ``train.py``."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        values = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+    assert isinstance(values, dict)
+    return parse_config({str(key): value for key, value in values.items()})
+
+
+def spaces() -> Spaces:
+    """Observations and actions of HalfCheetah's size."""
+    return Spaces(OBSERVATIONS, -np.ones(ACTIONS, np.float32), np.ones(ACTIONS, np.float32))
+
+
+def random_buffer() -> ReplayBuffer:
+    """Standard normal observations and rewards, uniform actions."""
+    draw = np.random.default_rng(0)
+    observations = draw.standard_normal((_TRANSITIONS, OBSERVATIONS), np.float32)
+    following = draw.standard_normal((_TRANSITIONS, OBSERVATIONS), np.float32)
+    actions = draw.uniform(-1, 1, (_TRANSITIONS, ACTIONS)).astype(np.float32)
+    rewards = draw.standard_normal(_TRANSITIONS, np.float32)
+    ends = draw.random((2, _TRANSITIONS)) < 0.001
+    data = Transitions(observations, actions, rewards, following, *ends)
+    return ReplayBuffer(data, Normalization.identity(OBSERVATIONS))
+
+
+def count_weights(overrides: Sequence[str]) -> int:
+    """Prunable weights of all networks."""
+    networks = AGENTS["bcq"](spaces(), read_config(overrides).agent).networks
+    return sum(layer.weight.numel() for mlp in networks.dense_mlps().values() for layer in mlp.layers().values())
+
+
+def make_trainee(config: Config, buffer: ReplayBuffer) -> Trainee:
+    """A pruned agent with its engine, ready to train."""
+    prepare_process(config.threads)
+    return build_agent(config, spaces(), buffer, None)
+
+
+def _updates(config: Config, agent: BCQ, buffer: ReplayBuffer) -> Callable[[], object]:
+    draws = generator(0, "train")
+    return lambda: agent.update(buffer.sample(draws, config.batch_size), draws)
+
+
+def training(overrides: Sequence[str]) -> Contestant:
+    """One update with its sampled batch."""
+    config, buffer = read_config(overrides), random_buffer()
+    trainee = make_trainee(config, buffer)
+    kept, total = sum(r.kept for r in trainee.reports), sum(r.total for r in trainee.reports)
+    facts = {"kept": kept, "total": total, "live_units": sum(r.live_outputs for r in trainee.reports)}
+    return Contestant(_updates(config, trainee.agent, buffer), lambda: facts)
+
+
+def first_update(overrides: Sequence[str]) -> Contestant:
+    """Nothing to time: what counts is how soon this is ready, having done one update."""
+    contestant = training(overrides)
+    assert contestant.step is not None
+    contestant.step()
+    return Contestant()
+
+
+class _Stopwatch:
+    """Replaces functions by timed ones and adds up their time by label."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def watch(self, owner: Any, name: str, label: str) -> None:
+        """Time ``owner.name`` from now on."""
+        function = getattr(owner, name)
+
+        @wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.seconds[label] += time.perf_counter() - begin
+            return result
+
+        setattr(owner, name, timed)
+
+
+def stages(overrides: Sequence[str]) -> Contestant:
+    """An update; its facts are milliseconds by stage, and those inside the sparse kernels."""
+    config, buffer, watch = read_config(overrides), random_buffer(), _Stopwatch()
+    agent = make_trainee(config, buffer).agent
+    for kernels in {type(mlp.engine) for mlp in agent.networks.mlps().values() if isinstance(mlp, SparseMLP)}:
+        for method in ("forward", "backward"):
+            watch.watch(kernels, method, "kernels")
+    for name, label in (("vae_loss", "VAE"), ("target", "target"), ("critic_loss", "critic"), ("actor_loss", "actor")):
+        watch.watch(agent, name, label)
+    for name, label in (("vae", "VAE"), ("critic", "critic"), ("actor", "actor")):
+        watch.watch(agent.learners[name], "step", label)
+    update, calls = _updates(config, agent, buffer), [0]
+    update()
+    watch.seconds.clear()
+
+    def step() -> None:
+        begin = time.perf_counter()
+        update()
+        watch.seconds["whole update"] += time.perf_counter() - begin
+        calls[0] += 1
+
+    def facts() -> Mapping[str, float]:
+        spent = {label: 1e3 * seconds / calls[0] for label, seconds in watch.seconds.items()}
+        spent["sampling, Polyak, rest"] = spent["whole update"] - sum(
+            spent[name] for name in ("VAE", "critic", "actor")
+        )
+        spent["critic"] -= spent["target"]
+        return spent
+
+    return Contestant(step, facts)
+
+
+def memory(overrides: Sequence[str], updates: int) -> Contestant:
+    """Facts: the process's resident memory before the agent is built, and its peak after ``updates``."""
+    config, buffer = read_config(overrides), random_buffer()
+    before = peak_bytes()
+    update = _updates(config, make_trainee(config, buffer).agent, buffer)
+    for _ in range(updates):
+        update()
+    after = peak_bytes()
+    return Contestant(facts=lambda: {"before": before, "peak": after})
+
+
+def pruning(overrides: Sequence[str]) -> Contestant:
+    """Scoring all networks on one batch, finding the masks and applying them."""
+    config, buffer = read_config(overrides), random_buffer()
+    prepare_process(config.threads)
+    agent = AGENTS[config.agent.name](spaces(), config.agent, "cpu", generator(config.seed, "init"))
+    state = {name: tensor.clone() for name, tensor in agent.networks.state_dict().items()}
+    draws = generator(0, "prune")
+
+    def step() -> None:
+        objectives = agent.objectives(buffer.sample(draws, config.prune.batch_size), draws)
+        for name, masks in find_masks(objectives, config.prune, config.sparsity, draws).items():
+            apply_masks(agent.networks.dense_mlps()[name], masks)
+        agent.tie_twin()
+        agent.networks.load_state_dict(state)  # the next call starts from unpruned weights again
+
+    return Contestant(step)

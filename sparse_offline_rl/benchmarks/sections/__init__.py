@@ -1,0 +1,1 @@
+"""What is measured and laid out in tables, a file a section."""
