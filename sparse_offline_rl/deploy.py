@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib.metadata import version
 
@@ -10,6 +11,7 @@ import numpy as np
 from sparse_offline_rl.agents.bcq import BCQ
 from sparse_offline_rl.agents.state import agent_tensors
 from sparse_offline_rl.config import Config
+from sparse_offline_rl.datasets.load import LoadedDataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.policy.content import KINDS, PolicyContent, PolicyLayer, PolicyNetwork
 from sparse_offline_rl.types import BoolArray, FloatArray
@@ -20,11 +22,15 @@ def policy_content(
     agent: BCQ,
     masks: Mapping[str, Mapping[str, BoolArray]],
     normalization: Normalization,
-    env_id: str,
+    data: LoadedDataset,
 ) -> PolicyContent:
-    """What acting needs of ``agent``; ``masks`` maps network and layer names to ``[out, in]``, heads last."""
+    """What acting needs of ``agent``; ``masks`` maps network and layer names to ``[out, in]``, heads last.
+
+    ``data`` names the environment; its settings beside the id (a time limit, say) go into the metadata as JSON.
+    """
     tensors, kind = agent_tensors(agent), config.agent.name
     networks = {name: _network(name, masks[name], tensors[f"online/{name}"].numpy()) for name in KINDS[kind]}
+    settings = {"env_kwargs": json.dumps(data.env_kwargs)} if data.env_kwargs else {}
     facts = {"prune": config.prune.name, "sparsity": f"{config.sparsity:g}", "seed": str(config.seed)}
     return PolicyContent(
         kind=kind,
@@ -37,8 +43,8 @@ def policy_content(
         latent_clip=config.agent.acting_latent_clip,
         candidates=config.agent.acting_candidates,
         perturbation=config.agent.perturbation,
-        env_id=env_id,
-        metadata={**facts, "updates": str(config.updates), "version": version("sparse-offline-rl")},
+        env_id=data.env_id,
+        metadata={**facts, **settings, "updates": str(config.updates), "version": version("sparse-offline-rl")},
     )
 
 

@@ -99,7 +99,7 @@ class Session:
     def _ship(self) -> dict[str, Any]:
         """Write the policy file and put the summary together."""
         config, trainee, data = self._config, self._trainee, self._experience.data
-        content = policy_content(config, trainee.agent, trainee.masks, self._experience.normalization, data.env_id)
+        content = policy_content(config, trainee.agent, trainee.masks, self._experience.normalization, data)
         write_policy(self._folder.policy, content)
         sizes = file_sizes(self._folder.checkpoint, self._folder.policy, content.dense_bytes)
         return summarize(config, trainee.reports, data.env_id, self._evaluation, self._clock, trainee.engine, sizes)

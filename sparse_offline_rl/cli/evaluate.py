@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
     act(np.zeros((1, policy.content.observation_dim), np.float32))  # compiles the kernels outside the measured time
     policy.seed(options.seed)
     steps, start = 0, time.perf_counter()
-    returns = evaluate(act, env_id, options.episodes, options.seed)
+    returns = evaluate(act, env_id, options.episodes, options.seed, _settings(policy, env_id))
     seconds = time.perf_counter() - start
     score = normalized_score(float(returns.mean()), *_references(options.run_dir, env_id))
     facts = {"run_dir": str(options.run_dir), "env": env_id, "episodes": options.episodes, "seed": options.seed}
@@ -94,6 +95,14 @@ def _open(options: EvaluateOptions) -> tuple[Policy, str]:
             f"{options.run_dir} was trained in {content.env_id} with {have[0]} and {have[1]}: leave env.id out."
         )
     return policy, env_id
+
+
+def _settings(policy: Policy, env_id: str) -> dict[str, Any]:
+    """What the policy's own environment is made with beside its id, such as the dataset's time limit."""
+    if env_id != policy.content.env_id:
+        return {}
+    settings: dict[str, Any] = json.loads(policy.content.metadata.get("env_kwargs", "{}"))
+    return settings
 
 
 def _references(run_dir: Path, env_id: str) -> tuple[float | None, float | None]:
@@ -148,4 +157,4 @@ def _film(options: EvaluateOptions, env_id: str) -> tuple[float, int]:
     assert options.video is not None
     policy = load_policy(options.run_dir)
     policy.seed(options.seed)
-    return record_episode(policy.act, env_id, options.video, options.seed)
+    return record_episode(policy.act, env_id, options.video, options.seed, _settings(policy, env_id))
