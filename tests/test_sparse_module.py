@@ -65,7 +65,8 @@ def gradients(sparse: SparseMLP, batch: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("batch", [17, 100, 1000])
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_cores)])
-def test_repeated_calls_give_the_same_bits(batch: int, threads: int) -> None:
+def test_repeated_calls_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, batch: int, threads: int) -> None:
+    monkeypatch.setattr("sparse_offline_rl.sparse.engine._WORTH_A_THREAD", 0)
     sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
     try:
         set_threads(threads)
@@ -77,7 +78,8 @@ def test_repeated_calls_give_the_same_bits(batch: int, threads: int) -> None:
 
 @needs_two_cores
 @pytest.mark.parametrize("batch", [17, 100, 113, 1000])
-def test_threads_change_nothing_but_the_last_bits_of_weight_gradients(batch: int) -> None:
+def test_threads_change_only_the_last_bits_of_weight_gradients(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    monkeypatch.setattr("sparse_offline_rl.sparse.engine._WORTH_A_THREAD", 0)
     sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
     one = gradients(sparse, batch)
     try:

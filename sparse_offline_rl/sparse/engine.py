@@ -16,6 +16,7 @@ from sparse_offline_rl.types import FloatArray
 MAX_INPUTS = 3
 _LANES = 16
 _ALIGNMENT = 64
+_WORTH_A_THREAD = 20_000  # weights times vectors of the batch, some 8 µs of work
 _CACHE_BYTES = 1 << 20  # half of a core's second-level cache
 
 Span = tuple[int, int, int]  # address, row stride in bytes, width; address 0 asks for nothing
@@ -40,6 +41,7 @@ class Tiles(NamedTuple):
     vectors: int  # 16-column vectors of the whole batch
     width: int  # vectors of the widest tile
     group: int  # tiles whose activations and gradients fit the cache together
+    threads: int  # that share the tiles
 
 
 class Workspace(NamedTuple):
@@ -47,7 +49,6 @@ class Workspace(NamedTuple):
 
     tiles: Tiles
     batch: int
-    threads: int
     buffer: Buffer
 
 
@@ -59,6 +60,7 @@ class KernelEngine:
         self._arrays, self._table = _layout(plan)
         self.table = self._table.ctypes.data
         self._tiles: dict[tuple[int, int], Tiles] = {}
+        self._work = sum(len(table.row_index) for table in plan.tables)
         self._free: dict[int, list[Buffer]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelEngine:
@@ -72,11 +74,14 @@ class KernelEngine:
         key = (batch, threads)
         tiles = self._tiles.get(key)
         if tiles is None:
-            table = _cut(batch, threads, self.plan.unit_count)
+            vectors = -(-batch // _LANES)
+            if vectors * self._work < _WORTH_A_THREAD:
+                threads = 1
+            table = _cut(vectors, threads, self.plan.unit_count)
             width = int(table[:, 1].max())
             tile_bytes = 2 * 4 * _LANES * self.plan.unit_count * width
             group = min(len(table), max(1, _CACHE_BYTES // tile_bytes))
-            tiles = Tiles(table, table.ctypes.data, len(table), -(-batch // _LANES), width, group)
+            tiles = Tiles(table, table.ctypes.data, len(table), vectors, width, group, min(threads, len(table)))
             self._tiles[key] = tiles
         return tiles
 
@@ -105,7 +110,7 @@ class KernelEngine:
             return None
         first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
         tiles = self.tiles(batch, threads)
-        threads = min(threads, tiles.length)
+        threads = tiles.threads
         slot = kernels.MAX_VECTORS * _LANES * self.plan.unit_count
         count = self._workspace_size(tiles) if keep else slot * threads
         buffer = self.take(count)
@@ -115,7 +120,7 @@ class KernelEngine:
             *first, *second, *third, out, threads,
         )  # fmt: skip
         if keep:
-            return Workspace(tiles, batch, threads, buffer)
+            return Workspace(tiles, batch, buffer)
         self.give_back(count, buffer)
         return None
 
@@ -131,7 +136,8 @@ class KernelEngine:
         goes, address 0 for none. The workspace is given back.
         """
         first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
-        tiles, batch, threads, buffer = workspace
+        tiles, batch, buffer = workspace
+        threads = tiles.threads
         parameters = self.plan.parameter_count
         slot = tiles.group * tiles.width * _LANES * self.plan.unit_count
         deltas = self.take(threads * slot)
@@ -194,8 +200,8 @@ def _widths(vectors: int, threads: int) -> list[int]:
     return [vectors * (i + 1) // tiles - vectors * i // tiles for i in range(tiles)]
 
 
-def _cut(batch: int, threads: int, units: int) -> NDArray[np.int64]:
-    widths = np.array(_widths(-(-batch // _LANES), threads), np.int64)
+def _cut(vectors: int, threads: int, units: int) -> NDArray[np.int64]:
+    widths = np.array(_widths(vectors, threads), np.int64)
     starts = np.cumsum(widths) - widths
     return np.ascontiguousarray(np.stack([4 * _LANES * units * starts, widths, _LANES * starts], 1))
 

@@ -6,6 +6,8 @@ beyond the batch are zero in the inputs and in the output gradients, so they add
 
 The order of summation is fixed by the plan, the batch and the number of threads, never by scheduling; the number of threads
 matters to the gradient of the parameters only.
+
+Numba's cache of compiled code notices a change of this file only: touch it after a change of the intrinsics.
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ from typing import Any
 
 import numba
 
+from sparse_offline_rl.sparse.gradients import add_vectors, bias_gradients, weight_gradients
 from sparse_offline_rl.sparse.intrinsics import (
-    add_vectors,
-    bias_gradients,
     load_f32,
     load_i32,
     load_i64,
@@ -26,7 +27,6 @@ from sparse_offline_rl.sparse.intrinsics import (
     row_gather,
     store_f32,
     transpose,
-    weight_gradients,
 )
 
 MAX_VECTORS = 7  # widest tile: batch 100, the usual one, fits 7 · 16 columns
