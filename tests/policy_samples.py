@@ -35,7 +35,7 @@ def make_network(rng, name, widths, density, heads=None):
     return PolicyNetwork(name, tuple(hidden), tuple(outputs))
 
 
-def make_policy(kind="bcq", density=0.3, state=5, action=3, hidden=(40, 30), candidates=7, seed=0):
+def make_policy(kind="bcq", density=0.3, state=5, action=3, hidden=(40, 30), candidates=7, perturbation=0.05, seed=0):
     rng = np.random.default_rng(seed)
     latent = 2 * action
     shapes = {"decoder": (state + latent, action), "actor": (state + action, action), "critic1": (state + action, 1)}
@@ -52,7 +52,7 @@ def make_policy(kind="bcq", density=0.3, state=5, action=3, hidden=(40, 30), can
         latent_dim=latent,
         latent_clip=0.5,
         candidates=candidates,
-        perturbation=0.05,
+        perturbation=perturbation,
         env_id="HalfCheetah-v5",
         metadata={"prune": "snip", "sparsity": "0.95"},
     )

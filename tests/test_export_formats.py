@@ -37,27 +37,24 @@ def changed(content, **fields):
     return PolicyContent(**{**vars(content), **fields})
 
 
-def all_pruned(kind):
-    """A policy whose networks ignore their input, as a collapsed one does."""
-    return make_policy(kind, density=0.0)
-
-
-POLICIES = [
-    make_policy("bc", 0.2),
-    make_policy("bcq", 0.2),
-    make_policy("bcq", 1.0),
-    all_pruned("bc"),
-    all_pruned("bcq"),
-]
+POLICIES = {
+    "bc": make_policy("bc", 0.2),
+    "bcq": make_policy("bcq", 0.2),
+    "dense": make_policy("bcq", 1.0),
+    "at the bounds": make_policy("bcq", 0.5, perturbation=40.0),
+    "bc, all pruned": make_policy("bc", 0.0),
+    "bcq, all pruned": make_policy("bcq", 0.0),
+}
 
 
 def onnx_session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("content", POLICIES, ids=lambda it: f"{it.kind}-{it.networks['decoder'].density:.1f}")
+@pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("count", [1, 6])
-def test_onnx_runtime_acts_alike(tmp_path, content, count):
+def test_onnx_runtime_acts_alike(tmp_path, name, count):
+    content = POLICIES[name]
     (path,) = export_onnx(content, tmp_path / "policy.onnx")
     onnx.checker.check_model(onnx.load(path), full_check=True)
     states, noise = inputs(content, count)
@@ -112,8 +109,9 @@ def c_actions(library, content, states, noise):
     return actions
 
 
-@pytest.mark.parametrize("content", POLICIES, ids=lambda it: f"{it.kind}-{it.networks['decoder'].density:.1f}")
-def test_c_acts_alike(tmp_path, content):
+@pytest.mark.parametrize("name", POLICIES)
+def test_c_acts_alike(tmp_path, name):
+    content = POLICIES[name]
     source, header = export_c(content, tmp_path / "policy.c")
     assert header.name == "policy.h"
     library = compile_library(source)

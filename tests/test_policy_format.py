@@ -218,6 +218,24 @@ def test_claims_are_checked_before_memory_is_taken(folder, sound, change):
     assert peak < 2_000_000
 
 
+def test_sections_of_other_lengths_are_named(folder, sound):
+    for change in (_claim(kept=1), _claim(mask_bytes=1), _set("exponent_bytes", 2**27), _set("observation_dim", 4)):
+        assert "bytes of values and masks, and there are" in refusal(folder, edit_header(sound, change))
+
+
+def test_a_small_file_cannot_claim_a_huge_network(folder):
+    """Fully pruned layers take no bytes a weight, so only the limit of the format bounds what they claim."""
+    write_policy(folder / "empty.sorl", make_policy("bc", 0.0, hidden=(1, 24_000)))
+
+    def enlarge(header):
+        first, second = header["networks"][0]["hidden"]
+        first["out"] = second["in"] = 12_000
+        second["out"] = header["networks"][0]["heads"][0]["in"] = 12_001
+
+    data = edit_header((folder / "empty.sorl").read_bytes(), enlarge)
+    assert f"claims more than {MAX_POSITIONS} weights" in refusal(folder, data)
+
+
 def test_headers_that_are_no_json_are_refused(folder, sound):
     for text in (b"[" * 100_000, b"\xff\xfe", b""):
         body = sound[:12] + (24 + len(text) + 32).to_bytes(8, "little") + len(text).to_bytes(4, "little") + text

@@ -39,6 +39,15 @@ def test_actions_follow_the_rule(kind, density, count):
     assert (actions >= content.action_low).all() and (actions <= content.action_high).all()
 
 
+def test_perturbed_actions_stay_within_the_bounds():
+    content = make_policy("bcq", 0.5, perturbation=40.0)
+    states, noise = observations(content, 200), noise_for(content, 200)
+    actions = Policy(content).act(states, noise)
+    assert_follows_rule(content, states, noise, actions)
+    for bound in (content.action_low, content.action_high):
+        assert (actions == bound).any()
+
+
 @pytest.mark.parametrize("density", [0.2, 1.0])
 @pytest.mark.parametrize("kind", ["bc", "bcq"])
 def test_one_observation_gives_one_action(kind, density):

@@ -148,7 +148,7 @@ def _decode_blocks(blocks: Sequence[_Block], sizes: Sequence[int], data: bytes) 
         low = bits[used : used + count * k].reshape(count, k) @ (np.int64(1) << np.arange(k, dtype=np.int64))
         high = quotients[done : done + count]
         used, done = used + count * k, done + count
-        positions = np.cumsum((np.minimum(high, size) << k) + low + 1) - 1  # bounded, so that nothing wraps around
+        positions = np.cumsum((high << k) + low + 1) - 1
         if count and positions[-1] >= size:
             raise ValueError("a mask code runs beyond its layer")
         flat = np.full(size, codes_zeros)
