@@ -135,7 +135,7 @@ def _encode_blocks(flats: Sequence[BoolArray]) -> tuple[list[_Block], bytes]:
 def _decode_blocks(blocks: Sequence[_Block], sizes: Sequence[int], data: bytes) -> list[BoolArray]:
     low_bits = sum(block.coded * block.k for block in blocks)
     low_bytes = (low_bits + 7) // 8
-    if any(block.coded > size for block, size in zip(blocks, sizes, strict=True)) or len(data) < low_bytes:
+    if any(block.coded > size for block, size in zip(blocks, sizes, strict=True)):
         raise ValueError("a mask code does not fit its layer")
     streams = np.frombuffer(data, dtype=np.uint8)
     bits = np.unpackbits(streams[:low_bytes], bitorder="little")
