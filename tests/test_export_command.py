@@ -72,6 +72,7 @@ def test_a_policy_file_of_its_own_exports_beside_itself(command, tmp_path, monke
         (["run_dir={run}/missing", "to=c"], "there is no"),
         (["run_dir={run}/..", "to=c"], "holds no policy/policy.sorl"),
         (["run_dir={run}", "to=c", "out={run}/x.onnx"], "does not end in .c"),
+        (["run_dir={run}", "to=c", "out={run}/notes.txt/here"], "cannot be written"),
         (["run_dir={run}/notes.txt", "to=c"], "is not a usable policy file"),
     ],
 )

@@ -58,7 +58,12 @@ def export(options: ExportOptions) -> list[Path]:
             )
     else:
         out = out / f"policy{suffix}"
-    return exporter(read_policy(source), out)
+    content = read_policy(source)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out} cannot be written ({error.strerror}): give another folder.") from None
+    return exporter(content, out)
 
 
 def _folder(policy: Path) -> Path:
