@@ -10,6 +10,7 @@ from helpers import dense_layers, prune, random_batch, small_agent
 
 from sparse_offline_rl.agents.bcq import BCQ
 from sparse_offline_rl.config import AgentConfig
+from sparse_offline_rl.networks.latent import gaussian_latent
 from sparse_offline_rl.types import Spaces
 
 
@@ -171,3 +172,16 @@ def test_the_actor_step_leaves_critic_and_vae_alone():
     assert all(torch.equal(a, b) for a, b in zip(before, agent.networks.critic.parameters(), strict=True))
     assert all(p.grad is None for p in agent.networks.critic.parameters())
     assert all(p.requires_grad for p in agent.networks.critic.parameters())
+
+
+def test_the_latent_step_has_the_gradients_of_its_formula():
+    g = torch.Generator().manual_seed(0)
+    statistics = (3 * torch.randn(6, 8, generator=g, dtype=torch.float64)).requires_grad_()
+    noise = torch.randn(6, 4, generator=g, dtype=torch.float64)
+    assert bool((statistics[:, 4:] < -4).any())  # clamped ones too
+    latent, kl = gaussian_latent(statistics, noise)
+    mean, log_std = statistics[:, :4], statistics[:, 4:].clamp(-4, 15)
+    torch.testing.assert_close(latent, mean + log_std.exp() * noise)
+    torch.testing.assert_close(kl, -0.5 * (1 + 2 * log_std - mean**2 - log_std.exp() ** 2).mean())
+    assert torch.autograd.gradcheck(lambda s: gaussian_latent(s, noise), statistics)
+    assert torch.autograd.gradgradcheck(lambda s: gaussian_latent(s, noise), statistics)

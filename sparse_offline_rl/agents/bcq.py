@@ -80,10 +80,8 @@ class BCQ:
     def vae_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Metrics]:
         """Reconstruction plus weighted KL divergence; ``noise`` ``[B, latent]`` standard normal, not clipped."""
         vae = self.networks.vae
-        mean, log_std = vae.encode(batch.observations, batch.actions)
-        std = log_std.exp()
-        reconstruction = mse_loss(vae.decode(batch.observations, torch.addcmul(mean, std, noise)), batch.actions)
-        kl = 0.5 * (mean.square() + std.square() - 2 * log_std).mean() - 0.5
+        latents, kl = vae.encode(batch.observations, batch.actions, noise)
+        reconstruction = mse_loss(vae.decode(batch.observations, latents), batch.actions)
         return reconstruction + self.config.kl_weight * kl, {"vae/reconstruction": reconstruction, "vae/kl": kl}
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Metrics]:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sparse_offline_rl.networks.bounded import ActionBounds
+from sparse_offline_rl.networks.latent import gaussian_latent
 from sparse_offline_rl.networks.mlp import MLP
 from sparse_offline_rl.types import Spaces
-
-_LOG_STD_MIN, _LOG_STD_MAX = -4.0, 15.0  # the BCQ authors' bounds
 
 
 class VAE(nn.Module):
@@ -27,10 +26,9 @@ class VAE(nn.Module):
         self.bounds = ActionBounds(spaces)
         self.latent_dim = latent_dim
 
-    def encode(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, S]`` and ``[B, A]`` to the latent mean and the clamped log standard deviation, each ``[B, latent]``."""
-        mean, log_std = self.encoder(observations, actions).split(self.latent_dim, dim=1)
-        return mean, log_std.clamp(_LOG_STD_MIN, _LOG_STD_MAX)
+    def encode(self, observations: Tensor, actions: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, S]``, ``[B, A]`` and standard normal ``noise`` ``[B, latent]`` to latents ``[B, latent]`` and their KL."""
+        return gaussian_latent(self.encoder(observations, actions), noise)
 
     def decode(self, observations: Tensor, latents: Tensor) -> Tensor:
         """``[B, S]`` and ``[B, latent]`` to actions ``[B, A]`` inside the bounds."""
