@@ -17,10 +17,13 @@ from sparse_offline_rl.benchmarks.contestants.agents import (
     OBSERVATIONS,
     make_trainee,
     random_buffer,
+    random_transitions,
     read_config,
+    spaces,
 )
 from sparse_offline_rl.benchmarks.contestants.plain import PlainPolicy
 from sparse_offline_rl.config import Config
+from sparse_offline_rl.datasets.load import LoadedDataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.deploy import policy_content
 from sparse_offline_rl.evaluation.rollouts import Act, evaluate
@@ -37,7 +40,8 @@ _OBSERVATIONS = 64  # different ones, in turn
 
 def make_content(config: Config, trainee: Trainee) -> PolicyContent:
     """What the policy file of an agent holds."""
-    return policy_content(config, trainee.agent, trainee.masks, Normalization.identity(OBSERVATIONS), ENVIRONMENT)
+    data = LoadedDataset(random_transitions(), spaces(), ENVIRONMENT, "random")
+    return policy_content(config, trainee.agent, trainee.masks, Normalization.identity(OBSERVATIONS), data)
 
 
 def _trained_content(overrides: Sequence[str]) -> PolicyContent:

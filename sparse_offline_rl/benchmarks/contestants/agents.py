@@ -45,7 +45,7 @@ def spaces() -> Spaces:
     return Spaces(OBSERVATIONS, -np.ones(ACTIONS, np.float32), np.ones(ACTIONS, np.float32))
 
 
-def random_buffer() -> ReplayBuffer:
+def random_transitions() -> Transitions:
     """Standard normal observations and rewards, uniform actions."""
     draw = np.random.default_rng(0)
     observations = draw.standard_normal((_TRANSITIONS, OBSERVATIONS), np.float32)
@@ -53,8 +53,12 @@ def random_buffer() -> ReplayBuffer:
     actions = draw.uniform(-1, 1, (_TRANSITIONS, ACTIONS)).astype(np.float32)
     rewards = draw.standard_normal(_TRANSITIONS, np.float32)
     ends = draw.random((2, _TRANSITIONS)) < 0.001
-    data = Transitions(observations, actions, rewards, following, *ends)
-    return ReplayBuffer(data, Normalization.identity(OBSERVATIONS))
+    return Transitions(observations, actions, rewards, following, *ends)
+
+
+def random_buffer() -> ReplayBuffer:
+    """A buffer of :func:`random_transitions`."""
+    return ReplayBuffer(random_transitions(), Normalization.identity(OBSERVATIONS))
 
 
 def count_weights(overrides: Sequence[str]) -> int:
