@@ -22,6 +22,7 @@ def prepare_process(threads: int) -> None:
     # cuBLAS is deterministic only with a fixed workspace, which it reads when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # moments of idle weights decay into denormal numbers, which are slow to compute with
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a pass over every buffer
     if sys.platform == "linux":

@@ -8,6 +8,7 @@ import torch
 from bcq_oracle import bcq_update
 from helpers import dense_layers, prune, random_batch, small_agent
 
+from sparse_offline_rl.agents import adam as adam_module
 from sparse_offline_rl.agents.bcq import BCQ
 from sparse_offline_rl.config import AgentConfig
 from sparse_offline_rl.networks.latent import gaussian_latent
@@ -63,7 +64,7 @@ def test_pruned_weights_and_moments_stay_zero(method):
     moments = {
         p: (m, v)
         for learner in agent.learners.values()
-        for p, m, v in zip(learner.parameters, learner.exp_avg, learner.exp_avg_sq, strict=True)
+        for p, m, v in zip(learner.parameters, learner.adam.exp_avg, learner.adam.exp_avg_sq, strict=True)
     }
     for mlp in [*agent.networks.dense_mlps().values(), *agent.target_mlps().values()]:
         for layer in mlp.layers().values():
@@ -185,3 +186,26 @@ def test_the_latent_step_has_the_gradients_of_its_formula():
     torch.testing.assert_close(kl, -0.5 * (1 + 2 * log_std - mean**2 - log_std.exp() ** 2).mean())
     assert torch.autograd.gradcheck(lambda s: gaussian_latent(s, noise), statistics)
     assert torch.autograd.gradgradcheck(lambda s: gaussian_latent(s, noise), statistics)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adam_is_torchs(compiled, weight_decay, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(adam_module, "_compiled", lambda: None)
+    g = torch.Generator().manual_seed(0)
+    ours = [torch.randn(7, 5, generator=g), torch.randn(301, generator=g)]
+    theirs = [torch.nn.Parameter(p.clone()) for p in ours]
+    adam = adam_module.Adam(ours, 1e-3, weight_decay)
+    reference = torch.optim.Adam(theirs, lr=1e-3, weight_decay=weight_decay)
+    for _ in range(50):
+        gradients = [torch.randn(p.shape, generator=g) for p in ours]
+        adam.step(gradients)
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = gradient
+        reference.step()
+    assert adam.steps == 50
+    for mine, parameter, m, v in zip(ours, theirs, adam.exp_avg, adam.exp_avg_sq, strict=True):
+        torch.testing.assert_close(mine, parameter.detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(m, reference.state[parameter]["exp_avg"], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(v, reference.state[parameter]["exp_avg_sq"], rtol=1e-5, atol=1e-9)

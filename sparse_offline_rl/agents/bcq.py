@@ -111,7 +111,7 @@ class BCQ:
         nets = self.networks
         with torch.no_grad():
             decoded = nets.vae.decode(batch.observations, noise)
-        with frozen(nets.critic.q1):
+        with frozen(list(nets.critic.q1.parameters())):
             q: Tensor = nets.critic.q1(batch.observations, nets.actor(batch.observations, decoded))
         return -q.mean()
 

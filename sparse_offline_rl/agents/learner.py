@@ -7,46 +7,22 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8  # torch's and the BCQ authors' defaults
+from sparse_offline_rl.agents.adam import Adam
 
 
 class Learner:
-    """Adam on the parameters of ``module``; keeps the last gradients so that their norm can be logged when asked for.
-
-    This is ``torch.optim.Adam``'s own function without the optimiser object around it, whose bookkeeping would take longer
-    than the step itself on a pruned network. The moments lie beside the parameters, ready for a checkpoint.
-    """
+    """Adam on the parameters of ``module``; keeps the last gradients so that their norm can be logged when asked for."""
 
     def __init__(self, module: nn.Module, learning_rate: float, weight_decay: float) -> None:
         self.parameters: list[Tensor] = list(module.parameters())
-        self.exp_avg = [torch.zeros_like(p) for p in self.parameters]
-        self.exp_avg_sq = [torch.zeros_like(p) for p in self.parameters]
-        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
+        self.adam = Adam(self.parameters, learning_rate, weight_decay)
         self._gradients: Sequence[Tensor] = ()
-        self._learning_rate, self._weight_decay = learning_rate, weight_decay
 
-    @torch.no_grad()
     def step(self, loss: Tensor) -> None:
         """One Adam step on ``loss``, with gradients for these parameters and for nothing else."""
         self._gradients = torch.autograd.grad(loss, self.parameters)
-        adam(
-            self.parameters,
-            list(self._gradients),
-            self.exp_avg,
-            self.exp_avg_sq,
-            [],
-            self.steps,
-            fused=True,
-            amsgrad=False,
-            beta1=_BETAS[0],
-            beta2=_BETAS[1],
-            lr=self._learning_rate,
-            weight_decay=self._weight_decay,
-            eps=_EPS,
-            maximize=False,
-        )
+        self.adam.step(self._gradients)
 
     def gradient_norm(self) -> Tensor:
         """Euclidean norm of the last step's gradients, a scalar tensor."""
@@ -68,10 +44,12 @@ class PolyakAverage:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Within the block no gradient is computed for the parameters of ``module`` (gradients still flow through it)."""
-    module.requires_grad_(False)
+def frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Within the block no gradient is computed for ``parameters`` (gradients still flow through their network)."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        for parameter in parameters:
+            parameter.requires_grad_(True)

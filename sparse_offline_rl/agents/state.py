@@ -29,8 +29,8 @@ def agent_tensors(agent: BCQ) -> dict[str, Tensor]:
     for name, mlp in agent.networks.mlps().items():
         learner, span = _place(agent, mlp)
         tensors[f"online/{name}"] = _pack(mlp, [p.detach() for p in learner.parameters[span]])
-        tensors[f"exp_avg/{name}"] = _pack(mlp, learner.exp_avg[span])
-        tensors[f"exp_avg_sq/{name}"] = _pack(mlp, learner.exp_avg_sq[span])
+        tensors[f"exp_avg/{name}"] = _pack(mlp, learner.adam.exp_avg[span])
+        tensors[f"exp_avg_sq/{name}"] = _pack(mlp, learner.adam.exp_avg_sq[span])
     for name, mlp in agent.target_mlps().items():
         tensors[f"target/{name}"] = _pack(mlp, [p.detach() for p in mlp.parameters()])
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -41,12 +41,15 @@ def load_agent_tensors(agent: BCQ, tensors: Mapping[str, Tensor], steps: int) ->
     """Restore what :func:`agent_tensors` gave, after ``steps`` optimiser steps; masks must be in place already."""
     for name, mlp in agent.networks.mlps().items():
         learner, span = _place(agent, mlp)
-        places: dict[str, list[Tensor]] = {"online": learner.parameters, "exp_avg": learner.exp_avg, "exp_avg_sq": learner.exp_avg_sq}
+        places: dict[str, list[Tensor]] = {
+            "online": learner.parameters,
+            "exp_avg": learner.adam.exp_avg,
+            "exp_avg_sq": learner.adam.exp_avg_sq,
+        }
         for kind, place in places.items():
             for tensor, value in zip(place[span], _unpack(mlp, tensors[f"{kind}/{name}"]), strict=True):
                 tensor.copy_(value)
-        for step in learner.steps:
-            step.fill_(steps)
+        learner.adam.steps = steps
     for name, mlp in agent.target_mlps().items():
         for parameter, value in zip(mlp.parameters(), _unpack(mlp, tensors[f"target/{name}"]), strict=True):
             parameter.copy_(value)
