@@ -1,6 +1,8 @@
 """The dense and the sparse engine are the same agent."""
 
 import copy
+import hashlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from helpers import prune, random_batch, small_agent
 
 from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.sparse import kernels
 from sparse_offline_rl.sparse.choice import CROSSOVER_DENSITY, choose_engine, install_engine
 from sparse_offline_rl.sparse.module import SparseMLP, convert, set_threads
 
@@ -137,3 +140,11 @@ def test_the_choice_of_engine():
     assert all(isinstance(mlp, SparseMLP) for mlp in agent.networks.mlps().values())
     with pytest.raises(TypeError, match="actor belongs to the SparseMLP engine"):
         agent.networks.dense_mlps()
+
+
+def test_the_compiled_kernels_know_their_sources():
+    """Numba's cache watches kernels.py alone; the digest in it changes with every file that is compiled into it."""
+    folder = Path(kernels.__file__).parent
+    sources = ("gradients.py", "intrinsics.py", "layout.py", "simd.py", "tiles.py")
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in sources)).hexdigest()[:16]
+    assert digest == kernels.SOURCES, f'put SOURCES = "{digest}" into {kernels.__file__}'

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_offline_rl.sparse import kernels
+from sparse_offline_rl.sparse.layout import MAX_VECTORS
 from sparse_offline_rl.sparse.plan import SparsePlan
 from sparse_offline_rl.types import FloatArray
 
@@ -111,7 +112,7 @@ class KernelEngine:
         first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
         tiles = self.tiles(batch, threads)
         threads = tiles.threads
-        slot = kernels.MAX_VECTORS * _LANES * self.plan.unit_count
+        slot = MAX_VECTORS * _LANES * self.plan.unit_count
         count = self._workspace_size(tiles) if keep else slot * threads
         buffer = self.take(count)
         run = kernels.forward_serial if threads == 1 else kernels.forward_parallel
@@ -194,7 +195,7 @@ def _widths(vectors: int, threads: int) -> list[int]:
     indices, larger ones miss the cache more often. Threads share out tiles of 3 and more only: narrower ones sum in another
     order, and results must not depend on threads.
     """
-    tiles = -(-vectors // (4 if vectors > kernels.MAX_VECTORS else kernels.MAX_VECTORS))
+    tiles = -(-vectors // (4 if vectors > MAX_VECTORS else MAX_VECTORS))
     if vectors >= 3 * threads:
         tiles = min(-(-tiles // threads) * threads, vectors // 3)
     return [vectors * (i + 1) // tiles - vectors * i // tiles for i in range(tiles)]

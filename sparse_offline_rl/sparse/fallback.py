@@ -28,7 +28,7 @@ def engine_factory() -> Callable[[SparsePlan], KernelEngine] | None:
         KernelEngine(plan).act(np.ones(2, np.float32), np.ones((2, 1), np.float32))
     except Exception as error:
         warnings.warn(
-            f"the sparse kernels are not available ({type(error).__name__}: {error}); sparse networks run on dense "
+            f"the sparse kernels are not available ({type(error).__name__}: {next(iter(str(error).splitlines()), '')}); sparse networks run on dense "
             "matrices: the same results, but no faster than engine=dense. Reinstall numba to get the speed.",
             RuntimeWarning,
             stacklevel=2,

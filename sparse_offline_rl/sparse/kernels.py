@@ -7,217 +7,43 @@ beyond the batch are zero in the inputs and in the output gradients, so they add
 The order of summation is fixed by the plan, the batch and the number of threads, never by scheduling; the number of threads
 matters to the gradient of the parameters only.
 
-Numba's cache of compiled code notices a change of this file only: touch it after a change of the intrinsics.
+Numba's cache of compiled code notices a change of this file only. So ``SOURCES`` is a digest of the files that these functions
+are compiled from, and a test asks for the new one when it is out of date.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
 
-from sparse_offline_rl.sparse.gradients import add_vectors, bias_gradients, weight_gradients
-from sparse_offline_rl.sparse.intrinsics import (
-    load_f32,
-    load_i32,
-    load_i64,
-    row_backward,
-    row_forward,
-    row_gather,
-    store_f32,
-    transpose,
+from sparse_offline_rl.sparse.gradients import add_vectors
+from sparse_offline_rl.sparse.intrinsics import load_f32, load_i32, load_i64, row_gather, store_f32
+from sparse_offline_rl.sparse.layout import (
+    BIAS,
+    DEAD,
+    DEAD_LIST,
+    FIRST,
+    HEADER_BYTES,
+    IN_UNIT,
+    OUT_UNIT,
+    OUTPUTS,
+    RECORD_BYTES,
+    ROW_INDEX,
+    ROW_START,
+    ROW_UNIT,
+    ROWS,
+    TILE_BYTES,
+    UNITS,
+    parallel,
+    serial,
 )
+from sparse_offline_rl.sparse.tiles import backward_tile, forward_tile, gradient_layer
 
-MAX_VECTORS = 7  # widest tile: batch 100, the usual one, fits 7 · 16 columns
-
-# Byte offsets into the plan's table (engine.py): a header, then one record per layer.
-_UNITS, _OUTPUTS, _DEAD, _DEAD_LIST = range(8, 40, 8)
-_HEADER_BYTES = 40
-_ROWS, _ROW_UNIT, _FIRST, _ROW_START, _ROW_INDEX, _BIAS, _IN_UNIT, _OUT_UNIT = range(0, 64, 8)
-_COLUMNS, _COLUMN_UNIT, _COLUMN_START, _COLUMN_INDEX, _COLUMN_VALUE = range(64, 104, 8)
-_RECORD_BYTES = 104
-_TILE_BYTES = 24  # byte offset in the workspace, number of vectors, first batch row
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-_serial: Decorator = numba.njit(cache=True, nogil=True, error_model="numpy")
-_parallel: Decorator = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+SOURCES = "3ece5cb816d302ce"
 
 
-@_serial
-def _pack(source: int, stride: int, count: int, target: int, width: int, first: int, batch: int) -> None:
-    """Rows ``first`` … of a row-major matrix with ``count`` columns into as many units of a tile, zero beyond the batch."""
-    for i in range(width):  # outside: 16 rows at a time touch few pages
-        row = first + 16 * i
-        rows = max(0, min(16, batch - row))
-        for column in range(0, count, 16):
-            block, unit = source + row * stride + 4 * column, target + 64 * (width * column + i)
-            transpose(block, stride, rows, count - column, unit, 64 * width, count - column, 16)
-
-
-@_serial
-def _unpack(source: int, width: int, first: int, batch: int, target: int, stride: int, count: int) -> None:
-    """The inverse of :func:`_pack`: ``count`` units of a tile into the columns of a row-major matrix."""
-    for i in range(width):
-        row = first + 16 * i
-        for column in range(0, count, 16):
-            block, unit = target + row * stride + 4 * column, source + 64 * (width * column + i)
-            transpose(unit, 64 * width, count - column, 16, block, stride, batch - row, count - column)
-
-
-@_serial
-def _layer_forward(width: Any, record: int, values: int, base: int, last: bool) -> None:
-    unit_bytes = 64 * len(width)
-    first, start, index = load_i64(record + _FIRST), load_i64(record + _ROW_START), load_i64(record + _ROW_INDEX)
-    bias, unit = load_i64(record + _BIAS), load_i64(record + _ROW_UNIT)
-    x = base + unit_bytes * load_i64(record + _IN_UNIT)
-    out = base + unit_bytes * load_i64(record + _OUT_UNIT)
-    floor = numba.float32(-numba.float32(float("inf")) if last else 0.0)
-    for row in range(load_i64(record + _ROWS)):
-        begin = load_i32(start + 4 * row)
-        count = load_i32(start + 4 * row + 4) - begin
-        weights = values + 4 * load_i32(first + 4 * row)
-        constant = load_f32(values + 4 * load_i32(bias + 4 * row))
-        target = out + unit_bytes * load_i32(unit + 4 * row)
-        row_forward(width, x, index + 4 * begin, weights, count, constant, floor, target)
-
-
-@_serial
-def _layer_backward(
-    width: Any, record: int, values: int, base: int, delta: int, gated: int, low: int, high: int
-) -> None:
-    """Gradient with respect to input units ``low`` … ``high - 1`` of a layer, gated by their ReLU or not."""
-    unit_bytes = 64 * len(width)
-    unit, start = load_i64(record + _COLUMN_UNIT), load_i64(record + _COLUMN_START)
-    index, position = load_i64(record + _COLUMN_INDEX), load_i64(record + _COLUMN_VALUE)
-    inputs, outputs = unit_bytes * load_i64(record + _IN_UNIT), unit_bytes * load_i64(record + _OUT_UNIT)
-    for column in range(load_i64(record + _COLUMNS)):
-        target = load_i32(unit + 4 * column)
-        if low <= target < high:
-            begin = load_i32(start + 4 * column)
-            count = load_i32(start + 4 * column + 4) - begin
-            row, where = inputs + unit_bytes * target, position + 4 * begin
-            dy, dx = delta + outputs, delta + row
-            row_backward(width, dy, index + 4 * begin, where, values, count, gated, base + row, dx)
-
-
-@_serial
-def _forward_width(vectors: int, record: int, values: int, base: int, last: bool) -> None:
-    """:func:`_layer_forward` for a number of vectors known at run time only."""
-    if vectors == 1:
-        _layer_forward((0,) * 1, record, values, base, last)
-    elif vectors == 2:
-        _layer_forward((0,) * 2, record, values, base, last)
-    elif vectors == 3:
-        _layer_forward((0,) * 3, record, values, base, last)
-    elif vectors == 4:
-        _layer_forward((0,) * 4, record, values, base, last)
-    elif vectors == 5:
-        _layer_forward((0,) * 5, record, values, base, last)
-    elif vectors == 6:
-        _layer_forward((0,) * 6, record, values, base, last)
-    else:
-        _layer_forward((0,) * 7, record, values, base, last)
-
-
-@_serial
-def _backward_width(
-    vectors: int, record: int, values: int, base: int, delta: int, gated: int, low: int, high: int
-) -> None:
-    """:func:`_layer_backward` for a number of vectors known at run time only."""
-    if vectors == 1:
-        _layer_backward((0,) * 1, record, values, base, delta, gated, low, high)
-    elif vectors == 2:
-        _layer_backward((0,) * 2, record, values, base, delta, gated, low, high)
-    elif vectors == 3:
-        _layer_backward((0,) * 3, record, values, base, delta, gated, low, high)
-    elif vectors == 4:
-        _layer_backward((0,) * 4, record, values, base, delta, gated, low, high)
-    elif vectors == 5:
-        _layer_backward((0,) * 5, record, values, base, delta, gated, low, high)
-    elif vectors == 6:
-        _layer_backward((0,) * 6, record, values, base, delta, gated, low, high)
-    else:
-        _layer_backward((0,) * 7, record, values, base, delta, gated, low, high)
-
-
-@_serial
-def _forward_tile(table: int, values: int, tile: int, base: int, batch: int, inputs: Any, out: int) -> None:
-    width, first = load_i64(tile + 8), load_i64(tile + 16)
-    target = base
-    for address, stride, count in inputs:
-        _pack(address, stride, count, target, width, first, batch)
-        target += 64 * width * count
-    layers = load_i64(table)
-    for layer in range(layers):
-        _forward_width(width, table + _HEADER_BYTES + layer * _RECORD_BYTES, values, base, layer + 1 == layers)
-    outputs = load_i64(table + _OUTPUTS)
-    result = base + 64 * width * (load_i64(table + _UNITS) - outputs)
-    _unpack(result, width, first, batch, out, 4 * outputs, outputs)
-
-
-@_serial
-def _backward_tile(
-    table: int, values: int, tile: int, work: int, deltas: int, batch: int, grad: int, grad_stride: int, inputs: Any
-) -> None:
-    """Every unit's gradient in one tile; the wanted input gradients go to ``inputs``."""
-    offset, width, first = load_i64(tile), load_i64(tile + 8), load_i64(tile + 16)
-    base, delta = work + offset, deltas + offset
-    outputs = load_i64(table + _OUTPUTS)
-    result = delta + 64 * width * (load_i64(table + _UNITS) - outputs)
-    _pack(grad, grad_stride, outputs, result, width, first, batch)
-    for layer in range(load_i64(table) - 1, 0, -1):
-        record = table + _HEADER_BYTES + layer * _RECORD_BYTES
-        _backward_width(width, record, values, base, delta, 1, 0, load_i64(record + _COLUMNS))
-    low = 0
-    for address, stride, count in inputs:
-        if address != 0:
-            _backward_width(width, table + _HEADER_BYTES, values, base, delta, 0, low, low + count)
-            _unpack(delta + 64 * width * low, width, first, batch, address, stride, count)
-        low += count
-
-
-@_serial
-def _gradient_layer(record: int, tiles: int, tile_count: int, work: int, deltas: int, out: int) -> None:
-    """Weight and bias gradients of one layer over some tiles.
-
-    Weights go in groups of 8, then 4. A row's last group overlaps the one before, which writes the same numbers twice and
-    is cheaper than single weights.
-    """
-    first, start, index = load_i64(record + _FIRST), load_i64(record + _ROW_START), load_i64(record + _ROW_INDEX)
-    bias, unit = load_i64(record + _BIAS), load_i64(record + _ROW_UNIT)
-    x, outputs = load_i64(record + _IN_UNIT), load_i64(record + _OUT_UNIT)
-    rows = load_i64(record + _ROWS)
-    for row in range(rows):
-        dy = outputs + load_i32(unit + 4 * row)
-        source = index + 4 * load_i32(start + 4 * row)
-        target = out + 4 * load_i32(first + 4 * row)
-        count = load_i32(start + 4 * row + 4) - load_i32(start + 4 * row)
-        done = 0
-        while done < count:
-            rest = count - done
-            if rest > 4 and count >= 8:
-                at = 4 * min(done, count - 8)
-                weight_gradients((0,) * 8, tiles, tile_count, deltas, dy, work, x, source + at, target + at)
-                done += 8
-            elif count >= 4:
-                at = 4 * min(done, count - 4)
-                weight_gradients((0,) * 4, tiles, tile_count, deltas, dy, work, x, source + at, target + at)
-                done += 4
-            else:
-                at = 4 * done
-                weight_gradients((0,), tiles, tile_count, deltas, dy, work, x, source + at, target + at)
-                done += 1
-    row = 0
-    while row + 8 <= rows:
-        bias_gradients((0,) * 8, tiles, tile_count, deltas, outputs, unit + 4 * row, bias + 4 * row, out)
-        row += 8
-    while row < rows:
-        bias_gradients((0,), tiles, tile_count, deltas, outputs, unit + 4 * row, bias + 4 * row, out)
-        row += 1
-
-
-@_serial
+@serial
 def forward_serial(
     table: int, values: int, tiles: int, tile_count: int, batch: int, work: int, scratch: int,
     a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int, threads: int,
@@ -228,12 +54,12 @@ def forward_serial(
     """
     inputs = ((a0, s0, w0), (a1, s1, w1), (a2, s2, w2))
     for t in range(tile_count):
-        tile = tiles + _TILE_BYTES * t
+        tile = tiles + TILE_BYTES * t
         base = work if scratch > 0 else work + load_i64(tile)
-        _forward_tile(table, values, tile, base, batch, inputs, out)
+        forward_tile(table, values, tile, base, batch, inputs, out)
 
 
-@_parallel
+@parallel
 def forward_parallel(
     table: int, values: int, tiles: int, tile_count: int, batch: int, work: int, scratch: int,
     a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int, threads: int,
@@ -242,12 +68,12 @@ def forward_parallel(
     for thread in numba.prange(threads):
         inputs = ((a0, s0, w0), (a1, s1, w1), (a2, s2, w2))  # here: a parallel region takes scalars only
         for t in range(tile_count * thread // threads, tile_count * (thread + 1) // threads):
-            tile = tiles + _TILE_BYTES * t
+            tile = tiles + TILE_BYTES * t
             base = work + scratch * thread if scratch > 0 else work + load_i64(tile)
-            _forward_tile(table, values, tile, base, batch, inputs, out)
+            forward_tile(table, values, tile, base, batch, inputs, out)
 
 
-@_serial
+@serial
 def _backward_tiles(
     table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, deltas: int, grad: int,
     grad_stride: int, inputs: Any, out: int, partial: int, count: int,
@@ -255,23 +81,23 @@ def _backward_tiles(
     """Backward of some tiles, ``group`` at a time: their activations are still in the cache when the weights need them."""
     for begin in range(0, tile_count, group):
         members = min(group, tile_count - begin)
-        share = tiles + _TILE_BYTES * begin
+        share = tiles + TILE_BYTES * begin
         local = deltas - load_i64(share)  # each group's dY take the place of the last one's
         for t in range(members):
-            _backward_tile(table, values, share + _TILE_BYTES * t, work, local, batch, grad, grad_stride, inputs)
+            backward_tile(table, values, share + TILE_BYTES * t, work, local, batch, grad, grad_stride, inputs)
         if out != 0:
             target = out if begin == 0 else partial
             for layer in range(load_i64(table)):
-                _gradient_layer(table + _HEADER_BYTES + layer * _RECORD_BYTES, share, members, work, local, target)
+                gradient_layer(table + HEADER_BYTES + layer * RECORD_BYTES, share, members, work, local, target)
             if begin > 0:
                 add_vectors(out, partial, count)
     if out != 0:
-        dead = load_i64(table + _DEAD_LIST)
-        for i in range(load_i64(table + _DEAD)):
+        dead = load_i64(table + DEAD_LIST)
+        for i in range(load_i64(table + DEAD)):
             store_f32(out + 4 * load_i32(dead + 4 * i), numba.float32(0.0))
 
 
-@_serial
+@serial
 def backward_serial(
     table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, deltas: int, grad: int,
     grad_stride: int, a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int,
@@ -289,7 +115,7 @@ def backward_serial(
     )
 
 
-@_parallel
+@parallel
 def backward_parallel(
     table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, deltas: int, grad: int,
     grad_stride: int, a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int,
@@ -305,7 +131,7 @@ def backward_parallel(
         inputs = ((a0, s0, w0), (a1, s1, w1), (a2, s2, w2))  # here: a parallel region takes scalars only
         begin, end = tile_count * thread // threads, tile_count * (thread + 1) // threads
         mine = out if thread == 0 or out == 0 else partial + 4 * count * (thread - 1)
-        share = tiles + _TILE_BYTES * begin
+        share = tiles + TILE_BYTES * begin
         scratch = partial + 4 * count * (threads - 1 + thread)
         local = deltas + delta_bytes * thread
         _backward_tiles(
@@ -332,12 +158,12 @@ def backward_parallel(
                 add_vectors(out + 4 * first, partial + 4 * (count * other + first), share)
 
 
-@_serial
+@serial
 def _single_layer(record: int, values: int, work: int, last: bool) -> None:
-    first, start, index = load_i64(record + _FIRST), load_i64(record + _ROW_START), load_i64(record + _ROW_INDEX)
-    bias, unit = load_i64(record + _BIAS), load_i64(record + _ROW_UNIT)
-    x, out = work + 4 * load_i64(record + _IN_UNIT), work + 4 * load_i64(record + _OUT_UNIT)
-    for row in range(load_i64(record + _ROWS)):
+    first, start, index = load_i64(record + FIRST), load_i64(record + ROW_START), load_i64(record + ROW_INDEX)
+    bias, unit = load_i64(record + BIAS), load_i64(record + ROW_UNIT)
+    x, out = work + 4 * load_i64(record + IN_UNIT), work + 4 * load_i64(record + OUT_UNIT)
+    for row in range(load_i64(record + ROWS)):
         begin = load_i32(start + 4 * row)
         count = load_i32(start + 4 * row + 4) - begin
         total = row_gather(x, index + 4 * begin, values + 4 * load_i32(first + 4 * row), count)
@@ -347,7 +173,7 @@ def _single_layer(record: int, values: int, work: int, last: bool) -> None:
         store_f32(out + 4 * load_i32(unit + 4 * row), total)
 
 
-@_serial
+@serial
 def forward_single(
     table: int, values: int, work: int, a0: int, w0: int, a1: int, w1: int, a2: int, w2: int, out: int
 ) -> None:
@@ -359,8 +185,8 @@ def forward_single(
         target += 4 * count
     layers = load_i64(table)
     for layer in range(layers):
-        _single_layer(table + _HEADER_BYTES + layer * _RECORD_BYTES, values, work, layer + 1 == layers)
-    outputs = load_i64(table + _OUTPUTS)
-    result = work + 4 * (load_i64(table + _UNITS) - outputs)
+        _single_layer(table + HEADER_BYTES + layer * RECORD_BYTES, values, work, layer + 1 == layers)
+    outputs = load_i64(table + OUTPUTS)
+    result = work + 4 * (load_i64(table + UNITS) - outputs)
     for i in range(outputs):
         store_f32(out + 4 * i, load_f32(result + 4 * i))
