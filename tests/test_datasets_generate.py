@@ -70,7 +70,7 @@ def test_the_environment_replays_what_was_written(root):
 def test_any_number_of_processes_gives_the_same_bits(root):
     read = []
     for processes in (1, 3):
-        for kind, size in (("medium_expert", 6000), ("random", 2000)):
+        for kind, size in (("medium", 5500), ("random", 2000)):
             recipe = bundled_recipe("hopper", kind, size, 0)
             folder = generate(recipe, processes)
             read.append(arrays(recipe.dataset_id))
@@ -177,7 +177,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_kill_in_the_middle_leaves_nothing(root):
-    arguments = ["env=hopper", "dataset=random", "size=30000"]
+    arguments = ["env=hopper", "dataset=random", "size=20000"]
     process = subprocess.Popen([sys.executable, str(SCRIPTS / "generate_dataset.py"), *arguments])
     until = time.monotonic() + 60
     while not list(root.glob(".staging*/data")):
@@ -193,8 +193,8 @@ def test_a_kill_in_the_middle_leaves_nothing(root):
     while any(alive(worker) for worker in workers):  # they notice within a progress message
         assert time.monotonic() < until
         time.sleep(0.05)
-    cli.main([*arguments[:2], "size=30000"])
-    assert list(minari.list_local_datasets()) == ["sparse-offline-rl/hopper/random-30000-seed0-v0"]
+    cli.main([*arguments[:2], "size=20000"])
+    assert list(minari.list_local_datasets()) == ["sparse-offline-rl/hopper/random-20000-seed0-v0"]
     assert not list(root.glob(".staging*"))
 
 
