@@ -12,29 +12,32 @@ from sparse_offline_rl.networks.backend import linear_product
 
 
 class _MaskedProduct(torch.autograd.Function):
-    """``x Wᵀ + b`` whose weight gradient is masked, so that no optimiser can ever move a pruned weight.
+    """``x Wᵀ + b``, perhaps with ReLU, whose weight gradient is masked, so that no optimiser can ever move a pruned weight.
 
     The weights themselves are kept exactly zero where pruned (:meth:`MaskedLinear.set_mask`), so the forward pass needs no
     multiplication by the mask. The backward pass is made of differentiable operations: GraSP differentiates it again.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight, mask)
-        return linear_product(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, keep: Tensor | None, relu: bool) -> Tensor:
+        out = linear_product(x, weight, bias, relu)
+        ctx.save_for_backward(x, weight, keep, out if relu else None)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        x, weight, mask = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        x, weight, keep, out = ctx.saved_tensors
+        if out is not None:
+            grad = torch.ops.aten.threshold_backward(grad, out, 0)
+        needs_x, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
         grad_x = grad @ weight if needs_x else None
         grad_weight = None
         if needs_weight:
             grad_weight = grad.t() @ x
-            if mask is not None:
-                grad_weight = grad_weight * mask
-        return grad_x, grad_weight, grad.sum(0) if needs_bias else None, None
+            if keep is not None:
+                grad_weight = grad_weight * keep
+        return grad_x, grad_weight, grad.sum(0) if needs_bias else None, None, None
 
 
 class MaskedLinear(nn.Module):
@@ -45,6 +48,7 @@ class MaskedLinear(nn.Module):
     """
 
     mask: Tensor
+    _keep: Tensor | None  # the mask as float32, to multiply gradients with; None where nothing is pruned
 
     def __init__(self, in_features: int, out_features: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -53,7 +57,7 @@ class MaskedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features))
         self.register_buffer("mask", torch.ones(out_features, in_features, dtype=torch.bool))
-        self.pruned = False
+        self.register_buffer("_keep", None, persistent=False)
         self.reset_parameters(generator)
 
     @torch.no_grad()
@@ -62,7 +66,7 @@ class MaskedLinear(nn.Module):
         bound = 1 / math.sqrt(self.in_features)
         self.weight.uniform_(-bound, bound, generator=generator)
         self.bias.uniform_(-bound, bound, generator=generator)
-        if self.pruned:
+        if self._keep is not None:
             self.weight.masked_fill_(~self.mask, 0.0)
 
     @torch.no_grad()
@@ -73,18 +77,21 @@ class MaskedLinear(nn.Module):
                 f"a boolean mask of shape {tuple(self.weight.shape)} is needed, not {mask.dtype} {tuple(mask.shape)}"
             )
         self.mask.copy_(mask)
-        self.pruned = not bool(mask.all())
         self.weight.masked_fill_(~self.mask, 0.0)
+        self._follow_mask()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` ``[B, in]`` to ``[B, out]``."""
-        mask = self.mask if self.pruned else None
-        product: Tensor = _MaskedProduct.apply(x, self.weight, self.bias, mask)  # type: ignore[no-untyped-call]
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Map ``x`` ``[B, in]`` to ``[B, out]``, through ReLU if asked for."""
+        parts = (x, self.weight, self.bias, self._keep, relu)
+        product: Tensor = _MaskedProduct.apply(*parts)  # type: ignore[no-untyped-call]
         return product
+
+    def _follow_mask(self) -> None:
+        self._keep = None if bool(self.mask.all()) else self.mask.to(self.weight.dtype)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.pruned = not bool(self.mask.all())
+        self._follow_mask()
 
     def extra_repr(self) -> str:
         """Sizes and survivors, for ``print(network)``."""

@@ -39,7 +39,7 @@ class MLP(nn.Module):
         """Inputs ``[B, ·]`` concatenated along features, to ``[B, sum(heads)]``."""
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
         for layer in self.hidden:
-            x = torch.relu(layer(x))
+            x = layer(x, relu=True)
         outputs = [head(x) for head in self.heads.values()]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
