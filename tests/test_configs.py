@@ -28,8 +28,9 @@ def composed(*overrides: str) -> dict:
 
 
 def command_of(path) -> list[str]:
-    """The arguments in the first line of a YAML file."""
-    comment, program, script, *arguments = shlex.split(path.read_text(encoding="utf-8").splitlines()[0])
+    """The arguments in the first line of a YAML file, or the second below a ``@package`` header."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment, program, script, *arguments = shlex.split(lines[lines[0].startswith("# @package")])
     assert (comment, program, script) == ("#", "python", "train.py")
     return arguments
 
