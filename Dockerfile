@@ -1,4 +1,4 @@
-# docker build -t sparse-offline-rl . && docker run --rm -p 6006:6006 -v "$PWD/runs:/app/runs" sparse-offline-rl
+# docker build -t sparse-offline-rl . && mkdir -p runs && docker run --rm -p 6006:6006 -v "$PWD/runs:/app/runs" sparse-offline-rl
 FROM python:3.11-slim
 
 ENV PYTHONUNBUFFERED=1 \
@@ -10,8 +10,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends make gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 researcher \
-    && mkdir /app \
-    && chown researcher /app
+    && mkdir -p /app/runs \
+    && chown -R researcher /app
 
 WORKDIR /app
 USER 1000

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.files import replacing
+from sparse_offline_rl.files import write_bytes
 from sparse_offline_rl.policy.rice import decode_mask, encode_mask
 from sparse_offline_rl.types import BoolArray
 
@@ -65,10 +65,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "shapes": shapes,
         "shared": shared,
         "progress": dict(checkpoint.progress),
-        "sha256": _digest(tensors),
     }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"sparse_offline_rl": json.dumps(header)})
+    header["sha256"] = _digest(header, tensors)
+    write_bytes(path, save(tensors, metadata={"sparse_offline_rl": json.dumps(header)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -82,23 +81,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path} is truncated or not a checkpoint ({error}): {remedy}.") from None
     if metadata is None:
         raise UserError(f"{path} is a safetensors file but not a checkpoint of sparse_offline_rl: {remedy}.")
-    header = json.loads(metadata)
-    if header.get("format") != _FORMAT:
-        raise UserError(f"{path} has format {header.get('format')!r}, this version reads {_FORMAT!r}: {remedy}.")
-    if header["sha256"] != _digest(tensors):
-        raise UserError(f"{path} is damaged (its checksum does not match its contents): {remedy}.")
+    try:
+        header = json.loads(metadata)
+        if header["format"] != _FORMAT:
+            raise UserError(f"{path} has format {header['format']!r}, this version reads {_FORMAT!r}: {remedy}.")
+        if header.pop("sha256") != _digest(header, tensors):
+            raise ValueError("its checksum does not match its contents")
+        return _checkpoint(header, tensors)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}.") from None
+
+
+def _checkpoint(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
     masks: dict[str, dict[str, BoolArray]] = {}
     for name, shape in header["shapes"].items():
         _, network, layer = name.split("/")
-        masks.setdefault(network, {})[layer] = decode_mask(
-            tensors[header["shared"][name]].numpy().tobytes(), tuple(shape)
-        )
+        code = tensors[header["shared"][name]].numpy().tobytes()
+        masks.setdefault(network, {})[layer] = decode_mask(code, tuple(shape))
     values = {name: tensor for name, tensor in tensors.items() if not name.startswith("mask/")}
     return Checkpoint(header["update"], values, masks, header["progress"])
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(header).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].numpy().tobytes())

@@ -15,6 +15,8 @@ from sparse_offline_rl.errors import UserError
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 HiddenSizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]  # YAML has lists only
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -29,8 +31,18 @@ class EnvConfig(_Section):
     name: str
     id: str | None
     # Returns that map to 0 and 100 (D4RL's convention); null: no normalised score.
-    reference_min_score: float | None = None
-    reference_max_score: float | None = None
+    reference_min_score: Finite | None = None
+    reference_max_score: Finite | None = None
+
+    @model_validator(mode="after")
+    def _references_are_a_range(self) -> EnvConfig:
+        low, high = self.reference_min_score, self.reference_max_score
+        if (low is None) != (high is None) or (low is not None and high is not None and low >= high):
+            raise ValueError(
+                f"env.reference_min_score={low} and env.reference_max_score={high} must both be null, "
+                "or the first be below the second"
+            )
+        return self
 
 
 class DatasetConfig(_Section):
@@ -57,16 +69,16 @@ class AgentConfig(_Section):
     discount: Fraction = 0.99
     polyak: Fraction = 0.005
     soft_clip: Fraction = 0.75  # λ: weight of the smaller of the two Q values
-    perturbation: Annotated[float, Field(ge=0)] = 0.05  # Φ
+    perturbation: NonNegative = 0.05  # Φ
     target_candidates: PositiveInt = 10
     acting_candidates: PositiveInt = 100
     latent_clip: PositiveFloat = 0.5  # |z| <= this for candidates in training
     acting_latent_clip: PositiveFloat = 0.5
-    kl_weight: Annotated[float, Field(ge=0)] = 0.5
+    kl_weight: NonNegative = 0.5
     actor_lr: PositiveFloat = 1e-3
     critic_lr: PositiveFloat = 1e-3
     vae_lr: PositiveFloat = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegative = 0.0
 
 
 class PruneConfig(_Section):
@@ -144,7 +156,7 @@ _SPARSITY_HINT = "give the fraction of weights to remove, at least 0 and less th
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    if first["type"] == "value_error" and not first["loc"]:
+    if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ") + "."
     key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     if first["type"] == "extra_forbidden":

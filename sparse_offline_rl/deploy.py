@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.load import LoadedDataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.policy.content import KINDS, PolicyContent, PolicyLayer, PolicyNetwork
+from sparse_offline_rl.summary import installed_version
 from sparse_offline_rl.types import BoolArray, FloatArray
 
 
@@ -44,7 +44,12 @@ def policy_content(
         candidates=config.agent.acting_candidates,
         perturbation=config.agent.perturbation,
         env_id=data.env_id,
-        metadata={**facts, **settings, "updates": str(config.updates), "version": version("sparse-offline-rl")},
+        metadata={
+            **facts,
+            **settings,
+            "updates": str(config.updates),
+            "version": installed_version("sparse-offline-rl") or "",
+        },
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import torch
 
 from sparse_offline_rl.agents.bcq import BCQ
@@ -40,12 +42,11 @@ def run(config: Config) -> Result:
     experience = load_experience(config)
     trainee = build_agent(config, experience.data.spaces, experience.buffer, checkpoint)
     folder.claim()
-    session = Session(config, folder, experience, trainee, checkpoint)
     try:
-        with stop_on_signal() as should_stop:
+        session = Session(config, folder, experience, trainee, checkpoint)
+        with closing(session), stop_on_signal() as should_stop:
             return session.run(should_stop)
     finally:
-        session.close()
         folder.release()
 
 
@@ -69,9 +70,8 @@ def build_agent(config: Config, spaces: Spaces, buffer: ReplayBuffer, checkpoint
             apply_masks(
                 mlps[name], Masks({layer: torch.from_numpy(mask).to(config.device) for layer, mask in layers.items()})
             )
-    else:
-        if config.prune.name != "none":
-            _prune(config, agent, buffer)
+    elif config.prune.name != "none":
+        _prune(config, agent, buffer)
         agent.tie_twin()
     reports = [report for name, mlp in mlps.items() for report in layer_reports(name, *mlp.masks())]
     masks = {name: {layer: m.mask.cpu().numpy() for layer, m in mlp.layers().items()} for name, mlp in mlps.items()}
@@ -91,7 +91,8 @@ def _prune(config: Config, agent: BCQ, buffer: ReplayBuffer) -> None:
     masks = find_masks(objectives, config.prune, config.sparsity, draws)
     for name, mlp in agent.networks.dense_mlps().items():
         if config.prune.reinit:
+            redraw = generator(config.seed, f"reinit-{name}")
             for layer in mlp.layers().values():
-                layer.reset_parameters(generator(config.seed, f"reinit-{name}"))
+                layer.reset_parameters(redraw)
         if name in masks:
             apply_masks(mlp, masks[name])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
+
+from sparse_offline_rl.errors import UserError
 
 EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std", "eval/normalized_score")
 
@@ -21,35 +24,53 @@ class MetricsWriter:
 
     def __init__(self, run_dir: Path, offset: int = 0, update: int = 0) -> None:
         self._path = run_dir / "metrics.csv"
-        self._file = self._path.open("r+" if offset else "w+", newline="", encoding="utf-8")
-        self._csv: csv.DictWriter[str] | None = None
-        if offset:
-            self._csv = self._writer(next(csv.reader(self._file)))
-            self._file.truncate(offset)
-            self._file.seek(offset)
-        self._board = SummaryWriter(str(run_dir), purge_step=update + 1 if offset else None)
+        if offset and (not self._path.exists() or self._path.stat().st_size < offset):
+            raise UserError(
+                f"{self._path} is missing or shorter than it was at the checkpoint: restore it, or remove {run_dir} to start again."
+            )
+        with self._disk_errors():
+            self._file = self._path.open("r+" if offset else "w+", newline="", encoding="utf-8")
+            self._csv: csv.DictWriter[str] | None = None
+            if offset:
+                self._csv = self._writer(next(csv.reader(self._file)))
+                self._file.truncate(offset)
+                self._file.seek(offset)
+            self._board = SummaryWriter(str(run_dir), purge_step=update + 1 if update else None)
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
         """Add one row; the first one sets the columns, later ones may lack the evaluation's but never bring new ones."""
-        if self._csv is None:
-            self._csv = self._writer(list(dict.fromkeys(["update", *values, *EVALUATION_COLUMNS])))
-            self._csv.writeheader()
-        self._csv.writerow({"update": update} | {name: repr(value) for name, value in values.items()})
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, update)
+        with self._disk_errors():
+            if self._csv is None:
+                self._csv = self._writer(list(dict.fromkeys(["update", *values, *EVALUATION_COLUMNS])))
+                self._csv.writeheader()
+            self._csv.writerow({"update": update} | {name: repr(value) for name, value in values.items()})
+            self._file.flush()
+            for name, value in values.items():
+                self._board.add_scalar(name, value, update)
 
     def sync(self) -> int:
         """Put everything on the disk; returns the CSV's length in bytes, for the checkpoint."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._board.flush()
-        return self._file.tell()
+        with self._disk_errors():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._board.flush()
+            return self._file.tell()
 
     def close(self) -> None:
-        """Close both files."""
-        self._file.close()
-        self._board.close()
+        """Close both files; what a full disk still refuses was reported before."""
+        for file in (self._file, self._board):
+            with suppress(OSError):
+                file.close()
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path.parent}: metrics could not be written ({error.strerror or error}): make room, then run the same "
+                "command again to go on from the last checkpoint."
+            ) from None
 
     def _writer(self, columns: list[str]) -> csv.DictWriter[str]:
         return csv.DictWriter(self._file, columns, restval="", lineterminator="\n")

@@ -22,14 +22,16 @@ def prepare_process(threads: int) -> None:
     # cuBLAS is deterministic only with a fixed workspace, which it reads when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # moments of idle weights decay into denormal numbers, which are slow to compute with
+    torch.set_flush_denormal(
+        True
+    )  # moments of idle weights decay into denormal numbers, which are slow to compute with
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a pass over every buffer
     if sys.platform == "linux":
         # Activations of 3 MB would go back to the system after every update and fault in again page by page.
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+            mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that every glibc accepts
             mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
@@ -44,6 +46,9 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         stopped.set()
+        os.write(
+            2, b"\nstopping after this step; once more to stop at once\n"
+        )  # print() is not safe in a signal handler
         signal.signal(number, previous[number])
 
     if threading.current_thread() is threading.main_thread():

@@ -13,7 +13,8 @@ from yaml import YAMLError
 from sparse_offline_rl.checkpoint import checkpoint_path
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.files import read_json, write_bytes, write_json
+from sparse_offline_rl.files import read_json, remove_leftovers, write_bytes, write_json
+from sparse_offline_rl.policy.runtime import FILE_NAME
 
 
 class RunFolder:
@@ -25,11 +26,14 @@ class RunFolder:
     def __init__(self, config: Config) -> None:
         self.path = Path(config.run_dir)
         self.checkpoint = checkpoint_path(self.path)
-        self.policy = self.path / "policy" / "policy.sorl"
+        self.policy = self.path / "policy" / FILE_NAME
         self._config = config.model_dump(mode="json", exclude={"run_dir"})
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        self._refuse_foreign()
-        self._found = self._state()
+        try:
+            self._refuse_foreign()
+            self._found = self._state()
+        except OSError as error:
+            raise UserError(f"run_dir={self.path} cannot be read ({error.strerror}): choose another run_dir.") from None
 
     @property
     def complete(self) -> bool:
@@ -64,6 +68,8 @@ class RunFolder:
         if self._state() != self._found:
             self.release()
             raise UserError(f"{self.path} was changed by another process meanwhile: run the same command again.")
+        for folder in (self.path, self.checkpoint.parent, self.policy.parent):
+            remove_leftovers(folder)
         if not self.resumable:
             for stale in self.path.glob(
                 "events.out.tfevents.*"
@@ -81,7 +87,9 @@ class RunFolder:
     def _refuse_foreign(self) -> None:
         stored_path = self.path / "config.yaml"
         if not stored_path.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(p.name != ".lock" for p in self.path.iterdir())):
+            if self.path.exists() and (
+                not self.path.is_dir() or any(not p.name.startswith(".") for p in self.path.iterdir())
+            ):
                 raise UserError(f"run_dir={self.path} exists and is not a run folder: choose an empty or new folder.")
             return
         try:

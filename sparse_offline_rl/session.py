@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import LoadedDataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.deploy import policy_content
+from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.rollouts import evaluate
 from sparse_offline_rl.evaluation.scores import normalized_score
 from sparse_offline_rl.metrics import MetricsWriter
@@ -69,6 +71,11 @@ class Session:
         offset = 0
         if checkpoint is not None:
             progress = checkpoint.progress
+            if progress["data"] != experience.buffer.fingerprint:
+                raise UserError(
+                    f"{folder.path} was trained on other data ({progress['data']}) than {experience.data.name} holds now "
+                    f"({experience.buffer.fingerprint}): restore the dataset, or choose another run_dir."
+                )
             tensors = dict(checkpoint.tensors)
             self._generator.set_state(tensors.pop("rng/train"))
             load_agent_tensors(trainee.agent, tensors, checkpoint.update)
@@ -106,7 +113,10 @@ class Session:
 
     def _step(self) -> Metrics:
         batch = self._experience.buffer.sample(self._generator, self._config.batch_size)
-        return self._trainee.agent.update(batch, self._generator)
+        metrics = self._trainee.agent.update(batch, self._generator)
+        if self._generator.device.type == "cuda":
+            torch.cuda.synchronize()  # else the clock would time the launches only
+        return metrics
 
     def _evaluate(self, update: int) -> dict[str, float]:
         config, data = self._config, self._experience.data
@@ -129,6 +139,12 @@ class Session:
     def _log(self, update: int, metrics: Metrics, evaluation: Mapping[str, float]) -> None:
         agent = self._trainee.agent
         values = {name: float(value.mean()) for name, value in metrics.items()}
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"training diverged: {broken[0]} is {values[broken[0]]} after update {update}; lower the learning rates, "
+                "or check the scale of the dataset's rewards and observations."
+            )
         values |= {f"gradient_norm/{name}": float(learner.gradient_norm()) for name, learner in agent.learners.items()}
         values |= {f"density/{r.full_name}": r.kept / r.total for r in self._trainee.reports}
         values |= evaluation
@@ -141,4 +157,5 @@ class Session:
     def _save(self, update: int) -> None:
         tensors = agent_tensors(self._trainee.agent) | {"rng/train": self._generator.get_state()}
         progress = {"clock": asdict(self._clock), "evaluation": self._evaluation, "csv_bytes": self._metrics.sync()}
+        progress["data"] = self._experience.buffer.fingerprint
         save_checkpoint(self._folder.checkpoint, Checkpoint(update, tensors, self._trainee.masks, progress))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,14 @@ from sparse_offline_rl.pruning.report import LayerReport
 from sparse_offline_rl.training import Clock
 
 _VERSIONED = ("sparse-offline-rl", "torch", "numpy", "gymnasium", "mujoco", "minari", "numba")
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None for one that is absent, or run from a clone without installation."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def sparsity_by_network(reports: Sequence[LayerReport]) -> dict[str, float]:
@@ -52,7 +60,7 @@ def summarize(
         "train_seconds": clock.train,
         "eval_seconds": clock.evaluate,
         "engine": engine,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _VERSIONED},
+        "versions": {"python": platform.python_version()} | {name: installed_version(name) for name in _VERSIONED},
     }
 
 

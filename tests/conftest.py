@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparse_offline_rl.cli import train as train_cli
 
@@ -57,7 +58,10 @@ def cli(monkeypatch, capsys):
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
-    return call
+    yield call
+    # What a run sets for its whole process must not reach the next test.
+    torch.set_flush_denormal(False)
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

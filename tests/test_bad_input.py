@@ -29,6 +29,13 @@ CASES = {
     "no cuda": (["device=cuda"], ["device=cuda", "device=cpu"]),
     "unknown device": (["device=tpu"], ["device='tpu'", "'cpu'"]),
     "unknown engine": (["engine=fast"], ["engine='fast'", "'sparse'"]),
+    "too many threads": (["threads=4096"], ["threads=4096", "between 1 and"]),
+    "a sweep without -m": (["agent=bc,bcq"], ["agent=bc,bcq", "add -m"]),
+    "a broken interpolation": (["run_dir=runs/${nothing}"], ["nothing"]),
+    "infinite hyper-parameter": (["agent.kl_weight=inf"], ["agent.kl_weight=inf", "finite"]),
+    "half a reference": (["env.reference_min_score=null"], ["env.reference_min_score=None", "both be null"]),
+    "references upside down": (["env.reference_min_score=9999"], ["env.reference_min_score=9999", "below"]),
+    "unknown launcher": (["hydra/launcher=nope"], ["nope"]),
     "empty hidden": (["agent.actor_hidden=[]"], ["agent.actor_hidden"]),
 }
 

@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,9 +14,10 @@ import torch
 from conftest import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparse_offline_rl import checkpoint as checkpoint_module
 from sparse_offline_rl.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.metrics import MetricsWriter
 
 LONG = [*TINY, "updates=400", "checkpoint.every=7", "eval.every=100", "log.every=10"]
 TIMED = {"updates_per_second", "train_seconds", "eval_seconds"}
@@ -75,6 +78,7 @@ def test_kill_9_at_several_moments_changes_nothing(spawn, tmp_path, engine):
         assert not (broken / "summary.json").exists() or process.returncode == 0
     finish(spawn, [*command, f"run_dir={broken}"])
     assert_same(result(whole), result(broken))
+    assert not list(broken.rglob(".*.tmp"))
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(spawn, tmp_path):
@@ -131,7 +135,7 @@ def test_checkpoints_round_trip_and_share_equal_masks(tmp_path):
     assert b"pickle" not in path.read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty", "safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "header", "foreign", "empty", "safetensors"])
 def test_a_damaged_checkpoint_is_named(cli, tmp_path, damage):
     run_dir = tmp_path / "run"
     assert cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")[0] == 0
@@ -143,10 +147,15 @@ def test_a_damaged_checkpoint_is_named(cli, tmp_path, damage):
 
         save_file({"w": torch.zeros(2)}, path)
     else:
-        flipped = data[:-20] + bytes([data[-20] ^ 1]) + data[-19:]
-        path.write_bytes(
-            {"truncated": data[: len(data) // 2], "flipped": flipped, "foreign": b"hello" * 99, "empty": b""}[damage]
-        )
+        damaged = {
+            "truncated": data[: len(data) // 2],
+            "flipped": data[:-20] + bytes([data[-20] ^ 1]) + data[-19:],
+            "header": data.replace(b'update\\": 10', b'update\\": 11', 1),
+            "foreign": b"hello" * 99,
+            "empty": b"",
+        }[damage]
+        assert damaged != data
+        path.write_bytes(damaged)
     kept = path.read_bytes()
     status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")
     assert status == 2
@@ -155,19 +164,86 @@ def test_a_damaged_checkpoint_is_named(cli, tmp_path, damage):
     assert path.read_bytes() == kept
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from sparse_offline_rl.checkpoint import Checkpoint, save_checkpoint
+from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.metrics import MetricsWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails as it does on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    save_checkpoint(Path(sys.argv[1]), Checkpoint(4, {"online/a": torch.zeros(10_000)}, {}, {}))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     path = tmp_path / "state.safetensors"
     save_checkpoint(path, a_checkpoint())
     before = path.read_bytes()
-
-    def full(*_args, **_kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        save_checkpoint(path, a_checkpoint())
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
+    assert str(path) in done.stdout
+    assert "make room" in done.stdout
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_metrics_on_a_full_disk_are_a_sentence(tmp_path, monkeypatch):
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"loss/vae": 1.0})
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        writer.sync()
+    writer.close()
+
+
+def test_a_lost_metrics_file_is_named(cli, tmp_path):
+    run_dir = tmp_path / "run"
+    command = [*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}"]
+    assert cli(*command)[0] == 0
+    (run_dir / "summary.json").unlink()
+    (run_dir / "metrics.csv").unlink()
+    status, _, err = cli(*command)
+    assert status == 2
+    assert str(run_dir / "metrics.csv") in err
+    (run_dir / "metrics.csv").write_text("update\n")
+    assert cli(*command)[0] == 2
+
+
+def test_other_data_under_the_same_name_is_refused(cli, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    command = [*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}"]
+    assert cli(*command)[0] == 0
+    (run_dir / "summary.json").unlink()
+    original = Normalization.fit
+    monkeypatch.setattr(Normalization, "fit", lambda observations: original(observations + 1))
+    status, _, err = cli(*command)
+    assert status == 2
+    assert "trained on other data" in err
+
+
+def test_a_killed_start_leaves_no_foreign_folder_and_no_leftovers(cli, tmp_path):
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoint").mkdir(parents=True)
+    for name in (".config.yaml.99.tmp", "checkpoint/.state.safetensors.99.tmp"):
+        (run_dir / name).write_bytes(b"half")
+    (run_dir / "checkpoint").rename(tmp_path / "aside")
+    assert cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")[0] == 0
+    assert not list(run_dir.rglob(".*.tmp"))
+
+
+def test_a_diverged_run_says_so(cli, tmp_path):
+    status, _, err = cli(*TINY, "agent.vae_lr=1e30", "updates=20", f"run_dir={tmp_path / 'run'}")
+    assert status == 2
+    assert "training diverged" in err
 
 
 def test_two_processes_do_not_share_a_run_folder(spawn, cli, tmp_path):

@@ -207,36 +207,14 @@ def test_nan_passes_as_it_does_through_relu() -> None:
     assert bool(out[3].isnan().all()) and not bool(out[[0, 1, 2, 4]].isnan().any())
 
 
-def test_round_trip_to_dense_is_exact() -> None:
+def test_the_values_are_the_survivors_of_the_mlp() -> None:
     mlp = pruned_mlp(0.3)
     sparse = SparseMLP.from_mlp(mlp)
-    again = sparse.to_mlp()
-    for (name, layer), other, dense in zip(
-        mlp.layers().items(), again.layers().values(), sparse.dense_state(), strict=True
-    ):
-        assert torch.equal(layer.weight, other.weight) and torch.equal(layer.bias, other.bias), name
-        assert torch.equal(layer.mask, other.mask) and torch.equal(layer.mask, dense[2])
-    assert torch.equal(sparse.values, mlp.pack(list(mlp.parameters())))
-
-
-def test_loading_refuses_what_the_mask_removed() -> None:
-    sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
-    layers = [(weight, bias) for weight, bias, _ in sparse.dense_state()]
-    layers[1][0].fill_(1.0)
-    with pytest.raises(ValueError, match="layer 1 has weights that are not zero"):
-        sparse.load_dense(layers)
-    layers[1] = (torch.zeros(2, 2), layers[1][1])
-    with pytest.raises(ValueError, match="layer 1 needs weights"):
-        sparse.load_dense(layers)
-
-
-def test_the_report_counts_layers_and_heads() -> None:
-    mlp = pruned_mlp(0.3)
-    report = SparseMLP.from_mlp(mlp).layers()
-    assert [layer.name for layer in report] == ["hidden0", "hidden1", "mean", "log_std"]
-    for layer, dense in zip(report, mlp.layers().values(), strict=True):
-        assert (layer.kept, layer.total) == (int(dense.mask.sum()), dense.mask.numel())
-    assert report[-1].live_outputs == 2
+    vector = mlp.pack(list(mlp.parameters()))
+    assert torch.equal(sparse.values, vector)
+    assert sparse.values.data_ptr() != vector.data_ptr()
+    unpacked = mlp.unpack(sparse.values.detach())
+    assert all(torch.equal(a, b) for a, b in zip(unpacked, mlp.parameters(), strict=True))
 
 
 def test_convert_replaces_every_mlp_in_a_tree() -> None:

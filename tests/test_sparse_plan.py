@@ -57,7 +57,6 @@ def test_tables_describe_the_masks(sizes: list[int], density: float, seed: int) 
     live = live_by_paths(masks)
     for i, layer in enumerate(plan.layers):
         assert (set(layer.live_inputs), set(layer.live_outputs)) == (live[i], live[i + 1])
-        assert plan.live_units[i] == (len(live[i]), len(live[i + 1]))
     used = {int(k) for table in plan.tables for k in np.concatenate([table.column_value, table.bias])}
     assert used | set(plan.dead.tolist()) == set(range(plan.parameter_count))
     assert not used & set(plan.dead.tolist())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from helpers import small_agent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_offline_rl import load_policy
@@ -176,3 +177,25 @@ def test_the_joblib_launcher_sweeps_too(spawn, tmp_path, monkeypatch):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert len(list(tmp_path.glob("runs/*/*/*/*/summary.json"))) == 2
+
+
+def test_redrawn_weights_differ_between_layers(cli, tmp_path):
+    """The control keeps the masks and draws new weights; no two layers may get the same numbers."""
+    assert cli(*TINY, "updates=10", "prune.reinit=true", f"run_dir={tmp_path / 'a'}")[0] == 0
+    assert cli(*TINY, "updates=10", f"run_dir={tmp_path / 'b'}")[0] == 0
+    left, right = (load_checkpoint(checkpoint_path(tmp_path / name)) for name in "ab")
+    assert all((left.masks[n][layer] == m).all() for n, layers in right.masks.items() for layer, m in layers.items())
+    assert not torch.equal(left.tensors["online/encoder"], right.tensors["online/encoder"])
+    agent = small_agent()
+    encoder = agent.networks.dense_mlps()["encoder"].layers()
+    draws = torch.Generator().manual_seed(0)
+    for layer in encoder.values():
+        layer.reset_parameters(draws)
+    assert not torch.equal(encoder["mean"].weight, encoder["log_std"].weight)
+
+
+def test_a_dense_baseline_keeps_two_different_critics(cli, tmp_path):
+    dense = ["prune=none", "sparsity=0", "agent.twin=copy"]
+    assert cli(*TINY, *dense, "updates=10", f"run_dir={tmp_path / 'run'}")[0] == 0
+    tensors = load_checkpoint(checkpoint_path(tmp_path / "run")).tensors
+    assert not torch.equal(tensors["online/critic1"], tensors["online/critic2"])

@@ -70,7 +70,7 @@ def _compiled() -> Callable[..., None] | None:
     """The kernel, or None where Numba cannot be imported (the sparse engine warns of that)."""
     try:
         from sparse_offline_rl.agents.adam_kernel import adam_step
-    except ImportError:
+    except Exception:  # not installed, broken, or nowhere to keep compiled code: torch's own function does it
         return None
     kernel: Callable[..., None] = adam_step
     return kernel

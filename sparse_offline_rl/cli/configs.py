@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import sparse_offline_rl
 from sparse_offline_rl.cli.errors import closest
@@ -29,8 +31,13 @@ def check_overrides(arguments: Sequence[str]) -> None:
     groups = {
         path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in config_dir().iterdir() if path.is_dir()
     }
-    overrides = [override for text in arguments if not text.startswith("-") and (override := _parse(text))]
+    flags = get_args_parser().parse_args(list(arguments))  # Hydra's own flags, some of which take a value
+    overrides = [override for text in flags.overrides if (override := _parse(text))]
     for override in overrides:
+        if override.is_sweep_override() and not flags.multirun:
+            raise UserError(
+                f"{override.input_line}: several values make a sweep: add -m, as in train.py -m {override.input_line}."
+            )
         if override.key_or_group in groups:
             for choice in _values(override):
                 if choice not in groups[override.key_or_group]:
@@ -44,6 +51,17 @@ def check_overrides(arguments: Sequence[str]) -> None:
         key = override.key_or_group
         if key not in groups and key not in known and not key.startswith("hydra"):
             raise UserError(f"{override.input_line}: there is no key '{key}'; {closest(key, {*known, *groups})}.")
+    if not flags.multirun:
+        _check_composition(flags.overrides)
+
+
+def _check_composition(overrides: list[str]) -> None:
+    """Compose and resolve once, so that Hydra's own complaints come as a sentence."""
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            OmegaConf.to_container(compose("train", overrides), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(f"{error}".split())) from None
 
 
 def _parse(text: str) -> Override | None:

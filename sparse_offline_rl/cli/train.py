@@ -7,8 +7,10 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sparse_offline_rl.cli.configs import check_overrides, config_dir
 from sparse_offline_rl.cli.errors import INTERRUPTED, user_errors
@@ -17,9 +19,8 @@ from sparse_offline_rl.console import say, show_summary
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import run
 
-_failed: list[str] | None = (
-    None  # jobs that failed; None in a worker process of a parallel launcher, which has no main()
-)
+# Jobs that failed; None in a worker process of a parallel launcher, which has no main().
+_failed: list[str] | None = None
 
 
 def main() -> None:
@@ -30,7 +31,10 @@ def main() -> None:
     _failed = []
     with user_errors():
         check_overrides(sys.argv[1:])
-        _hydra_main()
+        try:
+            _hydra_main()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(" ".join(f"{error}".split())) from None
     if _failed:
         sys.exit(2)
 

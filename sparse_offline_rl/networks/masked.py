@@ -62,10 +62,10 @@ class MaskedLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Redraw weights and bias from ``generator``; pruned positions stay zero."""
+        """Redraw weights and bias from a CPU ``generator``, so alike on every device; pruned positions stay zero."""
         bound = 1 / math.sqrt(self.in_features)
-        self.weight.uniform_(-bound, bound, generator=generator)
-        self.bias.uniform_(-bound, bound, generator=generator)
+        for parameter in (self.weight, self.bias):
+            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
         if self._keep is not None:
             self.weight.masked_fill_(~self.mask, 0.0)
 

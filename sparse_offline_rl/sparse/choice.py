@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.sparse.fallback import engine_factory
 from sparse_offline_rl.sparse.module import convert, set_threads
 
 # Above this density whole dense updates were the faster ones: see results/benchmark.md, "engine crossover".
@@ -30,6 +31,8 @@ def choose_engine(requested: str, device: str, density: float) -> Engine:
         if requested == "sparse":
             raise UserError(f"engine=sparse runs on the CPU, not on device={device}: use engine=dense, or device=cpu.")
         return Engine("dense", f"the sparse engine is for the CPU, and device={device}")
+    if requested == "auto" and engine_factory() is None:
+        return Engine("dense", "the sparse kernels are not available here")
     if requested != "auto":
         return Engine(requested, "as requested")
     if density > CROSSOVER_DENSITY:
@@ -40,5 +43,8 @@ def choose_engine(requested: str, device: str, density: float) -> Engine:
 def install_engine(engine: Engine, networks: nn.Module, threads: int) -> None:
     """Let ``engine`` take over every MLP in ``networks``; after pruning, before targets and optimisers exist."""
     if engine.name == "sparse":
-        set_threads(threads)
+        try:
+            set_threads(threads)
+        except ValueError as error:
+            raise UserError(f"threads={threads} cannot be used by the sparse engine: {error}.") from None
         convert(networks)

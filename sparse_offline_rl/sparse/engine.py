@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_offline_rl.sparse import kernels
-from sparse_offline_rl.sparse.layout import MAX_VECTORS
+from sparse_offline_rl.sparse.layout import MAX_INPUTS, MAX_VECTORS
 from sparse_offline_rl.sparse.plan import SparsePlan
 from sparse_offline_rl.types import FloatArray
 
-MAX_INPUTS = 3
 _LANES = 16
 _ALIGNMENT = 64
 _WORTH_A_THREAD = 20_000  # weights times vectors of the batch, some 8 µs of work

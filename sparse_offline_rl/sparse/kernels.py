@@ -40,7 +40,7 @@ from sparse_offline_rl.sparse.layout import (
 )
 from sparse_offline_rl.sparse.tiles import backward_tile, forward_tile, gradient_layer
 
-SOURCES = "3ece5cb816d302ce"
+SOURCES = "b08333a0d60ad9a8"
 
 
 @serial

@@ -7,6 +7,7 @@ from typing import Any
 
 import numba
 
+MAX_INPUTS = 3  # matrices that the kernels concatenate themselves
 MAX_VECTORS = 7  # widest tile: batch 100, the usual one, fits 7 · 16 columns
 
 # Byte offsets into the plan's table (engine.py): a header, then one record per layer.

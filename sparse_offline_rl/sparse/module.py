@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sparse_offline_rl.networks.mlp import MLP
-from sparse_offline_rl.sparse.fallback import dense_forward, dense_weight, engine_factory
+from sparse_offline_rl.sparse.fallback import dense_forward, engine_factory
+from sparse_offline_rl.sparse.layout import MAX_INPUTS
 from sparse_offline_rl.sparse.plan import SparsePlan
 
 _threads = 1
-_MAX_INPUTS = 3  # matrices that the kernels concatenate themselves
 
 
 def set_threads(count: int) -> None:
@@ -33,16 +33,6 @@ def set_threads(count: int) -> None:
         # Numba and torch share one OpenMP runtime, and starting Numba's threads would raise torch's number of them.
         torch.set_num_threads(torch_threads)
     _threads = count
-
-
-class SparseLayer(NamedTuple):
-    """What is left of one named layer; live units are those that have a path to the network's output."""
-
-    name: str
-    kept: int
-    total: int
-    live_inputs: int
-    live_outputs: int
 
 
 class SparseMLP(nn.Module):
@@ -68,15 +58,11 @@ class SparseMLP(nn.Module):
 
     @classmethod
     def from_mlp(cls, mlp: MLP) -> SparseMLP:
-        """The surviving weights and the biases of ``mlp``; a ``ValueError`` names a layer with a weight that is not pruned away."""
-        layers, depth = list(mlp.layers().values()), len(mlp.hidden)
-        masks = [layer.mask.cpu().numpy() for layer in layers[:depth]]
-        masks.append(torch.cat([layer.mask for layer in layers[depth:]]).cpu().numpy())
-        heads = {name: layer.out_features for name, layer in list(mlp.layers().items())[depth:]}
-        plan = SparsePlan.from_masks(masks)
-        module = cls(plan, heads, torch.zeros(plan.parameter_count, device=layers[0].weight.device))
-        module.load_dense([(layer.weight, layer.bias) for layer in layers])
-        return module
+        """The surviving weights and the biases of ``mlp``."""
+        hidden, heads = mlp.masks()
+        masks = [*hidden.values(), torch.cat(list(heads.values()))]
+        plan = SparsePlan.from_masks([mask.cpu().numpy() for mask in masks])
+        return cls(plan, {name: len(mask) for name, mask in heads.items()}, mlp.pack(list(mlp.parameters())))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Inputs ``[B, ·]`` concatenated along features, to ``[B, sum(heads)]``. ValueError if the widths do not fit."""
@@ -87,7 +73,7 @@ class SparseMLP(nn.Module):
         values = self.values
         if self.engine is None or len(inputs[0]) == 0 or not all(map(_is_native, (values, *inputs))):
             return dense_forward(values, self.plan, inputs)
-        if len(inputs) > _MAX_INPUTS:
+        if len(inputs) > MAX_INPUTS:
             inputs = (torch.cat(inputs, 1),)
         inputs = tuple(x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous() for x in inputs)
         if torch.is_grad_enabled() and (values.requires_grad or any(x.requires_grad for x in inputs)):
@@ -106,71 +92,11 @@ class SparseMLP(nn.Module):
         """As :meth:`MLP.unpack`."""
         return [vector]
 
-    def layers(self) -> list[SparseLayer]:
-        """What is left of each layer, from input to output, by the names of the :class:`MLP` it came from."""
-        names = [f"hidden{i}" for i in range(len(self.plan.layers) - 1)]
-        reports = []
-        for name, layer in zip(names, self.plan.layers, strict=False):
-            live = len(layer.live_inputs), len(layer.live_outputs)
-            reports.append(SparseLayer(name, layer.nnz, layer.in_features * layer.out_features, *live))
-        last = self.plan.layers[-1].mask()
-        for name, mask in zip(self.heads, self._split(torch.from_numpy(last)), strict=True):
-            live_inputs = int(mask.any(0).sum())
-            reports.append(SparseLayer(name, int(mask.sum()), mask.numel(), live_inputs, mask.shape[0]))
-        return reports
-
-    @torch.no_grad()
-    def dense_state(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(weight ``[out, in]``, bias ``[out]``, mask) of each layer, heads apart, as :meth:`MLP.layers` orders them."""
-        *hidden, last = [
-            (dense_weight(self.values, layer), self.values[layer.bias].clone(), torch.from_numpy(layer.mask()))
-            for layer in self.plan.layers
-        ]
-        return hidden + list(zip(*map(self._split, last), strict=True))
-
-    @torch.no_grad()
-    def load_dense(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Take the surviving weights from (weight, bias) of each layer, heads apart.
-
-        Raises ValueError when a shape differs or a weight that the mask removes is not zero.
-        """
-        depth = len(self.plan.layers) - 1
-        pairs = [
-            *layers[:depth],
-            (torch.cat([w for w, _ in layers[depth:]]), torch.cat([b for _, b in layers[depth:]])),
-        ]
-        for i, (plan, (weight, bias)) in enumerate(zip(self.plan.layers, pairs, strict=True)):
-            if weight.shape != (plan.out_features, plan.in_features) or bias.shape != (plan.out_features,):
-                raise ValueError(
-                    f"layer {i} needs weights [{plan.out_features}, {plan.in_features}], not {list(weight.shape)}"
-                )
-            mask = torch.from_numpy(plan.mask()).to(weight.device)
-            if bool(weight[~mask].any()):
-                raise ValueError(f"layer {i} has weights that are not zero where the mask removes them")
-            self.values[plan.values] = weight[mask].to(self.values)
-            self.values[plan.bias] = bias.to(self.values)
-
-    def to_mlp(self) -> MLP:
-        """An :class:`MLP` with the same weights, biases and masks."""
-        plan = self.plan
-        mlp = MLP(plan.in_features, [layer.out_features for layer in plan.layers[:-1]], self.heads)
-        mlp = mlp.to(self.values.device)
-        with torch.no_grad():
-            for layer, (weight, bias, mask) in zip(mlp.layers().values(), self.dense_state(), strict=True):
-                layer.weight.copy_(weight)
-                layer.bias.copy_(bias)
-                layer.set_mask(mask.to(weight.device))
-        return mlp
-
     def extra_repr(self) -> str:
         """Sizes and survivors, for ``print(network)``."""
         sizes = [self.plan.in_features, *(layer.out_features for layer in self.plan.layers)]
         total = sum(layer.in_features * layer.out_features for layer in self.plan.layers)
         return f"{' -> '.join(map(str, sizes))}, kept {self.plan.nnz} of {total}"
-
-    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        parts: tuple[Tensor, ...] = rows.split(list(self.heads.values()))
-        return parts
 
 
 def convert(root: nn.Module) -> None:

@@ -105,11 +105,6 @@ class SparsePlan:
         """Number of surviving weights of all layers (biases not counted)."""
         return sum(layer.nnz for layer in self.layers)
 
-    @property
-    def live_units(self) -> tuple[tuple[int, int], ...]:
-        """(live inputs, live outputs) of each layer."""
-        return tuple((len(layer.live_inputs), len(layer.live_outputs)) for layer in self.layers)
-
     def masks(self) -> list[BoolArray]:
         """The masks ``[out, in]`` that the plan was made from."""
         return [layer.mask() for layer in self.layers]

@@ -81,8 +81,7 @@ def _ours(case: Case) -> Layer:
     from sparse_offline_rl.sparse.plan import SparsePlan
 
     plan = SparsePlan.from_masks([case.mask.numpy()])
-    module = SparseMLP(plan, {"out": len(case.bias)}, torch.zeros(plan.parameter_count))
-    module.load_dense([(case.weight, case.bias)])
+    module = SparseMLP(plan, {"out": len(case.bias)}, torch.cat([case.weight[case.mask], case.bias]))
     x = case.x.clone().requires_grad_()
 
     def both() -> tuple[Tensor, Tensor]:
