@@ -10,8 +10,8 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.sparse.fallback import engine_factory
 from sparse_offline_rl.sparse.module import convert, set_threads
 
-# Above this density whole dense updates were the faster ones: see results/benchmark.md, "engine crossover".
-CROSSOVER_DENSITY = 0.3
+# Whole updates of BCQ and BC were equally fast at 0.55 (results/benchmark.md, "Engine crossover"); below this sparse wins.
+CROSSOVER_DENSITY = 0.5
 
 
 @dataclass(frozen=True)
