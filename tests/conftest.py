@@ -44,6 +44,14 @@ def minari_root(tmp_path_factory):
         os.environ["MINARI_DATASETS_PATH"] = before
 
 
+@pytest.fixture(autouse=True)
+def process_settings():
+    """What a run sets for its whole process must not reach the next test."""
+    yield
+    torch.set_flush_denormal(False)
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """Call the training command in this process: arguments to (exit status, stdout, stderr)."""
@@ -58,10 +66,7 @@ def cli(monkeypatch, capsys):
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
-    yield call
-    # What a run sets for its whole process must not reach the next test.
-    torch.set_flush_denormal(False)
-    torch.use_deterministic_algorithms(False)
+    return call
 
 
 @pytest.fixture
