@@ -15,7 +15,7 @@ _FEW = 25  # evaluations up to which each is marked
 
 
 def learning_curves(groups: Sequence[Group]) -> Figure | None:
-    """A column for each environment and dataset, a row for each agent: mean over the seeds, in a band of their range.
+    """A panel for each agent, environment and dataset: mean over the seeds, in a band of their range.
 
     None if nothing has been evaluated yet.
     """
@@ -24,22 +24,28 @@ def learning_curves(groups: Sequence[Group]) -> Figure | None:
         return None
     panels, agents = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
     styles = line_styles([group for members in cells.values() for group in members])
-    figure = Figure(figsize=(4.8 * len(panels) + 0.6, 3.4 * len(agents) + 0.9), layout="constrained")
-    axes = figure.subplots(len(agents), len(panels), squeeze=False, sharex="col", sharey="col")
+    # A grid where every agent ran everywhere; otherwise one panel after the other, without holes.
+    columns = len(panels) if len(cells) == len(panels) * len(agents) else min(3, len(cells))
+    rows = -(-len(cells) // columns)
+    figure = Figure(figsize=(4.8 * columns + 0.6, 3.4 * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    ordered = sorted(cells, key=lambda cell: (agents.index(cell[1]), panels.index(cell[0])))
     lines: dict[str, Line2D] = {}
-    for (panel, agent), members in cells.items():
-        ax = axes[agents.index(agent), panels.index(panel)]
+    for ax, (panel, agent) in zip(axes, ordered, strict=False):
+        members = cells[panel, agent]
         for group in members:
             lines[group.pruning] = _curve(ax, group, *styles[group.pruning])
         for line in _expert_lines(ax, members):
             lines["expert (score 100)"] = line
         ax.set(title=f"{agent} on {panel}", xlabel="updates", ylabel="return")
         ax.grid(alpha=0.25)
-    for ax in (ax for ax in axes.flat if not ax.lines):
+    for ax in axes[len(cells) :]:
         ax.set_axis_off()
     labels = [label for label in (*styles, "expert (score 100)") if label in lines]
     handles = [lines[label] for label in labels]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
+    widest = 0.085 * max(map(len, labels)) + 0.6  # inches of one entry
+    fit = max(1, int(figure.get_figwidth() / widest))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), fit), frameon=False)
     return figure
 
 
