@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 HEADLINE := agent=bcq prune=grasp sparsity=0.95 env=halfcheetah dataset=expert \
-	dataset.size=300000 updates=30000 eval.every=5000 checkpoint.every=5000 eval.episodes=5
+	dataset.size=300000 updates=30000 eval.every=5000 checkpoint.every=5000 eval.episodes=5 run_dir=runs/headline
 
 .PHONY: train test lint clean
 
