@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from sparse_offline_rl.pruning.report import LayerReport
 
@@ -70,7 +70,7 @@ class Ticker:
                 say(f"update {update}: {self._return}, {values['time/updates_per_second']:.0f} updates/s")
         if self._progress is not None and self._task is not None:
             losses = " ".join(f"{name[5:]} {value:.3g}" for name, value in values.items() if name.startswith("loss/"))
-            detail = f"{self._return}  {losses}  {values['time/updates_per_second']:.0f}/s"
+            detail = f"{values['time/updates_per_second']:.0f}/s  {self._return}  {losses}"
             self._progress.update(self._task, completed=update, detail=detail)
 
 
@@ -80,8 +80,15 @@ def ticker(total: int, done: int) -> Iterator[Ticker]:
     if not console.is_terminal:
         yield Ticker(None, total, done)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    # On a narrow terminal the losses at the end are cut, never the count or the time that is left.
+    whole, rest = Column(no_wrap=True), Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    columns = (
+        MofNCompleteColumn(table_column=whole),
+        BarColumn(bar_width=12),
+        TimeRemainingColumn(table_column=whole),
+        TextColumn("{task.fields[detail]}", table_column=rest),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
         yield Ticker(progress, total, done)
 
 

@@ -146,7 +146,7 @@ class Session:
                 "or check the scale of the dataset's rewards and observations."
             )
         values |= {f"gradient_norm/{name}": float(learner.gradient_norm()) for name, learner in agent.learners.items()}
-        values |= {f"density/{r.full_name}": r.kept / r.total for r in self._trainee.reports}
+        values |= {f"layer_density/{r.full_name}": r.kept / r.total for r in self._trainee.reports}
         values |= evaluation
         last_update, last_seconds = self._logged_at
         values["time/updates_per_second"] = (update - last_update) / max(self._clock.train - last_seconds, 1e-9)
