@@ -7,14 +7,13 @@ from typing import Any
 
 import filelock
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from sparse_offline_rl.checkpoint import checkpoint_path
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import read_json, remove_leftovers, write_bytes, write_json
 from sparse_offline_rl.policy.runtime import FILE_NAME
+from sparse_offline_rl.stored_config import read_stored_config
 
 
 class RunFolder:
@@ -92,13 +91,7 @@ class RunFolder:
             ):
                 raise UserError(f"run_dir={self.path} exists and is not a run folder: choose an empty or new folder.")
             return
-        try:
-            stored = OmegaConf.to_container(OmegaConf.load(stored_path))
-        except (YAMLError, OmegaConfBaseException, OSError, ValueError):
-            stored = None
-        if not isinstance(stored, dict):
-            raise UserError(f"{stored_path} is not a readable configuration: restore it or remove its folder.")
-        differing = _differences({str(key): value for key, value in stored.items()}, self._config)
+        differing = _differences(read_stored_config(stored_path, "restore it or remove its folder"), self._config)
         if differing:
             raise UserError(
                 f"run_dir={self.path} holds a run of another configuration ({'; '.join(differing)}): "

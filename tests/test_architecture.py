@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 TIERS = [
-    {"errors", "types", "config", "files", "seeding"},
+    {"errors", "types", "config", "files", "seeding", "stored_config"},
     {"networks", "datasets"},
     {"pruning", "agents", "sparse", "policy", "evaluation", "export"},
     {"checkpoint", "metrics", "training", "deploy", "summary", "run_folder", "console", "process", "session"},

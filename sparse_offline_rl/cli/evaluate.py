@@ -11,10 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
-from yaml import YAMLError
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
@@ -25,6 +22,7 @@ from sparse_offline_rl.evaluation.scores import normalized_score
 from sparse_offline_rl.evaluation.video import check_opengl, check_video_path, record_episode
 from sparse_offline_rl.files import write_json
 from sparse_offline_rl.policy.runtime import Policy, load_policy
+from sparse_offline_rl.stored_config import read_stored_config
 from sparse_offline_rl.types import FloatArray
 
 
@@ -121,13 +119,7 @@ def _references(run_dir: Path, env_id: str) -> tuple[float | None, float | None]
 def _stored_config(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OmegaConfBaseException, OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is not a readable configuration: restore it, or give the policy.sorl file as run_dir.")
-    return {str(key): value for key, value in config.items()}
+    return read_stored_config(path, "restore it, or give the policy.sorl file as run_dir")
 
 
 def _statistics(returns: NDArray[np.float64]) -> dict[str, Any]:
