@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 
+from sparse_offline_rl.recording import recorder
+
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # torch's defaults and the BCQ authors'
 
 
@@ -26,6 +28,7 @@ class Adam:
         self.exp_avg_sq = [torch.zeros_like(p) for p in self.parameters]
         self.steps = 0
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
+        self.factors = np.array([0, 0, weight_decay], np.float32)  # what the kernel needs to know of a step
         on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in self.parameters)
         self._kernel = _compiled() if on_cpu else None
         if self._kernel is not None:
@@ -36,15 +39,22 @@ class Adam:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters by one step along ``gradients``, one for each."""
-        self.steps += 1
+        self.advance()
+        gradients = [gradient.contiguous() for gradient in gradients]
         if self._kernel is None:
             self._torch_step(gradients)
             return
-        size = self._learning_rate / (1 - _BETA1**self.steps)
-        scale = 1 / math.sqrt(1 - _BETA2**self.steps)
-        constants = (np.float32(size), np.float32(scale), np.float32(self._weight_decay))
+        listener = recorder()
+        if listener is not None:
+            listener.adam(self, gradients)
         for views, gradient in zip(self._views, gradients, strict=True):
-            self._kernel(*views, gradient.contiguous().view(-1).numpy(), *constants)
+            self._kernel(*views, gradient.view(-1).numpy(), self.factors)
+
+    def advance(self) -> None:
+        """Count a step and put its bias corrections into ``factors``."""
+        self.steps += 1
+        self.factors[0] = self._learning_rate / (1 - _BETA1**self.steps)
+        self.factors[1] = 1 / math.sqrt(1 - _BETA2**self.steps)
 
     def _torch_step(self, gradients: Sequence[Tensor]) -> None:
         before = [torch.full((), float(self.steps - 1), device=p.device) for p in self.parameters]

@@ -11,8 +11,12 @@ _EPS = np.float32(1e-8)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def adam_step(parameters, exp_avg, exp_avg_sq, gradients, size, scale, weight_decay):  # type: ignore[no-untyped-def]
-    """One step on float32 vectors of equal length, in place; ``size`` and ``scale`` hold the bias corrections."""
+def adam_step(parameters, exp_avg, exp_avg_sq, gradients, factors):  # type: ignore[no-untyped-def]
+    """One step on float32 vectors of equal length, in place.
+
+    ``factors`` are the step size and the scale of √v, which hold the bias corrections, and the weight decay.
+    """
+    size, scale, weight_decay = factors[0], factors[1], factors[2]
     for i in range(parameters.size):
         gradient = gradients[i] + weight_decay * parameters[i]
         mean = exp_avg[i] + _REST1 * (gradient - exp_avg[i])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_offline_rl.recording import recorder
 from sparse_offline_rl.sparse import kernels
 from sparse_offline_rl.sparse.layout import MAX_INPUTS, MAX_VECTORS
 from sparse_offline_rl.sparse.plan import SparsePlan
@@ -27,6 +28,7 @@ class Buffer:
     """``count`` float32 at a 64-byte aligned ``address``."""
 
     def __init__(self, count: int) -> None:
+        self.count = count
         self._memory = np.empty(count + _ALIGNMENT // 4, np.float32)
         raw = self._memory.ctypes.data
         self.address = raw + (-raw) % _ALIGNMENT
@@ -87,6 +89,9 @@ class KernelEngine:
 
     def take(self, count: int) -> Buffer:
         """A buffer of ``count`` float32, recycled if one is free."""
+        listener = recorder()
+        if listener is not None:
+            return listener.take(count)
         free = self._free.get(count)
         try:
             return free.pop() if free else Buffer(count)
@@ -95,6 +100,10 @@ class KernelEngine:
 
     def give_back(self, count: int, buffer: Buffer) -> None:
         """Return a buffer to the free list."""
+        listener = recorder()
+        if listener is not None:
+            listener.give_back(buffer)
+            return
         self._free.setdefault(count, []).append(buffer)
 
     def forward(
@@ -115,8 +124,8 @@ class KernelEngine:
         count = self._workspace_size(tiles) if keep else slot * threads
         buffer = self.take(count)
         run = kernels.forward_serial if threads == 1 else kernels.forward_parallel
-        run(
-            self.table, values, tiles.address, tiles.length, batch, buffer.address, 0 if keep else 4 * slot,
+        _call(
+            "forward", run, self.table, values, tiles.address, tiles.length, batch, buffer.address, 0 if keep else 4 * slot,
             *first, *second, *third, out, threads,
         )  # fmt: skip
         if keep:
@@ -144,8 +153,8 @@ class KernelEngine:
         extra = (2 * threads - 1) * parameters if out else 0
         partial = self.take(extra)
         run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
-        run(
-            self.table, values, tiles.address, tiles.length, tiles.group, batch, buffer.address, deltas.address, grad,
+        _call(
+            "backward", run, self.table, values, tiles.address, tiles.length, tiles.group, batch, buffer.address, deltas.address, grad,
             grad_stride, *first, *second, *third, out, partial.address, parameters, threads, 4 * slot,
         )  # fmt: skip
         self.give_back(extra, partial)
@@ -156,7 +165,7 @@ class KernelEngine:
         (a0, _, w0), (a1, _, w1), (a2, _, w2) = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
         count = self.plan.unit_count
         buffer = self.take(count)
-        kernels.forward_single(self.table, values, buffer.address, a0, w0, a1, w1, a2, w2, out)
+        _call("single", kernels.forward_single, self.table, values, buffer.address, a0, w0, a1, w1, a2, w2, out)
         self.give_back(count, buffer)
 
     def act(self, values: FloatArray, observations: FloatArray, threads: int = 1) -> FloatArray:
@@ -177,6 +186,13 @@ class KernelEngine:
         if batch:
             self.forward(values.ctypes.data, ((x.ctypes.data, 4 * width, width),), batch, out.ctypes.data, threads)
         return out
+
+
+def _call(name: str, kernel: Callable[..., None], *arguments: int) -> None:
+    kernel(*arguments)
+    listener = recorder()
+    if listener is not None:
+        listener.kernel(name, arguments)
 
 
 def set_threads(count: int) -> None:

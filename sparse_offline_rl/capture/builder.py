@@ -1,0 +1,153 @@
+"""Puts instructions together: addresses, strides, constants and temporary tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparse_offline_rl.capture.codes import Call, Map, Reduce
+
+_FLOAT_BYTES = 4
+_DIMENSIONS = 3  # of an instruction
+
+Value = Tensor | float
+
+
+class Unsupported(Exception):
+    """The update does something that no instruction does; the message says what."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a tensor lies: address, and strides in bytes."""
+
+    address: int
+    strides: tuple[int, ...]
+
+
+class Builder:
+    """Collects instructions, and keeps alive every memory that they name."""
+
+    def __init__(self) -> None:
+        self.words: list[int] = []
+        self.count = 0
+        self.kept: list[object] = []
+        self._constants: dict[float, int] = {}
+        self._shadows: dict[int, Tensor] = {}  # float32 in place of the booleans at an address
+
+    def finish(self) -> NDArray[np.int64]:
+        """The program."""
+        return np.array(self.words, np.int64)
+
+    def emit(self, code: Map | Reduce | Call, words: Sequence[int]) -> None:
+        """Add one instruction."""
+        self.words += [int(code), 2 + len(words), *words]
+        self.count += 1
+
+    def constant(self, value: float) -> int:
+        """Address of a float."""
+        address = self._constants.get(value)
+        if address is None:
+            memory = np.array([value], np.float32)
+            self.kept.append(memory)
+            address = self._constants[value] = memory.ctypes.data
+        return address
+
+    def temporary(self, shape: Sequence[int]) -> Tensor:
+        """Memory for an intermediate result."""
+        tensor = torch.empty(tuple(shape))
+        self.kept.append(tensor)
+        return tensor
+
+    def shadow(self, tensor: Tensor) -> None:
+        """Let floats stand for the booleans that an instruction makes."""
+        storage = tensor.untyped_storage()
+        if tensor.dtype == torch.bool and storage.data_ptr() not in self._shadows:
+            self._shadows[storage.data_ptr()] = self.temporary((storage.nbytes(),))
+
+    def map(self, code: Map, out: Tensor, *operands: Value) -> None:
+        """``out = f(operands)``, broadcast to the shape of ``out``."""
+        shape = tuple(out.shape)
+        if 0 in shape:
+            return
+        self.shadow(out)
+        filled = (*operands, 0.0, 0.0)[:3]
+        views = [self._view(out, shape), *(self._view(operand, shape) for operand in filled)]
+        order = sorted(range(len(shape)), key=lambda d: views[0].strides[d], reverse=True)
+        sizes, strides = _merge([shape[d] for d in order], [[v.strides[d] for d in order] for v in views])
+        if len(sizes) > _DIMENSIONS or strides[0][-1] != _FLOAT_BYTES:
+            raise Unsupported(f"an elementwise operation over shape {shape} and strides {out.stride()}")
+        self.emit(code, [*sizes, *(word for v, s in zip(views, strides, strict=True) for word in (v.address, *s))])
+
+    def reduce(self, code: Reduce, out: Tensor, x: Tensor, dims: Sequence[int], scale: float = 1.0) -> None:
+        """``out = scale · reduction of x over dims``; ``out`` has the other dimensions, ``dims`` kept as 1 or dropped."""
+        dims = sorted(d % max(1, x.dim()) for d in dims) if x.dim() else []
+        kept = [d for d in range(x.dim()) if d not in dims]
+        if out.dim() < x.dim():
+            for d in dims:
+                out = out.unsqueeze(d)
+        source, target = self._view(x, tuple(x.shape)), self._view(out, tuple(out.shape))
+        length, inner = _merge([x.shape[d] for d in dims], [[source.strides[d] for d in dims]])
+        outer, strides = _merge(
+            [x.shape[d] for d in kept], [[view.strides[d] for d in kept] for view in (target, source)]
+        )
+        if x.numel() == 0:
+            raise Unsupported("a reduction of nothing")
+        if length[:-1] != [1, 1]:  # several dimensions that do not lie as one
+            copy = self.temporary(x.shape)
+            self.map(Map.COPY, copy, x)
+            self.reduce(code, out, copy, dims, scale)
+            return
+        if len(outer) > _DIMENSIONS or outer[0] != 1:
+            raise Unsupported(f"a reduction of shape {tuple(x.shape)} over dimensions {dims}")
+        out_strides, x_strides = (s[1:] for s in strides)
+        words = [*outer[1:], length[-1], target.address, *out_strides, source.address, *x_strides, inner[0][-1]]
+        self.emit(code, [*words, self.constant(scale)])
+
+    def _view(self, value: Value, shape: tuple[int, ...]) -> View:
+        if not isinstance(value, Tensor):
+            return View(self.constant(float(value)), (0,) * len(shape))
+        if value.device.type != "cpu":
+            raise Unsupported(f"a tensor on {value.device}")
+        strides = tuple(_FLOAT_BYTES * s for s in value.detach().expand(shape).stride())
+        if value.dtype == torch.bool:
+            storage = value.untyped_storage().data_ptr()
+            floats = self._shadows.get(storage)
+            if floats is None:
+                raise Unsupported("a boolean tensor from outside the update")
+            return View(floats.data_ptr() + _FLOAT_BYTES * (value.data_ptr() - storage), strides)
+        if value.dtype != torch.float32:
+            raise Unsupported(f"a tensor of type {value.dtype}")
+        return View(value.data_ptr(), strides)
+
+
+def _merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """Join neighbouring dimensions that lie as one in every operand; at least three come back, ones in front.
+
+    The stride of a dimension of size 1 counts for nothing; the last one's is given as 4 for the sake of plain code.
+    """
+    merged: list[int] = []
+    joined: list[list[int]] = [[] for _ in strides]
+    for d, size in enumerate(sizes):
+        if size == 1:
+            continue
+        here = [s[d] for s in strides]
+        if merged and all(previous[-1] == now * size for previous, now in zip(joined, here, strict=True)):
+            merged[-1] *= size
+            for previous, now in zip(joined, here, strict=True):
+                previous[-1] = now
+        else:
+            merged.append(size)
+            for previous, now in zip(joined, here, strict=True):
+                previous.append(now)
+    if not merged:
+        merged = [1]
+        for previous in joined:
+            previous.append(_FLOAT_BYTES)
+    pad = max(0, _DIMENSIONS - len(merged))
+    return [1] * pad + merged, [[0] * pad + s for s in joined]
