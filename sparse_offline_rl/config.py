@@ -124,6 +124,7 @@ class Config(_Section):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: PositiveInt = 1
     engine: Literal["auto", "dense", "sparse"] = "auto"
+    capture: bool = True
     run_dir: str
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

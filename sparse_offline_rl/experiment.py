@@ -8,6 +8,7 @@ import torch
 
 from sparse_offline_rl.agents.bcq import BCQ
 from sparse_offline_rl.agents.factory import AGENTS
+from sparse_offline_rl.capture.choice import choose_update
 from sparse_offline_rl.checkpoint import Checkpoint, load_checkpoint
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.console import say, show_layers
@@ -81,7 +82,8 @@ def build_agent(config: Config, spaces: Spaces, buffer: ReplayBuffer, checkpoint
     say(f"engine: {engine.name} ({engine.reason})")
     install_engine(engine, agent.networks, config.threads)
     agent.begin_training()
-    return Trainee(agent, engine.name, masks, reports)
+    update = choose_update(agent, engine.name, config.capture)
+    return Trainee(agent, engine.name, update, masks, reports)
 
 
 def _prune(config: Config, agent: BCQ, buffer: ReplayBuffer) -> None:

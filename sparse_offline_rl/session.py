@@ -11,6 +11,7 @@ import torch
 
 from sparse_offline_rl.agents.bcq import BCQ, Metrics
 from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
+from sparse_offline_rl.capture.choice import Update
 from sparse_offline_rl.checkpoint import Checkpoint, save_checkpoint
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.console import ticker
@@ -55,6 +56,7 @@ class Trainee:
 
     agent: BCQ
     engine: str
+    update: Update
     masks: Mapping[str, Mapping[str, BoolArray]]
     reports: list[LayerReport]
 
@@ -113,7 +115,7 @@ class Session:
 
     def _step(self) -> Metrics:
         batch = self._experience.buffer.sample(self._generator, self._config.batch_size)
-        metrics = self._trainee.agent.update(batch, self._generator)
+        metrics = self._trainee.update(batch, self._generator)
         if self._generator.device.type == "cuda":
             torch.cuda.synchronize()  # else the clock would time the launches only
         return metrics

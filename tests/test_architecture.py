@@ -17,9 +17,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 TIERS = [
-    {"errors", "types", "config", "files", "seeding", "stored_config"},
+    {"errors", "types", "config", "files", "seeding", "stored_config", "recording"},
     {"networks", "datasets"},
-    {"pruning", "agents", "sparse", "policy", "evaluation", "export"},
+    {"pruning", "agents", "sparse", "capture", "policy", "evaluation", "export"},
     {"checkpoint", "metrics", "training", "deploy", "summary", "run_folder", "console", "process", "session"},
     {"experiment"},
     {"cli", "reports", "benchmarks"},

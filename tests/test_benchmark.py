@@ -33,7 +33,7 @@ def torch_settings():
 
 
 def test_a_race_times_each_line_every_round_and_names_what_is_missing():
-    stages = Entry("agents:stages", {"overrides": BENCH.overrides("bcq", "sparse", 0.8)})
+    stages = Entry("agents:stages", {"overrides": [*BENCH.overrides("bcq", "sparse", 0.8), "capture=false"]})
     lines = {
         "alone": (stages,),
         "missing": (Entry("no_such_module:training"),),

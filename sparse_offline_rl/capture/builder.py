@@ -80,31 +80,32 @@ class Builder:
         views = [self._view(out, shape), *(self._view(operand, shape) for operand in filled)]
         order = sorted(range(len(shape)), key=lambda d: views[0].strides[d], reverse=True)
         sizes, strides = _merge([shape[d] for d in order], [[v.strides[d] for d in order] for v in views])
-        if len(sizes) > _DIMENSIONS or strides[0][-1] != _FLOAT_BYTES:
+        if strides[0][-1] != _FLOAT_BYTES:  # rows of one element
+            sizes, strides = [*sizes, 1], [[*s, _FLOAT_BYTES] for s in strides]
+        if any(size != 1 for size in sizes[:-_DIMENSIONS]):
             raise Unsupported(f"an elementwise operation over shape {shape} and strides {out.stride()}")
+        sizes, strides = sizes[-_DIMENSIONS:], [s[-_DIMENSIONS:] for s in strides]
         self.emit(code, [*sizes, *(word for v, s in zip(views, strides, strict=True) for word in (v.address, *s))])
 
     def reduce(self, code: Reduce, out: Tensor, x: Tensor, dims: Sequence[int], scale: float = 1.0) -> None:
         """``out = scale · reduction of x over dims``; ``out`` has the other dimensions, ``dims`` kept as 1 or dropped."""
-        dims = sorted(d % max(1, x.dim()) for d in dims) if x.dim() else []
+        dims = sorted(d % x.dim() for d in dims) if x.dim() else []
         kept = [d for d in range(x.dim()) if d not in dims]
-        if out.dim() < x.dim():
-            for d in dims:
-                out = out.unsqueeze(d)
-        source, target = self._view(x, tuple(x.shape)), self._view(out, tuple(out.shape))
-        length, inner = _merge([x.shape[d] for d in dims], [[source.strides[d] for d in dims]])
-        outer, strides = _merge(
-            [x.shape[d] for d in kept], [[view.strides[d] for d in kept] for view in (target, source)]
-        )
         if x.numel() == 0:
             raise Unsupported("a reduction of nothing")
+        if out.dim() == x.dim():
+            out = out.permute(kept + dims).reshape([x.shape[d] for d in kept])
+        x = x.permute(kept + dims)
+        source, target = self._view(x, tuple(x.shape)), self._view(out, tuple(out.shape))
+        length, inner = _merge(x.shape[len(kept) :], [source.strides[len(kept) :]])
+        outer, strides = _merge(out.shape, [target.strides, source.strides[: len(kept)]])
         if length[:-1] != [1, 1]:  # several dimensions that do not lie as one
             copy = self.temporary(x.shape)
             self.map(Map.COPY, copy, x)
-            self.reduce(code, out, copy, dims, scale)
+            self.reduce(code, out, copy, range(len(kept), x.dim()), scale)
             return
-        if len(outer) > _DIMENSIONS or outer[0] != 1:
-            raise Unsupported(f"a reduction of shape {tuple(x.shape)} over dimensions {dims}")
+        if outer[:-2] != [1]:
+            raise Unsupported(f"a reduction of shape {tuple(x.shape)} to {tuple(out.shape)}")
         out_strides, x_strides = (s[1:] for s in strides)
         words = [*outer[1:], length[-1], target.address, *out_strides, source.address, *x_strides, inner[0][-1]]
         self.emit(code, [*words, self.constant(scale)])

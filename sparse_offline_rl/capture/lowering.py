@@ -56,9 +56,9 @@ def _addcmul(b: Builder, out: Tensor, x: Value, y: Value, z: Value, value: float
 
 
 def _power(b: Builder, out: Tensor, x: Value, exponent: Value) -> None:
-    if exponent != 2:
+    if exponent not in (1, 2):
         raise Unsupported(f"a power of {exponent}")
-    b.map(Map.MUL, out, x, x)
+    b.map(Map.MUL, out, x, x if exponent == 2 else 1.0)
 
 
 def _clamp(b: Builder, out: Tensor, x: Value, low: Value | None = None, high: Value | None = None) -> None:
@@ -130,7 +130,9 @@ def _cat(b: Builder, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> No
             start += tensor.shape[dim]
 
 
-def _each_lerp(b: Builder, out: Sequence[Tensor], starts: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
+def _each_lerp(
+    b: Builder, out: Sequence[Tensor], starts: Sequence[Tensor], ends: Sequence[Tensor], weight: float
+) -> None:
     for start, end in zip(starts, ends, strict=True):
         b.map(Map.LERP, start, start, end, weight)
 
@@ -178,6 +180,7 @@ LOWERINGS: dict[str, Lowering] = {
     "copy": _second,
     "fill": _second,
     "full": _second,
+    "new_full": lambda b, out, _like, _size, value: b.map(Map.COPY, out, value),
     "scalar_tensor": _copy,
     "zero": _fill(0.0),
     "zeros": _fill(0.0),

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numba
-import numpy as np
 from llvmlite import ir
 from numba import types
 
@@ -26,7 +25,7 @@ from sparse_offline_rl.sparse.kernels import (
 from sparse_offline_rl.sparse.layout import serial
 from sparse_offline_rl.sparse.simd import I64, intrinsic, load
 
-SOURCES = ""
+SOURCES = "48acb47a937dc1d5"
 
 _FORWARD, _BACKWARD, _SINGLE, _ADAM, _INPUT = (int(call) for call in Call)
 _FIRST_REDUCTION, _FIRST_CALL = int(min(Reduce)), int(min(Call))
@@ -37,12 +36,12 @@ def _pointer(typingctx: Any, address: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], ir.FloatType().as_pointer())
 
-    return types.CPointer(types.float32)(types.int64), codegen
+    return types.CPointer(types.float32)(types.int64), codegen  # type: ignore[no-untyped-call]
 
 
 @serial
 def _floats(address: int, count: int) -> Any:
-    return numba.carray(_pointer(address), (count,))
+    return numba.carray(_pointer(address), (count,))  # type: ignore[attr-defined]
 
 
 @serial
@@ -92,7 +91,7 @@ def _adam(at: int) -> None:
 @intrinsic
 def _arguments(typingctx: Any, at: Any, like: Any) -> Any:
     """The first words of an instruction, as many as the tuple ``like`` is long."""
-    result = types.UniTuple(types.int64, like.count)
+    result = types.UniTuple(types.int64, like.count)  # type: ignore[no-untyped-call]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         words = [load(builder, builder.add(args[0], I64(16 + 8 * i)), I64, 8) for i in range(like.count)]

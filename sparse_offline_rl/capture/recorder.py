@@ -18,7 +18,15 @@ from sparse_offline_rl.capture.lowering import ALLOCATIONS, COMPARISONS, LOWERIN
 from sparse_offline_rl.sparse.engine import Buffer
 
 _THREADS = {"forward": 17, "backward": 22}  # which argument is the number of threads
-_IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "generator"}  # the result shows these
+_IGNORED = {
+    "dtype",
+    "layout",
+    "device",
+    "pin_memory",
+    "memory_format",
+    "non_blocking",
+    "generator",
+}  # the result shows these
 _FROM_OUTSIDE = {"lift_fresh", "lift"}  # numbers of Python's made a tensor: a replay would not see them change
 _CALLS = {"forward": Call.FORWARD, "backward": Call.BACKWARD, "single": Call.SINGLE}
 
@@ -28,7 +36,7 @@ class UpdateRecorder(TorchDispatchMode):
 
     def __init__(self, generator: torch.Generator, tensors: Iterable[Tensor]) -> None:
         """``tensors`` are all that the update may read of what was there before it."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known = _places(tensors)
         self._generator = generator
         self._events: list[Callable[[Builder], None]] = []
@@ -46,8 +54,8 @@ class UpdateRecorder(TorchDispatchMode):
         inputs, outputs = ([x for x in tree_leaves(tree) if isinstance(x, Tensor)] for tree in (args, out))
         in_place = name.endswith("_")
         if name in _FROM_OUTSIDE or not _places(inputs) <= self._known:
-            raise Unsupported(f"{func} on a tensor that is neither in the batch nor in one of the agent's modules")
-        if name == "randn":
+            self._refuse(f"{func} on a tensor that is neither in the batch nor in one of the agent's modules")
+        elif name == "randn":
             self._draw(out, kwargs.get("generator"))
         elif in_place or not (outputs and _places(outputs) <= _places(inputs)):  # else it is a view
             target, options = args[0] if in_place else out, {k: v for k, v in kwargs.items() if k not in _IGNORED}
@@ -90,10 +98,17 @@ class UpdateRecorder(TorchDispatchMode):
         for event in self._events:
             event(builder)
 
-    def _draw(self, out: Tensor, generator: torch.Generator | None) -> None:
-        if generator is None or generator._cdata != self._generator._cdata:  # the dispatcher wraps it anew
-            raise Unsupported("noise from another generator than the update's")
+    def _draw(self, out: Tensor, generator: Any) -> None:
+        mine: Any = self._generator
+        if generator is None or generator._cdata != mine._cdata:  # the dispatcher wraps it anew
+            self._refuse("noise from another generator than the update's")
         self.draws.append(out)
+
+    def _refuse(self, reason: str) -> None:
+        def refusal(_: Builder) -> None:
+            raise Unsupported(reason)
+
+        self._events.append(refusal)
 
 
 def _places(tensors: Iterable[Tensor]) -> set[int]:

@@ -59,9 +59,7 @@ def _operand(builder: Any, address: Any, stride: Any, first: Any, mask: Any) -> 
 
 
 @intrinsic
-def map_row(
-    typingctx: Any, code: Any, count: Any, out: Any, a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any
-) -> Any:
+def map_row(typingctx: Any, code: Any, count: Any, out: Any, a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any) -> Any:
     """``out[i] = f(a[i], b[i], c[i])`` for ``count`` elements; f is the :class:`~.codes.Map` of that code."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

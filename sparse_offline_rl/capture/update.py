@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -25,6 +25,8 @@ class Program:
 
     def __init__(self, agent: BCQ, batch: Batch, generator: torch.Generator) -> None:
         """Record ``agent.update``; agent and generator are afterwards as they were. Raises Unsupported."""
+        if any(x.dtype != torch.float32 or x.device.type != "cpu" or x.dim() != 2 for x in batch):
+            raise Unsupported("a batch of anything but float32 matrices on the CPU")
         fields = [x.contiguous().clone() for x in batch]
         recorder = UpdateRecorder(generator, [*fields, *_persistent(agent)])
         with _undone(agent, generator), listening(recorder), recorder:
@@ -53,18 +55,30 @@ class Program:
         self._run(self._address, self._count)
         return self.metrics
 
+    def part(self, kernels: bool) -> Callable[[], None]:
+        """Runs only the sparse kernels, or only the other instructions, again and again: to see where the time goes."""
+        chosen, count, at = [], 0, 0
+        while at < len(self._words):
+            code, length = int(self._words[at]), int(self._words[at + 1])
+            if (code in (Call.FORWARD, Call.BACKWARD, Call.SINGLE)) == kernels:
+                chosen.append(self._words[at : at + length])
+                count += 1
+            at += length
+        words = np.concatenate([np.empty(0, np.int64), *chosen])
+        return lambda: self._run(words.ctypes.data, count)
+
 
 class CapturedUpdate:
     """Does what ``agent.update`` does. Records it for every shape of batch; where that cannot be done, says so once and calls it."""
 
     def __init__(self, agent: BCQ) -> None:
         self._agent = agent
-        self._programs: dict[tuple[torch.Size, ...], Program] = {}
+        self._programs: dict[tuple[tuple[torch.Size, torch.dtype], ...], Program] = {}
         self._possible = True
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """As ``agent.update``, except that the tensors that come back are overwritten by the next call."""
-        shapes = tuple(x.shape for x in batch)
+        shapes = tuple((x.shape, x.dtype) for x in batch)
         program = self._programs.get(shapes)
         if program is None and self._possible:
             try:

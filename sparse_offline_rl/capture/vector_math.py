@@ -12,7 +12,9 @@ from sparse_offline_rl.capture.codes import Map
 from sparse_offline_rl.sparse.simd import I32, LANES, VECTOR, cgutils, fma
 
 _INTEGERS = ir.VectorType(I32, LANES)
-_TAYLOR = [1 / math.factorial(n) for n in range(8, 0, -1)]  # of (exp(r) - 1) / r, to below half an ulp for |r| <= ln 2 / 2
+_TAYLOR = [
+    1 / math.factorial(n) for n in range(8, 0, -1)
+]  # of (exp(r) - 1) / r, to below half an ulp for |r| <= ln 2 / 2
 
 
 def constant(value: float) -> Any:

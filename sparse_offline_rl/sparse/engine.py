@@ -91,7 +91,8 @@ class KernelEngine:
         """A buffer of ``count`` float32, recycled if one is free."""
         listener = recorder()
         if listener is not None:
-            return listener.take(count)
+            private: Buffer = listener.take(count)
+            return private
         free = self._free.get(count)
         try:
             return free.pop() if free else Buffer(count)

@@ -12,9 +12,9 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sparse_offline_rl.agents.bcq import BCQ
 from sparse_offline_rl.agents.factory import AGENTS
 from sparse_offline_rl.benchmarks.contestant import Contestant, peak_bytes
+from sparse_offline_rl.capture.update import Program
 from sparse_offline_rl.cli.configs import config_dir
 from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
@@ -73,9 +73,9 @@ def make_trainee(config: Config, buffer: ReplayBuffer) -> Trainee:
     return build_agent(config, spaces(), buffer, None)
 
 
-def _updates(config: Config, agent: BCQ, buffer: ReplayBuffer) -> Callable[[], object]:
+def _updates(config: Config, trainee: Trainee, buffer: ReplayBuffer) -> Callable[[], object]:
     draws = generator(0, "train")
-    return lambda: agent.update(buffer.sample(draws, config.batch_size), draws)
+    return lambda: trainee.update(buffer.sample(draws, config.batch_size), draws)
 
 
 def training(overrides: Sequence[str]) -> Contestant:
@@ -84,7 +84,7 @@ def training(overrides: Sequence[str]) -> Contestant:
     trainee = make_trainee(config, buffer)
     kept, total = sum(r.kept for r in trainee.reports), sum(r.total for r in trainee.reports)
     facts = {"kept": kept, "total": total, "live_units": sum(r.live_outputs for r in trainee.reports)}
-    return Contestant(_updates(config, trainee.agent, buffer), lambda: facts)
+    return Contestant(_updates(config, trainee, buffer), lambda: facts)
 
 
 def first_update(overrides: Sequence[str]) -> Contestant:
@@ -116,9 +116,10 @@ class _Stopwatch:
 
 
 def stages(overrides: Sequence[str]) -> Contestant:
-    """An update; its facts are milliseconds by stage, and those inside the sparse kernels."""
+    """An update that runs operation by operation; facts: milliseconds by stage, and those inside the sparse kernels."""
     config, buffer, watch = read_config(overrides), random_buffer(), _Stopwatch()
-    agent = make_trainee(config, buffer).agent
+    trainee = make_trainee(config, buffer)
+    agent = trainee.agent
     for kernels in {type(mlp.engine) for mlp in agent.networks.mlps().values() if isinstance(mlp, SparseMLP)}:
         for method in ("forward", "backward"):
             watch.watch(kernels, method, "kernels")
@@ -126,7 +127,7 @@ def stages(overrides: Sequence[str]) -> Contestant:
         watch.watch(agent, name, label)
     for name, label in (("vae", "VAE"), ("critic", "critic"), ("actor", "actor")):
         watch.watch(agent.learners[name], "step", label)
-    update, calls = _updates(config, agent, buffer), [0]
+    update, calls = _updates(config, trainee, buffer), [0]
     update()
     watch.seconds.clear()
 
@@ -147,11 +148,30 @@ def stages(overrides: Sequence[str]) -> Contestant:
     return Contestant(step, facts)
 
 
+def captured(overrides: Sequence[str]) -> Contestant:
+    """A recorded update; facts: milliseconds, and how many of them the sparse kernels and the other instructions take."""
+    config, buffer = read_config(overrides), random_buffer()
+    trainee, draws = make_trainee(config, buffer), generator(0, "train")
+    program = Program(trainee.agent, buffer.sample(draws, config.batch_size), draws)
+    update, calls = _updates(config, trainee, buffer), [0]
+    parts = {"kernels": program.part(kernels=True), "other instructions": program.part(kernels=False)}
+    seconds: defaultdict[str, float] = defaultdict(float)
+
+    def step() -> None:
+        for label, part in {"whole update": update, **parts}.items():
+            begin = time.perf_counter()
+            part()
+            seconds[label] += time.perf_counter() - begin
+        calls[0] += 1
+
+    return Contestant(step, lambda: {label: 1e3 * spent / calls[0] for label, spent in seconds.items()})
+
+
 def memory(overrides: Sequence[str], updates: int) -> Contestant:
     """Facts: the process's resident memory before the agent is built, and its peak after ``updates``."""
     config, buffer = read_config(overrides), random_buffer()
     before = peak_bytes()
-    update = _updates(config, make_trainee(config, buffer).agent, buffer)
+    update = _updates(config, make_trainee(config, buffer), buffer)
     for _ in range(updates):
         update()
     after = peak_bytes()

@@ -29,7 +29,7 @@ def sizes(overrides: Sequence[str]) -> Contestant:
     trainee = make_trainee(config, buffer)
     agent, draws = trainee.agent, generator(0, "train")
     for _ in range(_UPDATES):
-        agent.update(buffer.sample(draws, config.batch_size), draws)
+        trainee.update(buffer.sample(draws, config.batch_size), draws)
     tensors = agent_tensors(agent)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,0 +1,306 @@
+"""A recorded update is the agent's own update: same losses, same weights, same noise, and the same bits at every replay."""
+
+import hashlib
+import itertools
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import prune, random_batch, small_agent
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparse_offline_rl.agents.bcq import BCQ
+from sparse_offline_rl.agents.state import agent_tensors
+from sparse_offline_rl.capture import machine
+from sparse_offline_rl.capture.builder import Builder, Unsupported
+from sparse_offline_rl.capture.choice import choose_update
+from sparse_offline_rl.capture.recorder import UpdateRecorder
+from sparse_offline_rl.capture.update import CapturedUpdate, Program
+from sparse_offline_rl.sparse.module import convert, set_threads
+from sparse_offline_rl.types import Batch
+
+
+def sparse_agent(name="bcq", method="snip", sparsity=0.8, **overrides):
+    agent = small_agent(name, **overrides)
+    prune(agent, method, sparsity)
+    convert(agent.networks)
+    agent.begin_training()
+    return agent
+
+
+def train(agent, update, first, last, draws, size=64):
+    for i in range(first, last):
+        metrics = update(random_batch(size, seed=i), draws)
+    return {name: value.clone() for name, value in metrics.items()}, {
+        name: tensor.clone() for name, tensor in agent_tensors(agent).items()
+    }
+
+
+def assert_close(left, right):
+    for key, value in left.items():
+        torch.testing.assert_close(right[key], value, rtol=1e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+SETTINGS = [
+    {},
+    {"method": "grasp", "sparsity": 0.95},
+    {"method": "magnitude", "sparsity": 0.95},  # collapses
+    {"weight_decay": 0.01, "kl_weight": 0.2, "soft_clip": 0.3, "target_candidates": 3},
+    {"twin": "independent", "target_candidates": 1, "perturbation": 0.5, "polyak": 1.0},
+    {"critic_hidden": (16,), "vae_hidden": (24, 16, 8), "latent_dim": 1},
+]
+
+
+@pytest.mark.parametrize("name", ["bcq", "bc"])
+@pytest.mark.parametrize("options", SETTINGS)
+def test_replays_agree_with_the_update_itself(name, options):
+    results = []
+    for captured in (False, True):
+        agent, draws = sparse_agent(name, **options), torch.Generator().manual_seed(1)
+        update = CapturedUpdate(agent) if captured else agent.update
+        results.append((*train(agent, update, 0, 10, draws), draws.get_state(), agent.learners))
+    (metrics, tensors, state, learners), (other_metrics, other, other_state, others) = results
+    assert_close(metrics, other_metrics)
+    assert_close(tensors, other)
+    assert torch.equal(state, other_state)  # the same noise was drawn
+    for group, learner in learners.items():
+        assert others[group].adam.steps == learner.adam.steps == 10
+        torch.testing.assert_close(others[group].gradient_norm(), learner.gradient_norm(), rtol=1e-3, atol=1e-6)
+
+
+def test_recording_leaves_everything_as_it_was():
+    agent, draws = sparse_agent(), torch.Generator().manual_seed(1)
+    train(agent, CapturedUpdate(agent), 0, 3, draws)
+    before, state = {k: v.clone() for k, v in agent_tensors(agent).items()}, draws.get_state()
+    Program(agent, random_batch(64), draws)
+    assert all(torch.equal(value, before[name]) for name, value in agent_tensors(agent).items())
+    assert torch.equal(draws.get_state(), state)
+    assert {learner.adam.steps for learner in agent.learners.values()} == {3}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_recording_made_later_gives_the_same_bits(threads):
+    """So a resumed run, which records at another update than the first one did, ends as if it had never stopped."""
+    set_threads(threads)
+    results = []
+    for cuts in ([0, 8], [0, 3, 8]):
+        agent, draws = sparse_agent(), torch.Generator().manual_seed(1)
+        for first, last in itertools.pairwise(cuts):
+            result = train(agent, CapturedUpdate(agent), first, last, draws)
+        results.append(result)
+    set_threads(1)
+    for expected, found in zip(*results, strict=True):
+        assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+def test_batches_of_other_shapes_and_strides():
+    agent, twin = sparse_agent(), sparse_agent()
+    draws, others = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    update = CapturedUpdate(agent)
+    for size in (64, 1, 7, 64):
+        batch = random_batch(size, seed=size)
+        rows = torch.cat(batch, 1)
+        update(Batch(*rows.split([x.shape[1] for x in batch], 1)), draws)  # views of one matrix
+        twin.update(batch, others)
+        update(Batch(*(x.t().contiguous().t() for x in batch)), draws)  # columns contiguous
+        twin.update(batch, others)
+    assert_close(agent_tensors(twin), agent_tensors(agent))
+
+
+def test_two_threads_give_the_result_of_one():
+    results = []
+    for threads in (1, 2):
+        set_threads(threads)
+        agent = sparse_agent(sparsity=0.5, vae_hidden=(200, 200))
+        update = CapturedUpdate(agent)
+        results.append(train(agent, update, 0, 5, torch.Generator().manual_seed(1), size=200)[1])
+        ((program,),) = [list(update._programs.values())]
+        assert (program._run is machine.run_parallel) == (threads == 2)
+    set_threads(1)
+    assert_close(*results)
+
+
+class Unrecordable(BCQ):
+    """Agents as somebody might write them."""
+
+    what = ""
+
+    def critic_loss(self, batch, noise):
+        loss, metrics = super().critic_loss(batch, noise)
+        if self.what == "an operation that nobody lowered":
+            loss = loss * torch.special.bessel_j0(loss.detach()).sign().abs()
+        if self.what == "a number that Python reads":
+            loss = loss * (1.0 if float(loss.detach()) > 0 else 2.0)
+        if self.what == "a constant made anew":
+            loss = loss * torch.tensor(0.5)
+        if self.what == "noise of its own":
+            loss = loss + 0 * torch.randn(3).sum()
+        if self.what == "a tensor that belongs to nobody":
+            loss = loss * outside.sum()
+        if self.what == "an option":
+            loss = torch.div(loss, 0.25, rounding_mode="floor").detach() * 0 + loss
+        return loss, metrics
+
+
+outside = torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("an operation that nobody lowered", "aten.special_bessel_j0"),
+        ("a number that Python reads", "aten._local_scalar_dense"),
+        ("a constant made anew", "neither in the batch"),
+        ("noise of its own", "another generator"),
+        ("a tensor that belongs to nobody", "neither in the batch"),
+        ("an option", "aten.div.Tensor_mode with rounding_mode"),
+    ],
+)
+def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once(what, reason):
+    results = []
+    for captured in (False, True):
+        agent = sparse_agent()
+        agent.__class__, agent.what = type("Mine", (Unrecordable,), {}), what
+        update = CapturedUpdate(agent) if captured else agent.update
+        torch.manual_seed(0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results.append(train(agent, update, 0, 4, torch.Generator().manual_seed(1))[1])
+        messages = [str(w.message) for w in caught]
+        assert len(messages) == captured
+        assert all(f"Mine.update runs operation by operation, which is slower: {reason}" in m for m in messages) or (
+            all(reason in m for m in messages)
+        )
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+
+
+def test_who_records():
+    agent = sparse_agent()
+    assert isinstance(choose_update(agent, "sparse", True), CapturedUpdate)
+    assert choose_update(agent, "sparse", False) == agent.update
+    assert choose_update(agent, "dense", True) == agent.update
+
+
+def replay(function, inputs):
+    """``function`` recorded on zeros of the shapes and strides of ``inputs``, then run on ``inputs``."""
+    static = [torch.zeros_like(x) for x in inputs]
+    recorder = UpdateRecorder(torch.Generator(), static)
+    with recorder:
+        out = function(*static)
+    builder = Builder()
+    recorder.lower(builder)
+    words = builder.finish()
+    for place, value in zip(static, inputs, strict=True):
+        place.copy_(value)
+    machine.run_serial(words.ctypes.data, builder.count)
+    return out
+
+
+def grad_of(function):
+    def gradients(*inputs):
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        return torch.cat([g.flatten() for g in torch.autograd.grad(function(*leaves).sum(), leaves)])
+
+    return gradients
+
+
+BINARY = {
+    "add": torch.add, "scaled add": lambda a, b: torch.add(a, b, alpha=3), "sub": torch.sub, "rsub": lambda a, b: 2 - a + b,
+    "scaled sub": lambda a, b: torch.sub(a, b, alpha=0.5), "mul": torch.mul, "div": torch.div, "lerp": lambda a, b: torch.lerp(a, b, 0.3),
+    "maximum": torch.maximum, "minimum": torch.minimum, "where": lambda a, b: torch.where(a > b, a, 2 * b),
+    "logic": lambda a, b: ((a < b) & (a >= 0) | ~(b <= 1)) * a, "eq": lambda a, b: (a == b) * b, "ne": lambda a, b: (a != b) * b,
+    "mse": torch.nn.functional.mse_loss, "mse sum": lambda a, b: torch.nn.functional.mse_loss(a, b, reduction="sum"),
+    "addcmul": lambda a, b: torch.addcmul(a, a, b), "cat": lambda a, b: torch.cat((a, b), 1), "cat rows": lambda a, b: torch.cat((a, b)),
+    "in place": lambda a, b: a.clone().mul_(b).add_(1).clamp_(-1, 1), "clamp by tensors": lambda a, b: torch.clamp(a, b, b + 1),
+    "lerp_": lambda a, b: torch._foreach_lerp_([a], [b], 0.25) or a,
+    "gradient of products": grad_of(lambda a, b: a * b / (b * b + 1)), "gradient of a loss": grad_of(torch.nn.functional.mse_loss),
+    "gradient of a maximum": grad_of(lambda a, b: torch.where(a > b, a * a, b).mean()),
+    "gradient of means": grad_of(lambda a, b: (a.mean(0) * b.mean(0) + a.sum() * b.sum(1, keepdim=True)).mean()),
+}  # fmt: skip
+UNARY = {
+    "exp": torch.exp, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "neg": torch.neg, "abs": torch.abs, "square": torch.square,
+    "sqrt": lambda a: torch.sqrt(a.abs()), "relu": torch.relu, "pow": lambda a: a**2, "clamp": lambda a: a.clamp(-0.5, 1),
+    "clamp below": lambda a: a.clamp(min=0.25), "clamp above": lambda a: a.clamp(max=0.25), "mean": torch.mean, "sum": torch.sum,
+    "row sums": lambda a: a.sum(1), "column means": lambda a: a.mean(0, keepdim=True), "amax": lambda a: a.amax(1, keepdim=True),
+    "amin": lambda a: a.amin(0), "repeat": lambda a: a.repeat_interleave(3, 0), "transpose": lambda a: a.t().contiguous() + 1,
+    "halves": lambda a: a.chunk(2, 1)[-1] * 2, "constants": lambda a: torch.ones_like(a) + torch.zeros_like(a) + a.new_full((1,), 2.0),
+    "gradient of tanh": grad_of(torch.tanh), "gradient of exp": grad_of(torch.exp), "gradient of relu": grad_of(torch.relu),
+    "gradient of a clamp": grad_of(lambda a: a.clamp(-0.5, 1) * a), "gradient of sigmoid": grad_of(lambda a: a * torch.tanh(a).square()),
+}  # fmt: skip
+
+
+def matrix(rows, columns, seed, transposed):
+    x = torch.randn(columns, rows, generator=torch.Generator().manual_seed(seed))
+    return x.t() if transposed else x.t().contiguous()
+
+
+SHAPES = (st.integers(1, 40), st.integers(1, 40), st.integers(0, 99), st.booleans())
+
+
+@pytest.mark.parametrize("name", UNARY)
+@settings(max_examples=15, deadline=None)
+@given(*SHAPES)
+def test_unary_operations(name, rows, columns, seed, transposed):
+    x = matrix(rows, columns, seed, transposed)
+    torch.testing.assert_close(replay(UNARY[name], [x]), UNARY[name](x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BINARY)
+@settings(max_examples=15, deadline=None)
+@given(*SHAPES, st.booleans())
+def test_binary_operations(name, rows, columns, seed, transposed, single):
+    x = matrix(rows, columns, seed, transposed)
+    broadcasts = not name.startswith(("cat", "mse", "gradient", "lerp_"))
+    y = matrix(1 if single and broadcasts else rows, columns, seed + 1, False)
+    found = replay(BINARY[name], [x, y])
+    torch.testing.assert_close(found, BINARY[name](x.clone(), y), rtol=1e-5, atol=1e-5)
+
+
+def test_three_dimensions_and_more():
+    x = torch.randn(4, 3, 5)
+    for function in (
+        lambda a: a.permute(2, 0, 1) + 1,
+        lambda a: a.sum((0, 2)),
+        lambda a: a.amax(1),
+        lambda a: a.mean((1, 2)),
+    ):
+        torch.testing.assert_close(replay(function, [x]), function(x))
+    with pytest.raises(Unsupported, match="shape"):
+        replay(lambda a: a.permute(3, 1, 0, 2).contiguous(), [torch.randn(2, 3, 4, 5)])
+
+
+def ulps(found, x, exact):
+    reference = exact(x.double().numpy())
+    spacing = np.spacing(np.abs(reference).astype(np.float32)).astype(np.float64)
+    return np.abs(found.double().numpy() - reference) / spacing
+
+
+@pytest.mark.parametrize(("function", "exact"), [(torch.exp, np.exp), (torch.tanh, np.tanh)])
+def test_exponentials_are_exact_to_three_units_in_the_last_place(function, exact):
+    x = torch.cat([torch.linspace(-87, 88.7, 200_001), torch.linspace(-1, 1, 100_001), torch.logspace(-30, 0, 10_001)])
+    assert ulps(replay(function, [x]), x, exact).max() < 3
+
+
+def test_special_values():
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 89.0, -104.0, 1e30, -1e30])
+    for function in (torch.exp, torch.tanh, torch.relu, lambda a: a.clamp(-1, 1), lambda a: -a):
+        torch.testing.assert_close(replay(function, [x]), function(x), equal_nan=True, atol=1e-37, rtol=1e-6)
+    assert torch.signbit(replay(torch.tanh, [x])[4])
+    for function in (torch.maximum, torch.minimum):
+        for pair in ([x, torch.ones(9)], [torch.ones(9), x]):
+            torch.testing.assert_close(replay(function, pair), function(*pair), equal_nan=True)
+    for function in (torch.amax, torch.amin):
+        for values in (x, x[1:]):
+            torch.testing.assert_close(replay(lambda a, f=function: f(a), [values]), function(values), equal_nan=True)
+
+
+def test_the_machine_knows_its_sources():
+    """As kernels.SOURCES: the compiled machine holds the kernels, too."""
+    package = Path(machine.__file__).parents[1]
+    files = ["agents/adam_kernel.py", *(f"capture/{name}.py" for name in ("codes", "rows", "vector_math"))]
+    files += [f"sparse/{name}.py" for name in ("gradients", "intrinsics", "kernels", "layout", "simd", "tiles")]
+    digest = hashlib.sha256(b"".join((package / name).read_bytes() for name in files)).hexdigest()[:16]
+    assert digest == machine.SOURCES, f'put SOURCES = "{digest}" into {machine.__file__}'
