@@ -62,10 +62,12 @@ def _power(b: Builder, out: Tensor, x: Value, exponent: Value) -> None:
 
 
 def _clamp(b: Builder, out: Tensor, x: Value, low: Value | None = None, high: Value | None = None) -> None:
-    # The bound is the first operand, so that it is x that a NaN comes from.
+    # The bound is the first operand, so that it is x that a NaN comes from. Not in place: to load what was just stored, but not
+    # with the same mask, makes the processor wait.
     if low is not None:
-        b.map(Map.MAX, out, low, x)
-        x = out
+        between = out if high is None else b.temporary(out.shape)
+        b.map(Map.MAX, between, low, x)
+        x = between
     if high is not None:
         b.map(Map.MIN, out, high, x)
     elif low is None:

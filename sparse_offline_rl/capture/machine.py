@@ -46,20 +46,17 @@ def _floats(address: int, count: int) -> Any:
 
 @serial
 def _map(at: int) -> None:
-    code, out, a, b, c = load_i64(at), load_i64(at + 40), load_i64(at + 72), load_i64(at + 104), load_i64(at + 136)
-    for i in range(load_i64(at + 16)):
-        for j in range(load_i64(at + 24)):
-            map_row(
-                code,
-                load_i64(at + 32),
-                out + i * load_i64(at + 48) + j * load_i64(at + 56),
-                a + i * load_i64(at + 80) + j * load_i64(at + 88),
-                load_i64(at + 96),
-                b + i * load_i64(at + 112) + j * load_i64(at + 120),
-                load_i64(at + 128),
-                c + i * load_i64(at + 144) + j * load_i64(at + 152),
-                load_i64(at + 160),
-            )
+    # The words are read once: LLVM cannot know that the rows do not overwrite them.
+    code, rows, row, count = load_i64(at), load_i64(at + 16), load_i64(at + 24), load_i64(at + 32)
+    out, out0, out1 = load_i64(at + 40), load_i64(at + 48), load_i64(at + 56)
+    a, a0, a1, a2 = load_i64(at + 72), load_i64(at + 80), load_i64(at + 88), load_i64(at + 96)
+    b, b0, b1, b2 = load_i64(at + 104), load_i64(at + 112), load_i64(at + 120), load_i64(at + 128)
+    c, c0, c1, c2 = load_i64(at + 136), load_i64(at + 144), load_i64(at + 152), load_i64(at + 160)
+    for i in range(rows):
+        x, y, z, target = a + i * a0, b + i * b0, c + i * c0, out + i * out0
+        for _ in range(row):
+            map_row(code, count, target, x, a2, y, b2, z, c2)
+            target, x, y, z = target + out1, x + a1, y + b1, z + c1
 
 
 @serial
