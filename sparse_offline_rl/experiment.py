@@ -79,8 +79,8 @@ def build_agent(config: Config, spaces: Spaces, buffer: ReplayBuffer, checkpoint
     if config.prune.name != "none" and checkpoint is None:
         show_layers(reports)
     engine = choose_engine(config.engine, config.device, sum(r.kept for r in reports) / sum(r.total for r in reports))
-    say(f"engine: {engine.name} ({engine.reason})")
-    install_engine(engine, agent.networks, config.threads)
+    remark = install_engine(engine, agent.networks, config.threads, config.agent.weight_decay)
+    say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
     agent.begin_training()
     update = choose_update(agent, engine.name, config.capture)
     return Trainee(agent, engine.name, update, masks, reports)

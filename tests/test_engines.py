@@ -12,7 +12,7 @@ from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.sparse import kernels
 from sparse_offline_rl.sparse.choice import CROSSOVER_DENSITY, choose_engine, install_engine
-from sparse_offline_rl.sparse.module import SparseMLP, convert, set_threads
+from sparse_offline_rl.sparse.module import SparseMLP, set_threads
 
 
 def pair(name="bcq", method="snip", sparsity=0.8, **overrides):
@@ -21,8 +21,7 @@ def pair(name="bcq", method="snip", sparsity=0.8, **overrides):
     for sparse in (False, True):
         agent = small_agent(name, **overrides)
         prune(agent, method, sparsity)
-        if sparse:
-            convert(agent.networks)
+        install_engine(choose_engine("sparse" if sparse else "dense", "cpu", 0.2), agent.networks, 1, 0.0)
         agent.begin_training()
         agents.append(agent)
     return agents
@@ -136,7 +135,7 @@ def test_the_choice_of_engine():
     with pytest.raises(UserError, match="engine=sparse runs on the CPU, not on device=cuda"):
         choose_engine("sparse", "cuda", 0.05)
     agent = small_agent()
-    install_engine(choose_engine("sparse", "cpu", 1.0), agent.networks, 1)
+    install_engine(choose_engine("sparse", "cpu", 1.0), agent.networks, 1, 0.0)
     assert all(isinstance(mlp, SparseMLP) for mlp in agent.networks.mlps().values())
     with pytest.raises(TypeError, match="actor belongs to the SparseMLP engine"):
         agent.networks.dense_mlps()

@@ -51,6 +51,7 @@ def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
     status, out, err = cli(*TINY, f"agent={agent}", f"engine={engine}", f"run_dir={run_dir}")
     assert status == 0, err
     assert "Weights after pruning" in out
+    assert ("hidden units are computed" in out) == (engine == "dense")
     assert f"tensorboard --logdir {run_dir}" in out
 
     summary = json.loads((run_dir / "summary.json").read_text())

@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 from sparse_offline_rl.agents.learner import Learner, PolyakAverage, frozen
 from sparse_offline_rl.config import AgentConfig
 from sparse_offline_rl.networks.factory import Networks
+from sparse_offline_rl.networks.packing import Packable
 from sparse_offline_rl.types import Batch, Objective, Spaces
 
 Metrics = dict[str, Tensor]  # name -> tensor of any shape, reduced to its mean only when it is logged
@@ -49,7 +50,7 @@ class BCQ:
         targets = (self.critic_target, self.actor_target)
         self.average = PolyakAverage(targets, (nets.critic, nets.actor), config.polyak)
 
-    def target_mlps(self) -> dict[str, nn.Module]:
+    def target_mlps(self) -> dict[str, Packable]:
         """The target networks, by the names that :meth:`Networks.mlps` gives the online ones."""
         target = self.critic_target
         return {"actor": self.actor_target.net, "critic1": target.q1, "critic2": target.q2}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparse_offline_rl.networks.bounded import ActionBounds
 from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.networks.packing import Packable
 from sparse_offline_rl.types import Spaces
 
 
@@ -22,7 +23,7 @@ class PerturbationActor(nn.Module):
     ) -> None:
         super().__init__()
         width = spaces.observation_dim + spaces.action_dim
-        self.net: nn.Module = MLP(width, hidden, {"out": spaces.action_dim}, generator)
+        self.net: Packable = MLP(width, hidden, {"out": spaces.action_dim}, generator)
         self.bounds = ActionBounds(spaces)
         self.register_buffer("limit", perturbation * self.bounds.scale, persistent=False)
 

@@ -9,6 +9,7 @@ from sparse_offline_rl.config import AgentConfig
 from sparse_offline_rl.networks.actor import PerturbationActor
 from sparse_offline_rl.networks.critic import TwinCritic
 from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.networks.packing import Packable
 from sparse_offline_rl.networks.vae import VAE
 from sparse_offline_rl.types import Spaces
 
@@ -23,7 +24,7 @@ class Networks(nn.Module):
         self.critic = TwinCritic(spaces, config.critic_hidden, generator)
         self.vae = VAE(spaces, config.vae_hidden, latent_dim, generator)
 
-    def mlps(self) -> dict[str, nn.Module]:
+    def mlps(self) -> dict[str, Packable]:
         """The prunable networks by name; each is an MLP, or what an engine put in its place."""
         return {
             "actor": self.actor.net,

@@ -80,9 +80,10 @@ class MaskedLinear(nn.Module):
         self.weight.masked_fill_(~self.mask, 0.0)
         self._follow_mask()
 
-    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        """Map ``x`` ``[B, in]`` to ``[B, out]``, through ReLU if asked for."""
-        parts = (x, self.weight, self.bias, self._keep, relu)
+    def forward(self, x: Tensor, relu: bool = False, shift: Tensor | None = None) -> Tensor:
+        """Map ``x`` ``[B, in]`` to ``[B, out]``, through ReLU if asked for, with ``shift`` ``[out]`` added to the bias."""
+        bias = self.bias if shift is None else self.bias + shift
+        parts = (x, self.weight, bias, self._keep, relu)
         product: Tensor = _MaskedProduct.apply(*parts)  # type: ignore[no-untyped-call]
         return product
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sparse_offline_rl.networks.masked import MaskedLinear
+from sparse_offline_rl.networks.packing import Packable
+from sparse_offline_rl.types import BoolArray
 
 
-class MLP(nn.Module):
+class MLP(Packable):
     """Hidden ReLU layers, then one or more linear heads on the last hidden layer.
 
     ``forward(*inputs)`` concatenates its inputs ``[B, ·]`` and returns the heads' outputs side by side, ``[B, sum(heads)]``.
@@ -35,19 +37,33 @@ class MLP(nn.Module):
         hidden = {f"hidden{i}": layer for i, layer in enumerate(self.hidden)}
         return {name: layer for name, layer in {**hidden, **self.heads}.items() if isinstance(layer, MaskedLinear)}
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Inputs ``[B, ·]`` concatenated along features, to ``[B, sum(heads)]``."""
+    def forward(self, *inputs: Tensor, shifts: Sequence[Tensor | None] = ()) -> Tensor:
+        """Inputs ``[B, ·]`` concatenated along features, to ``[B, sum(heads)]``.
+
+        ``shifts``, if given, holds for each layer nothing or a vector ``[out]`` to add to its bias.
+        """
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
+        shift = iter(shifts)
         for layer in self.hidden:
-            x = layer(x, relu=True)
-        outputs = [head(x) for head in self.heads.values()]
+            x = layer(x, True, next(shift, None))
+        outputs = [head(x, False, next(shift, None)) for head in self.heads.values()]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+    def head_widths(self) -> dict[str, int]:
+        """Head name to its number of outputs."""
+        layers = self.layers()
+        return {name: layers[name].out_features for name in self.heads}
 
     def masks(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Masks of the hidden layers and of the heads, by layer name."""
         masks = {name: layer.mask for name, layer in self.layers().items()}
         heads = {name: masks.pop(name) for name in self.heads}
         return masks, heads
+
+    def stacked_masks(self) -> list[BoolArray]:
+        """Masks ``[out, in]`` from input to output as NumPy arrays, the heads stacked as one last mask."""
+        hidden, heads = self.masks()
+        return [mask.cpu().numpy() for mask in (*hidden.values(), torch.cat(list(heads.values())))]
 
     def pack(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors shaped like :meth:`parameters` to one vector of what survives, in the order every engine shares.
@@ -66,11 +82,21 @@ class MLP(nn.Module):
         layers, depth = list(self.layers().values()), len(self.hidden)
         order = [item for i in range(depth) for item in ((i, "weight"), (i, "bias"))]
         order += [(i, kind) for kind in ("weight", "bias") for i in range(depth, len(layers))]
+        vector = vector.to(layers[0].mask.device)
         sizes = [int(layers[i].mask.sum()) if kind == "weight" else layers[i].out_features for i, kind in order]
         parts = dict(zip(order, vector.split(sizes), strict=True))
         tensors = []
         for i, layer in enumerate(layers):
-            weight = torch.zeros_like(layer.weight)
-            weight[layer.mask] = parts[i, "weight"].to(weight)
-            tensors += [weight, parts[i, "bias"].to(weight)]
+            weight = vector.new_zeros(layer.mask.shape)
+            weight[layer.mask] = parts[i, "weight"]
+            tensors += [weight, parts[i, "bias"]]
         return tensors
+
+
+def replace_mlps(root: nn.Module, replacement: Callable[[MLP], Packable]) -> None:
+    """Put ``replacement(mlp)`` in the place of every :class:`MLP` below ``root``."""
+    for name, child in root.named_children():
+        if isinstance(child, MLP):
+            setattr(root, name, replacement(child))
+        else:
+            replace_mlps(child, replacement)

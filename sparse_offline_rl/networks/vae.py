@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparse_offline_rl.networks.bounded import ActionBounds
 from sparse_offline_rl.networks.latent import gaussian_latent
 from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.networks.packing import Packable
 from sparse_offline_rl.types import Spaces
 
 
@@ -21,8 +22,8 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         state, action = spaces.observation_dim, spaces.action_dim
-        self.encoder: nn.Module = MLP(state + action, hidden, {"mean": latent_dim, "log_std": latent_dim}, generator)
-        self.decoder: nn.Module = MLP(state + latent_dim, hidden, {"out": action}, generator)
+        self.encoder: Packable = MLP(state + action, hidden, {"mean": latent_dim, "log_std": latent_dim}, generator)
+        self.decoder: Packable = MLP(state + latent_dim, hidden, {"out": action}, generator)
         self.bounds = ActionBounds(spaces)
         self.latent_dim = latent_dim
 

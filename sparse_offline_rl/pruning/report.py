@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from sparse_offline_rl.networks.liveness import live_units
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -41,10 +43,8 @@ def layer_reports(network: str, hidden: Mapping[str, Tensor], heads: Mapping[str
     for mask in masks:
         reached.append((mask & reached[-1]).any(1))
     reports = []
-    wanted = torch.stack([mask.any(0) for mask in heads.values()]).any(0)
-    useful = [wanted]
-    for mask in reversed(masks):
-        useful.insert(0, (mask & useful[0][:, None]).any(0))
+    chain = [mask.cpu().numpy() for mask in (*masks, torch.cat(list(heads.values())))]
+    useful = [torch.from_numpy(live).to(first.device) for live in live_units(chain)]
     for i, (name, mask) in enumerate(hidden.items()):
         alive = mask & reached[i] & useful[i + 1][:, None]
         reports.append(_report(network, name, mask, bool(alive.any())))

@@ -1,4 +1,4 @@
-"""Which engine runs the networks: dense (masked) or sparse (surviving values only)."""
+"""Which engine runs the networks: dense (masked, without idle hidden units) or sparse (surviving values only)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.compact import compacted, hidden_units
+from sparse_offline_rl.networks.mlp import replace_mlps
 from sparse_offline_rl.sparse.fallback import engine_factory
 from sparse_offline_rl.sparse.module import convert, set_threads
 
@@ -40,11 +42,21 @@ def choose_engine(requested: str, device: str, density: float) -> Engine:
     return Engine("sparse", f"density {density:.3g} is below the measured crossover of {CROSSOVER_DENSITY:g}")
 
 
-def install_engine(engine: Engine, networks: nn.Module, threads: int) -> None:
-    """Let ``engine`` take over every MLP in ``networks``; after pruning, before targets and optimisers exist."""
+def install_engine(engine: Engine, networks: nn.Module, threads: int, weight_decay: float) -> str:
+    """Let ``engine`` take over every MLP in ``networks``; after pruning, before targets and optimisers exist.
+
+    Returns a few words on what it left out, or nothing. Raises UserError for ``threads`` that the sparse engine cannot use.
+    """
     if engine.name == "sparse":
         try:
             set_threads(threads)
         except ValueError as error:
             raise UserError(f"threads={threads} cannot be used by the sparse engine: {error}.") from None
         convert(networks)
+    elif weight_decay == 0:  # else the parameters of dead units have to decay, which takes a place to do it in
+        before = hidden_units(networks)
+        replace_mlps(networks, compacted)
+        after = hidden_units(networks)
+        if after < before:
+            return f"{after} of {before} hidden units are computed"
+    return ""

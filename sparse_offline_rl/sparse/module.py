@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.networks.mlp import MLP, replace_mlps
+from sparse_offline_rl.networks.packing import Packable
 from sparse_offline_rl.sparse.fallback import dense_forward, engine_factory
 from sparse_offline_rl.sparse.layout import MAX_INPUTS
 from sparse_offline_rl.sparse.plan import SparsePlan
@@ -35,7 +36,7 @@ def set_threads(count: int) -> None:
     _threads = count
 
 
-class SparseMLP(nn.Module):
+class SparseMLP(Packable):
     """The sparse twin of :class:`~sparse_offline_rl.networks.mlp.MLP`: same function, same gradients, no pruned weights.
 
     All parameters are one float32 vector ``values`` ``[n]`` in the order of :class:`SparsePlan`. Copies and targets share
@@ -59,10 +60,7 @@ class SparseMLP(nn.Module):
     @classmethod
     def from_mlp(cls, mlp: MLP) -> SparseMLP:
         """The surviving weights and the biases of ``mlp``."""
-        hidden, heads = mlp.masks()
-        masks = [*hidden.values(), torch.cat(list(heads.values()))]
-        plan = SparsePlan.from_masks([mask.cpu().numpy() for mask in masks])
-        return cls(plan, {name: len(mask) for name, mask in heads.items()}, mlp.pack(list(mlp.parameters())))
+        return cls(SparsePlan.from_masks(mlp.stacked_masks()), mlp.head_widths(), mlp.packed_parameters())
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Inputs ``[B, ·]`` concatenated along features, to ``[B, sum(heads)]``. ValueError if the widths do not fit."""
@@ -101,11 +99,7 @@ class SparseMLP(nn.Module):
 
 def convert(root: nn.Module) -> None:
     """Replace every :class:`MLP` below ``root`` by its :class:`SparseMLP`, in place."""
-    for name, child in root.named_children():
-        if isinstance(child, MLP):
-            setattr(root, name, SparseMLP.from_mlp(child))
-        else:
-            convert(child)
+    replace_mlps(root, SparseMLP.from_mlp)
 
 
 def _is_native(tensor: Tensor) -> bool:

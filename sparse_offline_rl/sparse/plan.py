@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_offline_rl.networks.liveness import live_units
 from sparse_offline_rl.types import BoolArray
 
 IntArray = NDArray[np.int32]
@@ -81,7 +82,7 @@ class SparsePlan:
     def __init__(self, masks: Sequence[BoolArray]) -> None:
         masks = [np.asarray(mask) for mask in masks]
         _check(masks)
-        live = _live_units(masks)
+        live = [_int32(np.flatnonzero(units)) for units in live_units(masks)]
         layers, offset = [], 0
         for i, mask in enumerate(masks):
             layers.append(_layer(mask, offset, live[i], live[i + 1]))
@@ -150,14 +151,6 @@ def _check(masks: Sequence[BoolArray]) -> None:
             raise ValueError(
                 f"mask {i} has {mask.shape[1]} inputs but mask {i - 1} has {masks[i - 1].shape[0]} outputs"
             )
-
-
-def _live_units(masks: Sequence[BoolArray]) -> list[IntArray]:
-    """Inputs, then the units of each layer, that have a path to the output."""
-    live: list[BoolArray] = [np.ones(masks[-1].shape[0], bool)]
-    for mask in reversed(masks):
-        live.insert(0, np.any(mask[live[0]], axis=0))
-    return [np.flatnonzero(units).astype(np.int32) for units in live]
 
 
 def _layer(mask: BoolArray, offset: int, live_inputs: IntArray, live_outputs: IntArray) -> LayerPlan:

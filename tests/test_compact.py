@@ -1,0 +1,213 @@
+"""CompactMLP: a pruned MLP with fewer hidden units, the same function, the same gradients and the same checkpoints."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from helpers import prune, random_batch, small_agent
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
+from sparse_offline_rl.networks.compact import CompactMLP, compacted, hidden_units
+from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.sparse.choice import Engine, install_engine
+from sparse_offline_rl.sparse.module import SparseMLP
+
+HEADS = {"mean": 2, "log_std": 3}
+
+
+def pruned_mlp(hidden, density, cut, seed):
+    """Random masks in float64; of each layer about a fraction ``cut`` of the rows and of the columns is empty."""
+    g = torch.Generator().manual_seed(seed)
+    mlp = MLP(4, hidden, HEADS, g).double()
+    for layer in mlp.layers().values():
+        rows, columns = (torch.rand(n, generator=g) >= cut for n in layer.weight.shape)
+        mask = torch.rand(layer.weight.shape, generator=g) < density
+        layer.set_mask(mask & rows[:, None] & columns)
+    return mlp
+
+
+def output_and_gradients(network, a, b):
+    """The output, the gradients of the parameters, packed, and those of the inputs."""
+    a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
+    out = network(a, b)
+    *inner, grad_a, grad_b = torch.autograd.grad(out.sin().sum(), [*network.parameters(), a, b])
+    return [out, network.pack(inner), grad_a, grad_b]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    hidden=st.lists(st.integers(1, 9), max_size=3),
+    density=st.sampled_from([0.0, 0.1, 0.3, 1.0]),
+    cut=st.sampled_from([0.0, 0.4, 0.8]),
+    seed=st.integers(0, 1000),
+)
+def test_function_gradients_and_packing_are_those_of_the_mlp(hidden, density, cut, seed):
+    mlp = pruned_mlp(hidden, density, cut, seed)
+    compact = compacted(mlp)
+    g = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(7, 3, generator=g).double(), torch.randn(7, 1, generator=g).double()
+    for ours, theirs in zip(output_and_gradients(compact, a, b), output_and_gradients(mlp, a, b), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    vector = mlp.packed_parameters()
+    assert torch.equal(compact.packed_parameters(), vector)
+    other = torch.randn(vector.shape, generator=g).double()
+    target = copy.deepcopy(compact)
+    compact.load_parameters(other)
+    mlp.load_parameters(other)
+    assert torch.equal(compact.packed_parameters(), other)
+    torch.testing.assert_close(compact(a, b), mlp(a, b))
+    assert torch.equal(target.packed_parameters(), vector)
+    moments = [torch.randn(p.shape, generator=g) for p in compact.parameters()]
+    packed = compact.pack(compact.unpack(compact.pack(moments)))
+    assert torch.equal(packed, compact.pack(moments))
+
+
+def test_units_by_hand():
+    """Of two hidden layers 3 -> 4 -> 4: what is computed, what is a constant, what is dead."""
+    mlp = MLP(3, [4, 4], {"out": 1}, torch.Generator().manual_seed(0))
+    first, second, out = mlp.layers().values()
+    # Unit 0 reads and is read; 1 reads nothing and is read; 2 is read by a dead unit only; 3 is read by nobody.
+    first.set_mask(torch.tensor([[1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]]).bool())
+    # Unit 0 reads all kinds; 1 is dead; 2 reads nothing and is read; 3 reads the constant only.
+    second.set_mask(torch.tensor([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0]]).bool())
+    out.set_mask(torch.tensor([[1, 0, 1, 1]]).bool())
+    compact = compacted(mlp)
+    assert isinstance(compact, CompactMLP)
+    assert [layer.weight.shape for layer in compact.small.layers().values()] == [(1, 3), (2, 1), (1, 2)]
+    assert (hidden_units(mlp), hidden_units(compact)) == (8, 3)
+    assert torch.equal(compact.biases, torch.stack([first.bias[1], second.bias[2]]))
+    assert torch.equal(compact.weights, torch.stack([second.weight[0, 1], second.weight[3, 1], out.weight[0, 2]]))
+    # Dead are 2 weights and 2 biases of the first layer, and 1 weight and 1 bias of the second.
+    assert len(mlp.packed_parameters()) - len(compact.trained) == 6
+
+
+def test_an_mlp_with_hardly_an_idle_unit_stays_as_it_is():
+    mlp = pruned_mlp([6, 50], 1.0, 0.0, 0)
+    assert compacted(mlp) is mlp
+    mlp.layers()["hidden1"].set_mask(torch.ones(50, 6).bool() & (torch.arange(50) > 1)[:, None])
+    assert compacted(mlp) is mlp
+    one = pruned_mlp([1], 0.0, 0.0, 0)  # there is no smaller layer than one of a single unit
+    assert compacted(one) is one
+
+
+def test_an_mlp_without_any_path_trains_its_output_bias():
+    compact = compacted(pruned_mlp([6, 5], 0.0, 0.0, 0).float())
+    assert hidden_units(compact) == 2
+    optimizer = torch.optim.Adam(compact.parameters(), lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (compact(torch.randn(32, 4)) - torch.arange(5.0)).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(compact(torch.randn(3, 4))[0], torch.arange(5.0), rtol=0.05, atol=0.05)
+
+
+def test_building_one_draws_no_random_numbers():
+    mlp, before = pruned_mlp([6, 5], 0.1, 0.4, 0), torch.get_rng_state()
+    assert isinstance(compacted(mlp), CompactMLP)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def pruned_agent(engine=None, sparsity=0.9, **overrides):
+    """A pruned agent, ready to train; without an engine, on the whole masked matrices."""
+    agent = small_agent(**overrides)
+    prune(agent, sparsity=sparsity)
+    if engine:
+        install_engine(Engine(engine, ""), agent.networks, 1, agent.config.weight_decay)
+    agent.begin_training()
+    return agent
+
+
+def train(agent, updates, first=0):
+    draws = torch.Generator().manual_seed(first)
+    for i in range(first, first + updates):
+        batch = random_batch(64, seed=i)
+        agent.update(type(batch)(*(x.to(torch.get_default_dtype()) for x in batch)), draws)
+    return agent_tensors(agent)
+
+
+def kinds(agent):
+    return {type(mlp) for mlp in [*agent.networks.mlps().values(), *agent.target_mlps().values()]}
+
+
+@pytest.mark.parametrize("name", ["bcq", "bc"])
+@pytest.mark.parametrize("sparsity", [0.9, 0.95, 0.995])
+def test_twenty_updates_are_those_of_the_whole_matrices(name, sparsity):
+    torch.set_default_dtype(torch.float64)
+    try:
+        compact, whole = (pruned_agent(engine, sparsity, name=name) for engine in ("dense", None))
+        assert (kinds(compact), kinds(whole)) == ({CompactMLP}, {MLP})
+        ours, theirs = train(compact, 20), train(whole, 20)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-6, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_in_float32_they_agree_to_rounding():
+    ours, theirs = (train(pruned_agent(engine), 20) for engine in ("dense", None))
+    for key, value in theirs.items():
+        if not key.startswith("exp_avg"):
+            assert (ours[key] - value).norm() <= 1e-3 * value.norm(), key
+
+
+def test_a_checkpoint_goes_from_engine_to_engine_and_back_exactly():
+    sparse, compact, back = pruned_agent("sparse"), pruned_agent("dense"), pruned_agent("sparse")
+    assert (kinds(sparse), kinds(compact)) == ({SparseMLP}, {CompactMLP})
+    with torch.no_grad():  # dead parameters that differ from the other agents' initial ones, in targets too
+        for mlp in [*sparse.networks.mlps().values(), *sparse.target_mlps().values()]:
+            mlp.values.add_(torch.randn(mlp.values.shape, generator=torch.Generator().manual_seed(len(mlp.values))))
+    first = {name: tensor.clone() for name, tensor in train(sparse, 5).items()}
+    load_agent_tensors(compact, first, 5)
+    second = agent_tensors(compact)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    load_agent_tensors(back, train(compact, 5, first=5), 10)
+    third, after = agent_tensors(compact), agent_tensors(back)
+    assert all(torch.equal(value, after[key]) for key, value in third.items())
+    moved = {key: float((third[key] != first[key]).float().mean()) for key in first if key.startswith("online")}
+    assert all(0.3 < share < 1 for share in moved.values()), moved  # the living learned, the dead stayed
+
+
+def test_a_resumed_compact_agent_ends_with_the_same_bits():
+    whole, broken, resumed = (pruned_agent("dense") for _ in range(3))
+    train(whole, 4)
+    state = train(broken, 4)
+    load_agent_tensors(resumed, {name: tensor.clone() for name, tensor in state.items()}, 4)
+    ours, theirs = train(resumed, 4, first=4), train(whole, 4, first=4)
+    assert all(torch.equal(value, ours[key]) for key, value in theirs.items())
+
+
+def test_gradients_of_one_network_can_be_frozen():
+    agent = pruned_agent("dense")
+    before = [p.clone() for p in agent.networks.critic.parameters()]
+    agent.learners["actor"].step(agent.actor_loss(random_batch(), torch.zeros(20, 4)))
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.networks.critic.parameters(), strict=True))
+    assert all(p.requires_grad for p in agent.networks.critic.parameters())
+
+
+def test_with_weight_decay_dead_parameters_decay_on_both_engines_alike():
+    dense, sparse = (pruned_agent(engine, weight_decay=0.1) for engine in ("dense", "sparse"))
+    assert kinds(dense) == {MLP}
+    start = agent_tensors(pruned_agent())["online/decoder"]
+    ours, theirs = train(dense, 5)["online/decoder"], train(sparse, 5)["online/decoder"]
+    torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+    dead = torch.from_numpy(sparse.networks.vae.decoder.plan.dead).long()
+    assert len(dead) > 0
+    assert bool((ours[dead].abs() < start[dead].abs()).all())
+
+
+def test_what_the_engine_says_it_left_out():
+    networks = {sparsity: small_agent().networks for sparsity in (0.0, 0.9)}
+    assert install_engine(Engine("dense", ""), networks[0.0], 1, 0.0) == ""
+    agent = small_agent()
+    prune(agent, sparsity=0.9)
+    before = hidden_units(agent.networks)
+    remark = install_engine(Engine("dense", ""), agent.networks, 1, 0.0)
+    assert remark == f"{hidden_units(agent.networks)} of {before} hidden units are computed"
+    assert hidden_units(agent.networks) < before == 3 * (24 + 16) + 4 * 32
+    with pytest.raises(TypeError, match="belongs to the CompactMLP engine"):
+        agent.networks.dense_mlps()
