@@ -18,15 +18,8 @@ from sparse_offline_rl.capture.lowering import ALLOCATIONS, COMPARISONS, LOWERIN
 from sparse_offline_rl.sparse.engine import Buffer
 
 _THREADS = {"forward": 17, "backward": 22}  # which argument is the number of threads
-_IGNORED = {
-    "dtype",
-    "layout",
-    "device",
-    "pin_memory",
-    "memory_format",
-    "non_blocking",
-    "generator",
-}  # the result shows these
+# What these say can be seen in the result.
+_IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "generator"}
 _FROM_OUTSIDE = {"lift_fresh", "lift"}  # numbers of Python's made a tensor: a replay would not see them change
 _CALLS = {"forward": Call.FORWARD, "backward": Call.BACKWARD, "single": Call.SINGLE}
 
