@@ -1,4 +1,4 @@
-"""Lets compiled kernels tell a recorder of their calls; see :mod:`sparse_offline_rl.capture`."""
+"""Lets networks, kernels and optimisers tell a recorder what they do beside torch; see :mod:`sparse_offline_rl.capture`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any, Protocol
 
 
 class Recorder(Protocol):
-    """What the kernels tell, in the order in which things happen."""
+    """What it is told, in the order in which things happen."""
+
+    def reads(self, tensors: Sequence[Any]) -> None:
+        """A kernel is about to read these."""
 
     def kernel(self, name: str, arguments: Sequence[int]) -> None:
         """A kernel ran on these addresses and counts."""
 
     def adam(self, optimizer: Any, gradients: Sequence[Any]) -> None:
-        """An optimiser stepped along these gradients."""
+        """An optimiser is about to step along these gradients."""
 
     def take(self, count: int) -> Any:
-        """A scratch buffer of at least ``count`` float32 that belongs to the recorder, or None."""
+        """A scratch buffer of at least ``count`` float32 that belongs to the recorder."""
 
     def give_back(self, buffer: Any) -> None:
         """A buffer of :meth:`take` is free again."""
@@ -38,7 +41,7 @@ def recorder() -> Recorder | None:
 
 @contextmanager
 def listening(listener: Recorder) -> Iterator[None]:
-    """Within the block ``listener`` is told of every kernel call of this thread."""
+    """Within the block ``listener`` is told of everything that happens in this thread."""
     _state.recorder = listener
     try:
         yield

@@ -91,7 +91,10 @@ class RunFolder:
             ):
                 raise UserError(f"run_dir={self.path} exists and is not a run folder: choose an empty or new folder.")
             return
-        differing = _differences(read_stored_config(stored_path, "restore it or remove its folder"), self._config)
+        stored = read_stored_config(stored_path, "restore it or remove its folder")
+        # A key that is younger than the run has its default there.
+        defaults = {key: field.default for key, field in Config.model_fields.items() if not field.is_required()}
+        differing = _differences({**defaults, **stored}, self._config)
         if differing:
             raise UserError(
                 f"run_dir={self.path} holds a run of another configuration ({'; '.join(differing)}): "

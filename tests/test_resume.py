@@ -116,6 +116,17 @@ def test_engines_read_each_others_checkpoints(cli, tmp_path):
             torch.testing.assert_close(tensors[name], reference[name], rtol=1e-3, atol=1e-4)
 
 
+def test_a_key_younger_than_the_run_has_its_default_there(cli, tmp_path):
+    run_dir = tmp_path / "run"
+    assert cli(*TINY, f"run_dir={run_dir}")[0] == 0
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("capture: true\n", ""))
+    assert "already complete" in cli(*TINY, f"run_dir={run_dir}")[1]
+    status, _, err = cli(*TINY, "capture=false", f"run_dir={run_dir}")
+    assert status == 2
+    assert "capture: stored True, now False" in err
+
+
 def a_checkpoint():
     mask = torch.rand(6, 5).numpy() < 0.4
     return Checkpoint(3, {"online/a": torch.randn(9)}, {"a": {"hidden0": mask}, "b": {"hidden0": mask}}, {"x": 1.5})

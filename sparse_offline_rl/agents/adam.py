@@ -27,6 +27,7 @@ class Adam:
         self.exp_avg = [torch.zeros_like(p) for p in self.parameters]
         self.exp_avg_sq = [torch.zeros_like(p) for p in self.parameters]
         self.steps = 0
+        self.gradients: Sequence[Tensor] = ()  # of the last step
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
         self.factors = np.array([0, 0, weight_decay], np.float32)  # what the kernel needs to know of a step
         on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in self.parameters)
@@ -40,7 +41,7 @@ class Adam:
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters by one step along ``gradients``, one for each."""
         self.advance()
-        gradients = [gradient.contiguous() for gradient in gradients]
+        self.gradients = gradients = [gradient.contiguous() for gradient in gradients]
         if self._kernel is None:
             self._torch_step(gradients)
             return

@@ -12,21 +12,19 @@ from sparse_offline_rl.agents.adam import Adam
 
 
 class Learner:
-    """Adam on the parameters of ``module``; keeps the last gradients so that their norm can be logged when asked for."""
+    """Adam on the parameters of ``module``."""
 
     def __init__(self, module: nn.Module, learning_rate: float, weight_decay: float) -> None:
         self.parameters: list[Tensor] = list(module.parameters())
         self.adam = Adam(self.parameters, learning_rate, weight_decay)
-        self._gradients: Sequence[Tensor] = ()
 
     def step(self, loss: Tensor) -> None:
         """One Adam step on ``loss``, with gradients for these parameters and for nothing else."""
-        self._gradients = torch.autograd.grad(loss, self.parameters)
-        self.adam.step(self._gradients)
+        self.adam.step(torch.autograd.grad(loss, self.parameters))
 
     def gradient_norm(self) -> Tensor:
         """Euclidean norm of the last step's gradients, a scalar tensor."""
-        return torch.nn.utils.get_total_norm(self._gradients)
+        return torch.nn.utils.get_total_norm(self.adam.gradients)
 
 
 class PolyakAverage:

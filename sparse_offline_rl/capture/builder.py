@@ -19,7 +19,7 @@ Value = Tensor | float
 
 
 class Unsupported(Exception):
-    """The update does something that no instruction does; the message says what."""
+    """The update does something that cannot be replayed; the message says what, as a clause."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class View:
 
 
 class Builder:
-    """Collects instructions, and keeps alive every memory that they name."""
+    """Collects instructions, and keeps alive the memory that they name, but for that of the agent's modules."""
 
     def __init__(self) -> None:
         self.words: list[int] = []
         self.count = 0
         self.kept: list[object] = []
-        self._constants: dict[float, int] = {}
+        self._constants: dict[bytes, int] = {}
         self._shadows: dict[int, Tensor] = {}  # float32 in place of the booleans at an address
 
     def finish(self) -> NDArray[np.int64]:
@@ -51,12 +51,13 @@ class Builder:
 
     def constant(self, value: float) -> int:
         """Address of a float."""
-        address = self._constants.get(value)
-        if address is None:
-            memory = np.array([value], np.float32)
+        with np.errstate(over="ignore"):  # what is too large for a float32 is infinite, as in torch
+            memory = np.array([value], np.float64).astype(np.float32)
+        key = memory.tobytes()  # tells 0.0 from -0.0
+        if key not in self._constants:
             self.kept.append(memory)
-            address = self._constants[value] = memory.ctypes.data
-        return address
+            self._constants[key] = memory.ctypes.data
+        return self._constants[key]
 
     def temporary(self, shape: Sequence[int]) -> Tensor:
         """Memory for an intermediate result."""
@@ -83,7 +84,7 @@ class Builder:
         if strides[0][-1] != _FLOAT_BYTES:  # rows of one element
             sizes, strides = [*sizes, 1], [[*s, _FLOAT_BYTES] for s in strides]
         if any(size != 1 for size in sizes[:-_DIMENSIONS]):
-            raise Unsupported(f"an elementwise operation over shape {shape} and strides {out.stride()}")
+            raise Unsupported(f"no instruction goes over shape {shape} with strides {out.stride()}")
         sizes, strides = sizes[-_DIMENSIONS:], [s[-_DIMENSIONS:] for s in strides]
         self.emit(code, [*sizes, *(word for v, s in zip(views, strides, strict=True) for word in (v.address, *s))])
 
@@ -92,7 +93,7 @@ class Builder:
         dims = sorted(d % x.dim() for d in dims) if x.dim() else []
         kept = [d for d in range(x.dim()) if d not in dims]
         if x.numel() == 0:
-            raise Unsupported("a reduction of nothing")
+            raise Unsupported("it reduces a tensor without elements")
         if out.dim() == x.dim():
             out = out.permute(kept + dims).reshape([x.shape[d] for d in kept])
         x = x.permute(kept + dims)
@@ -105,7 +106,7 @@ class Builder:
             self.reduce(code, out, copy, range(len(kept), x.dim()), scale)
             return
         if outer[:-2] != [1]:
-            raise Unsupported(f"a reduction of shape {tuple(x.shape)} to {tuple(out.shape)}")
+            raise Unsupported(f"no instruction reduces shape {tuple(x.shape)} to {tuple(out.shape)}")
         out_strides, x_strides = (s[1:] for s in strides)
         words = [*outer[1:], length[-1], target.address, *out_strides, source.address, *x_strides, inner[0][-1]]
         self.emit(code, [*words, self.constant(scale)])
@@ -113,17 +114,17 @@ class Builder:
     def _view(self, value: Value, shape: tuple[int, ...]) -> View:
         if not isinstance(value, Tensor):
             return View(self.constant(float(value)), (0,) * len(shape))
-        if value.device.type != "cpu":
-            raise Unsupported(f"a tensor on {value.device}")
+        if value.device.type != "cpu" or value.is_neg():
+            raise Unsupported("it uses a tensor that is not on the CPU, or a lazily negated one")
         strides = tuple(_FLOAT_BYTES * s for s in value.detach().expand(shape).stride())
         if value.dtype == torch.bool:
             storage = value.untyped_storage().data_ptr()
             floats = self._shadows.get(storage)
             if floats is None:
-                raise Unsupported("a boolean tensor from outside the update")
+                raise Unsupported("it reads a boolean tensor from outside the update")
             return View(floats.data_ptr() + _FLOAT_BYTES * (value.data_ptr() - storage), strides)
         if value.dtype != torch.float32:
-            raise Unsupported(f"a tensor of type {value.dtype}")
+            raise Unsupported(f"it uses a tensor of type {value.dtype}")
         return View(value.data_ptr(), strides)
 
 

@@ -26,7 +26,7 @@ class Map(enum.IntEnum):
     GREATER = 9  # 1 where a > b, else 0
     GREATER_EQUAL = 10
     EQUAL = 11
-    GATE = 12  # a where b > c, else 0
+    GATE = 12  # 0 where b <= c, else a
     EXP = 13
     TANH = 14
     TANH_SLOPE = 15  # a (1 - b²), with b a tanh
@@ -55,3 +55,7 @@ class Call(enum.IntEnum):
     SINGLE = 50  # those of kernels.forward_single
     ADAM = 51  # addresses of parameters, both moments, gradients and factors, then the number of parameters
     INPUT = 52  # rows, columns, target, address of (address, row stride) of what to copy there
+
+
+ARGUMENTS = {Call.FORWARD: 18, Call.BACKWARD: 24, Call.SINGLE: 10}  # how many the kernels take
+THREADS = {Call.FORWARD: 17, Call.BACKWARD: 22}  # which of them is the number of threads

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparse_offline_rl.capture.builder import Builder, Unsupported, Value
@@ -45,19 +46,19 @@ def _sub(b: Builder, out: Tensor, x: Value, y: Value, alpha: float = 1) -> None:
 
 def _rsub(b: Builder, out: Tensor, x: Value, y: Value, alpha: float = 1) -> None:
     if alpha != 1:
-        raise Unsupported("rsub with alpha")
+        raise Unsupported("no instruction does rsub with alpha")
     b.map(Map.SUB, out, y, x)
 
 
 def _addcmul(b: Builder, out: Tensor, x: Value, y: Value, z: Value, value: float = 1) -> None:
     if value != 1:
-        raise Unsupported("addcmul with value")
+        raise Unsupported("no instruction does addcmul with value")
     b.map(Map.MULADD, out, x, y, z)
 
 
 def _power(b: Builder, out: Tensor, x: Value, exponent: Value) -> None:
-    if exponent not in (1, 2):
-        raise Unsupported(f"a power of {exponent}")
+    if isinstance(exponent, Tensor) or exponent not in (1, 2):
+        raise Unsupported("no instruction takes powers but the first and the second")
     b.map(Map.MUL, out, x, x if exponent == 2 else 1.0)
 
 
@@ -133,8 +134,10 @@ def _cat(b: Builder, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> No
 
 
 def _each_lerp(
-    b: Builder, out: Sequence[Tensor], starts: Sequence[Tensor], ends: Sequence[Tensor], weight: float
+    b: Builder, out: Sequence[Tensor], starts: Sequence[Tensor], ends: Sequence[Tensor], weight: Any
 ) -> None:
+    if out is not starts or not isinstance(weight, float | int):
+        raise Unsupported("no instruction does _foreach_lerp but in place and with one number")
     for start, end in zip(starts, ends, strict=True):
         b.map(Map.LERP, start, start, end, weight)
 
@@ -182,6 +185,7 @@ LOWERINGS: dict[str, Lowering] = {
     "copy": _second,
     "fill": _second,
     "full": _second,
+    "full_like": _second,
     "new_full": lambda b, out, _like, _size, value: b.map(Map.COPY, out, value),
     "scalar_tensor": _copy,
     "zero": _fill(0.0),
@@ -198,5 +202,44 @@ LOWERINGS: dict[str, Lowering] = {
     "mse_loss": _mse,
     "mse_loss_backward": _mse_backward,
 }
-COMPARISONS = {"gt", "ge", "lt", "le", "eq", "ne"}
-ALLOCATIONS = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+_COMPARISONS = {"gt", "ge", "lt", "le", "eq", "ne"}
+_OF_BOOLEANS = {f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or")}
+_KEEP_BOOLEANS = _OF_BOOLEANS | {
+    "where",
+    "clone",
+    "copy",
+    "cat",
+    "mul",
+    "maximum",
+    "minimum",
+    "zeros_like",
+    "ones_like",
+}
+_ALLOCATIONS = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+
+
+def lower(b: Builder, func: Any, out: Any, inputs: Sequence[Tensor], args: Any, options: Any) -> None:
+    """Instructions for ``out = func(*args, **options)``, of which ``inputs`` are the tensors. Raises Unsupported."""
+    name = func.overloadpacket.__name__.rstrip("_")
+    if name in _ALLOCATIONS:
+        return
+    lowering = LOWERINGS.get(name)
+    if lowering is None:
+        raise Unsupported(f"no instruction does {func}")
+    _check_booleans(func, name, out, inputs)
+    try:
+        lowering(b, out, *args, **options)
+    except (TypeError, ValueError, RuntimeError) as error:  # arguments that the lowering does not know
+        raise Unsupported(f"no instruction does {func} with these arguments ({error})") from None
+
+
+def _check_booleans(func: Any, name: str, out: Any, inputs: Sequence[Tensor]) -> None:
+    """Booleans are floats that must stay 0 or 1, and logic takes nothing else."""
+    all_boolean = all(x.dtype == torch.bool for x in inputs)
+    makes_booleans = isinstance(out, Tensor) and out.dtype == torch.bool
+    if makes_booleans and name not in _COMPARISONS and not name.endswith("_not"):
+        fine = name in _KEEP_BOOLEANS and all_boolean
+    else:
+        fine = name not in _OF_BOOLEANS or all_boolean
+    if not fine:
+        raise Unsupported(f"no instruction does {func} with booleans like these")

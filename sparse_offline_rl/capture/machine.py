@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 
 from sparse_offline_rl.agents.adam_kernel import adam_step
-from sparse_offline_rl.capture.codes import Call, Reduce
+from sparse_offline_rl.capture.codes import ARGUMENTS, THREADS, Call, Reduce
 from sparse_offline_rl.capture.rows import map_row, reduce_row
 from sparse_offline_rl.sparse.intrinsics import load_f32, load_i64, store_f32
 from sparse_offline_rl.sparse.kernels import (
@@ -25,9 +25,13 @@ from sparse_offline_rl.sparse.kernels import (
 from sparse_offline_rl.sparse.layout import serial
 from sparse_offline_rl.sparse.simd import I64, intrinsic, load
 
-SOURCES = "48acb47a937dc1d5"
+SOURCES = "c684abfe562b51c9"
 
-_FORWARD, _BACKWARD, _SINGLE, _ADAM, _INPUT = (int(call) for call in Call)
+_FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
+_ADAM, _INPUT = int(Call.ADAM), int(Call.INPUT)
+_FORWARD_WORDS, _BACKWARD_WORDS = (0,) * ARGUMENTS[Call.FORWARD], (0,) * ARGUMENTS[Call.BACKWARD]
+_SINGLE_WORDS = (0,) * ARGUMENTS[Call.SINGLE]
+_FORWARD_THREADS, _BACKWARD_THREADS = THREADS[Call.FORWARD], THREADS[Call.BACKWARD]
 _FIRST_REDUCTION, _FIRST_CALL = int(min(Reduce)), int(min(Call))
 
 
@@ -109,7 +113,7 @@ def _small(code: int, at: int) -> None:
     elif code == _INPUT:
         _input(at)
     else:
-        forward_single(*_arguments(at, (0,) * 10))
+        forward_single(*_arguments(at, _SINGLE_WORDS))
 
 
 @serial
@@ -119,9 +123,9 @@ def run_serial(program: int, count: int) -> None:
     for _ in range(count):
         code = load_i64(at)
         if code == _FORWARD:
-            forward_serial(*_arguments(at, (0,) * 18))
+            forward_serial(*_arguments(at, _FORWARD_WORDS))
         elif code == _BACKWARD:
-            backward_serial(*_arguments(at, (0,) * 24))
+            backward_serial(*_arguments(at, _BACKWARD_WORDS))
         else:
             _small(code, at)
         at += 8 * load_i64(at + 8)
@@ -134,14 +138,14 @@ def run_parallel(program: int, count: int) -> None:
     for _ in range(count):
         code = load_i64(at)
         if code == _FORWARD:
-            arguments = _arguments(at, (0,) * 18)
-            if arguments[17] > 1:
+            arguments = _arguments(at, _FORWARD_WORDS)
+            if arguments[_FORWARD_THREADS] > 1:
                 forward_parallel(*arguments)
             else:
                 forward_serial(*arguments)
         elif code == _BACKWARD:
-            arguments = _arguments(at, (0,) * 24)
-            if arguments[22] > 1:
+            arguments = _arguments(at, _BACKWARD_WORDS)
+            if arguments[_BACKWARD_THREADS] > 1:
                 backward_parallel(*arguments)
             else:
                 backward_serial(*arguments)

@@ -1,27 +1,29 @@
-"""Listens to an update: torch's operations below autograd, and the kernels that torch does not see."""
+"""Listens to an update: torch's operations below autograd, and what torch does not see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from inspect import signature
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sparse_offline_rl.agents.adam import Adam
 from sparse_offline_rl.capture.builder import Builder, Unsupported
-from sparse_offline_rl.capture.codes import Call
-from sparse_offline_rl.capture.lowering import ALLOCATIONS, COMPARISONS, LOWERINGS
+from sparse_offline_rl.capture.codes import THREADS, Call
+from sparse_offline_rl.capture.lowering import lower
+from sparse_offline_rl.recording import listening
 from sparse_offline_rl.sparse.engine import Buffer
+from sparse_offline_rl.types import FloatArray
 
-_THREADS = {"forward": 17, "backward": 22}  # which argument is the number of threads
 # What these say can be seen in the result.
-_IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "generator"}
-_FROM_OUTSIDE = {"lift_fresh", "lift"}  # numbers of Python's made a tensor: a replay would not see them change
-_CALLS = {"forward": Call.FORWARD, "backward": Call.BACKWARD, "single": Call.SINGLE}
+_IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
+_STRANGER = "it reads a tensor that is neither in its batch nor in one of the agent's modules"
+_READERS = {Tensor.numpy, Tensor.tolist, Tensor.__array__}  # beside torch's dispatcher
 
 
 class UpdateRecorder(TorchDispatchMode):
@@ -36,38 +38,57 @@ class UpdateRecorder(TorchDispatchMode):
         self._kept: list[object] = []
         self._free: list[Buffer] = []
         self.draws: list[Tensor] = []  # standard normal noise, to be drawn again before each replay
-        self.optimizers: list[Adam] = []
+        self.steps: list[tuple[Adam, FloatArray, list[Tensor]]] = []  # optimiser, factors of this step, gradients
         self.parallel = False  # whether a kernel ran on several threads
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Within the block everything is recorded."""
+        with listening(self), self, _Watch(self):
+            yield
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if func.namespace == "profiler":
+            return out
         self._kept.append((args, kwargs, out))
-        name = func.overloadpacket.__name__
-        inputs, outputs = ([x for x in tree_leaves(tree) if isinstance(x, Tensor)] for tree in (args, out))
-        in_place = name.endswith("_")
-        if name in _FROM_OUTSIDE or not _places(inputs) <= self._known:
-            self._refuse(f"{func} on a tensor that is neither in the batch nor in one of the agent's modules")
-        elif name == "randn":
+        inputs, outputs = _tensors(args), _tensors(out)
+        arguments = func._schema.arguments
+        written = [i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
+        if func.overloadpacket.__name__ == "randn":
             self._draw(out, kwargs.get("generator"))
-        elif in_place or not (outputs and _places(outputs) <= _places(inputs)):  # else it is a view
-            target, options = args[0] if in_place else out, {k: v for k, v in kwargs.items() if k not in _IGNORED}
-            self._events.append(lambda b: _lower(b, func, target, inputs, args, options))
+        elif func.overloadpacket.__name__ in ("lift", "lift_fresh"):
+            self.refuse("it makes a tensor of Python's numbers, which a replay would not see change")
+        elif written not in ([], [0]) or _tensors(kwargs):
+            self.refuse(f"{func} writes or reads by out= or another keyword")
+        elif not _places(inputs) <= self._known:
+            self.refuse(f"{_STRANGER} ({func})")
+        elif written or not (outputs and _places(outputs) <= _places(inputs)):  # else it is a view
+            target, options = args[0] if written else out, {k: v for k, v in kwargs.items() if k not in _IGNORED}
+            self._events.append(lambda b: lower(b, func, target, inputs, args, options))
         self._known |= _places(outputs)
         return out
 
+    def reads(self, tensors: Sequence[Tensor]) -> None:
+        """A kernel is about to read these."""
+        self._kept.append(list(tensors))
+        if not _places(tensors) <= self._known:
+            self.refuse(f"{_STRANGER} (a sparse network)")
+
     def kernel(self, name: str, arguments: Sequence[int]) -> None:
         """A call of a sparse kernel."""
-        self.parallel |= name != "single" and arguments[_THREADS[name]] > 1
-        self._events.append(lambda b: b.emit(_CALLS[name], arguments))
+        call = Call[name.upper()]
+        self.parallel |= call in THREADS and arguments[THREADS[call]] > 1
+        self._events.append(lambda b: b.emit(call, arguments))
 
     def adam(self, optimizer: Adam, gradients: Sequence[Tensor]) -> None:
         """A step of an optimiser: one instruction for each parameter."""
-        self.optimizers.append(optimizer)
-        self._kept.append(list(gradients))
+        factors = optimizer.factors.copy()
+        self.steps.append((optimizer, factors, list(gradients)))
         rows = zip(optimizer.parameters, optimizer.exp_avg, optimizer.exp_avg_sq, gradients, strict=True)
         for row in rows:
-            words = [*(x.data_ptr() for x in row), optimizer.factors.ctypes.data, row[0].numel()]
+            words = [*(x.data_ptr() for x in row), factors.ctypes.data, row[0].numel()]
             self._events.append(lambda b, words=words: b.emit(Call.ADAM, words))  # type: ignore[misc]
 
     def take(self, count: int) -> Buffer:
@@ -91,34 +112,40 @@ class UpdateRecorder(TorchDispatchMode):
         for event in self._events:
             event(builder)
 
-    def _draw(self, out: Tensor, generator: Any) -> None:
-        mine: Any = self._generator
-        if generator is None or generator._cdata != mine._cdata:  # the dispatcher wraps it anew
-            self._refuse("noise from another generator than the update's")
-        self.draws.append(out)
+    def refuse(self, reason: str) -> None:
+        """Let :meth:`lower` fail; raising here would end the update in its middle."""
 
-    def _refuse(self, reason: str) -> None:
         def refusal(_: Builder) -> None:
             raise Unsupported(reason)
 
         self._events.append(refusal)
 
+    def _draw(self, out: Tensor, generator: Any) -> None:
+        mine: Any = self._generator
+        if generator is None or generator._cdata != mine._cdata:  # the dispatcher wraps it anew
+            self.refuse("it draws noise from another generator than the one that it is given")
+        self.draws.append(out)
+
+
+class _Watch(TorchFunctionMode):
+    """Notices tensors that leave torch by other ways than its dispatcher."""
+
+    def __init__(self, recorder: UpdateRecorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _READERS:
+            gradients = [gradient for _, _, step in self._recorder.steps for gradient in step]
+            if not _places(args[:1]) <= _places(gradients):  # which are Adam's own business
+                self._recorder.refuse(f"Python reads the numbers of a tensor ({func.__name__})")
+        return func(*args, **(kwargs or {}))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
 
 def _places(tensors: Iterable[Tensor]) -> set[int]:
     """The memory in which tensors lie; views share it."""
     return {x.untyped_storage().data_ptr() for x in tensors}
-
-
-def _lower(builder: Builder, func: Any, out: Any, inputs: Sequence[Tensor], args: Any, options: Any) -> None:
-    name = func.overloadpacket.__name__.rstrip("_")
-    if name in ALLOCATIONS:
-        return
-    lowering = LOWERINGS.get(name)
-    booleans = [isinstance(x, Tensor) and x.dtype == torch.bool for x in (out, *inputs)]
-    if lowering is None or (booleans[0] and not (name in COMPARISONS or all(booleans))):
-        raise Unsupported(str(func))
-    try:
-        signature(lowering).bind(builder, out, *args, **options)
-    except TypeError:
-        raise Unsupported(f"{func} with {', '.join(options) or 'these arguments'}") from None
-    lowering(builder, out, *args, **options)

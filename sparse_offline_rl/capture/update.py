@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sparse_offline_rl.agents.bcq import BCQ, Metrics
-from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
 from sparse_offline_rl.capture.builder import Builder, Unsupported
 from sparse_offline_rl.capture.codes import Call
 from sparse_offline_rl.capture.machine import run_parallel, run_serial
 from sparse_offline_rl.capture.recorder import UpdateRecorder
-from sparse_offline_rl.recording import listening
 from sparse_offline_rl.types import Batch
+
+_PROGRAMS = 8  # shapes of batches to be remembered
 
 
 class Program:
-    """One update on batches of one shape."""
+    """One update on batches of one shape, as instructions at fixed addresses."""
 
-    def __init__(self, agent: BCQ, batch: Batch, generator: torch.Generator) -> None:
-        """Record ``agent.update``; agent and generator are afterwards as they were. Raises Unsupported."""
-        if any(x.dtype != torch.float32 or x.device.type != "cpu" or x.dim() != 2 for x in batch):
-            raise Unsupported("a batch of anything but float32 matrices on the CPU")
-        fields = [x.contiguous().clone() for x in batch]
-        recorder = UpdateRecorder(generator, [*fields, *_persistent(agent)])
-        with _undone(agent, generator), listening(recorder), recorder:
-            self.metrics = agent.update(Batch(*fields), generator)
+    def __init__(self, fields: list[Tensor], recorder: UpdateRecorder, metrics: Metrics) -> None:
+        """What ``recorder`` saw of an update on the tensors ``fields``, which gave ``metrics``. Raises Unsupported."""
         builder = Builder()
         self._inputs = np.zeros((len(fields), 2), np.int64)
         for field, place in zip(fields, self._inputs, strict=True):
             rows, columns = field.shape
             builder.emit(Call.INPUT, [rows, columns, field.data_ptr(), place.ctypes.data])
         recorder.lower(builder)
-        self._words, self._count = builder.finish(), builder.count
-        self._address = self._words.ctypes.data
-        self._draws, self._optimizers = recorder.draws, recorder.optimizers
-        self._kept = (fields, builder, recorder)
-        self._run = run_parallel if recorder.parallel else run_serial
+        self.words, self._count = builder.finish(), builder.count
+        self._address = self.words.ctypes.data
+        self._draws, self._steps, self._metrics = recorder.draws, recorder.steps, metrics
+        self._kept = (fields, builder)
+        self.run = run_parallel if recorder.parallel else run_serial
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """The update; the tensors that come back are overwritten by the next one."""
@@ -50,65 +43,86 @@ class Program:
             self._inputs[i, 0], self._inputs[i, 1] = field.data_ptr(), 4 * field.stride(0)
         for noise in self._draws:
             noise.normal_(generator=generator)
-        for optimizer in self._optimizers:
+        for optimizer, factors, gradients in self._steps:
             optimizer.advance()
-        self._run(self._address, self._count)
-        return self.metrics
-
-    def part(self, kernels: bool) -> Callable[[], None]:
-        """Runs only the sparse kernels, or only the other instructions, again and again: to see where the time goes."""
-        chosen, count, at = [], 0, 0
-        while at < len(self._words):
-            code, length = int(self._words[at]), int(self._words[at + 1])
-            if (code in (Call.FORWARD, Call.BACKWARD, Call.SINGLE)) == kernels:
-                chosen.append(self._words[at : at + length])
-                count += 1
-            at += length
-        words = np.concatenate([np.empty(0, np.int64), *chosen])
-        return lambda: self._run(words.ctypes.data, count)
+            optimizer.gradients = gradients
+            factors[:] = optimizer.factors
+        self.run(self._address, self._count)
+        return dict(self._metrics)
 
 
 class CapturedUpdate:
-    """Does what ``agent.update`` does. Records it for every shape of batch; where that cannot be done, says so once and calls it."""
+    """Does what ``agent.update`` does. Records it for each shape of batch; where that is impossible, says so once and calls it."""
 
     def __init__(self, agent: BCQ) -> None:
         self._agent = agent
-        self._programs: dict[tuple[tuple[torch.Size, torch.dtype], ...], Program] = {}
+        self._programs: dict[tuple[torch.Size, ...], Program] = {}
         self._possible = True
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """As ``agent.update``, except that the tensors that come back are overwritten by the next call."""
-        shapes = tuple((x.shape, x.dtype) for x in batch)
-        program = self._programs.get(shapes)
-        if program is None and self._possible:
-            try:
-                program = self._programs[shapes] = Program(self._agent, batch, generator)
-            except Unsupported as reason:
-                self._possible = False
-                name = type(self._agent).__name__
-                message = f"{name}.update runs operation by operation, which is slower: no instruction does {reason}."
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
-        return self._agent.update(batch, generator) if program is None else program(batch, generator)
+        if not self._possible or any(x.dtype != torch.float32 or x.device.type != "cpu" or x.dim() != 2 for x in batch):
+            return self._agent.update(batch, generator)
+        program = self._programs.get(tuple(x.shape for x in batch))
+        return self._record(batch, generator) if program is None else program(batch, generator)
+
+    @property
+    def programs(self) -> list[Program]:
+        """What has been recorded and not been forgotten."""
+        return list(self._programs.values())
+
+    def _record(self, batch: Batch, generator: torch.Generator) -> Metrics:
+        """Record an update, take it back and replay it; if that is impossible it stands as it was done."""
+        agent, before = self._agent, _State(self._agent, generator)
+        fields = [x.contiguous().clone() for x in batch]
+        recorder = UpdateRecorder(generator, [*fields, *before.tensors])
+        with recorder.recording():
+            metrics = agent.update(Batch(*fields), generator)
+        try:
+            if not before.in_place(agent):
+                raise Unsupported("it puts other tensors into the agent's modules")
+            program = Program(fields, recorder, metrics)
+        except Unsupported as reason:
+            self._possible = False
+            name = type(agent).__name__
+            message = f"{name}.update runs operation by operation, which is slower, because {reason}."
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            return metrics
+        before.restore(agent, generator)
+        if len(self._programs) == _PROGRAMS:
+            del self._programs[next(iter(self._programs))]
+        self._programs[tuple(x.shape for x in batch)] = program
+        return program(batch, generator)
+
+
+class _State:
+    """What an update changes, as it was: all tensors of the agent's modules, its optimisers and the noise."""
+
+    def __init__(self, agent: BCQ, generator: torch.Generator) -> None:
+        self.tensors = list(_persistent(agent))
+        self._places = [x.data_ptr() for x in self.tensors]
+        self._values = [x.detach().clone() for x in self.tensors]
+        self._steps = {name: learner.adam.steps for name, learner in agent.learners.items()}
+        self._noise = generator.get_state()
+
+    def in_place(self, agent: BCQ) -> bool:
+        """Whether every tensor is still where it was."""
+        return self._places == [x.data_ptr() for x in _persistent(agent)]
+
+    @torch.no_grad()
+    def restore(self, agent: BCQ, generator: torch.Generator) -> None:
+        """Let everything be as it was."""
+        for tensor, value in zip(self.tensors, self._values, strict=True):
+            tensor.copy_(value)
+        for name, learner in agent.learners.items():
+            learner.adam.steps = self._steps[name]
+        generator.set_state(self._noise)
 
 
 def _persistent(agent: BCQ) -> Iterator[Tensor]:
-    """What an update finds and leaves behind: all tensors of the agent's modules, and the optimisers' moments."""
     for module in vars(agent).values():
         if isinstance(module, nn.Module):
             yield from module.parameters()
             yield from module.buffers()
     for learner in agent.learners.values():
         yield from (*learner.adam.exp_avg, *learner.adam.exp_avg_sq)
-
-
-@contextmanager
-def _undone(agent: BCQ, generator: torch.Generator) -> Iterator[None]:
-    """Take back what happens to ``agent`` and ``generator`` within the block."""
-    before = {name: tensor.clone() for name, tensor in agent_tensors(agent).items()}
-    steps = max(learner.adam.steps for learner in agent.learners.values())
-    state = generator.get_state()
-    try:
-        yield
-    finally:
-        load_agent_tensors(agent, before, steps)
-        generator.set_state(state)

@@ -91,6 +91,13 @@ def _test(sign: str) -> Callable[..., Any]:
     return codegen
 
 
+def _lerp(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """From the nearer end, so that weight 1 gives exactly b."""
+    difference = builder.fsub(b, a)
+    from_b = fma(builder, builder.fsub(c, constant(1.0)), difference, b)
+    return _choose(builder, "<", c, constant(0.5), fma(builder, c, difference, a), from_b)
+
+
 MAPS: dict[Map, Callable[[Any, Any, Any, Any], Any]] = {
     Map.COPY: lambda builder, a, b, c: a,
     Map.ADD: lambda builder, a, b, c: builder.fadd(a, b),
@@ -104,12 +111,12 @@ MAPS: dict[Map, Callable[[Any, Any, Any, Any], Any]] = {
     Map.GREATER: _test(">"),
     Map.GREATER_EQUAL: _test(">="),
     Map.EQUAL: _test("=="),
-    Map.GATE: lambda builder, a, b, c: _choose(builder, ">", b, c, a, constant(0.0)),
+    Map.GATE: lambda builder, a, b, c: _choose(builder, "<=", b, c, constant(0.0), a),
     Map.EXP: lambda builder, a, b, c: exp(builder, a),
     Map.TANH: lambda builder, a, b, c: tanh(builder, a),
     Map.TANH_SLOPE: lambda builder, a, b, c: builder.fmul(a, fma(builder, builder.fneg(b), b, constant(1.0))),
     Map.SQRT: lambda builder, a, b, c: _call(builder, "sqrt", a),
     Map.ABS: lambda builder, a, b, c: _call(builder, "fabs", a),
-    Map.LERP: lambda builder, a, b, c: fma(builder, c, builder.fsub(b, a), a),
+    Map.LERP: _lerp,
     Map.SQUARED_DIFFERENCE: lambda builder, a, b, c: builder.fmul(builder.fsub(a, b), builder.fsub(a, b)),
 }

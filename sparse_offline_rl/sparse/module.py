@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from sparse_offline_rl.networks.mlp import MLP, replace_mlps
 from sparse_offline_rl.networks.packing import Packable
+from sparse_offline_rl.recording import recorder
 from sparse_offline_rl.sparse.fallback import dense_forward, engine_factory
 from sparse_offline_rl.sparse.layout import MAX_INPUTS
 from sparse_offline_rl.sparse.plan import SparsePlan
@@ -73,6 +74,9 @@ class SparseMLP(Packable):
             return dense_forward(values, self.plan, inputs)
         if len(inputs) > MAX_INPUTS:
             inputs = (torch.cat(inputs, 1),)
+        listener = recorder()
+        if listener is not None:
+            listener.reads((values, *inputs))
         inputs = tuple(x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous() for x in inputs)
         if torch.is_grad_enabled() and (values.requires_grad or any(x.requires_grad for x in inputs)):
             output: Tensor = _apply(values, self.engine, _threads, *inputs)

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from sparse_offline_rl.agents.factory import AGENTS
 from sparse_offline_rl.benchmarks.contestant import Contestant, peak_bytes
-from sparse_offline_rl.capture.update import Program
+from sparse_offline_rl.capture.codes import ARGUMENTS
+from sparse_offline_rl.capture.update import CapturedUpdate, Program
 from sparse_offline_rl.cli.configs import config_dir
 from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
@@ -152,9 +153,10 @@ def captured(overrides: Sequence[str]) -> Contestant:
     """A recorded update; facts: milliseconds, and how many of them the sparse kernels and the other instructions take."""
     config, buffer = read_config(overrides), random_buffer()
     trainee, draws = make_trainee(config, buffer), generator(0, "train")
-    program = Program(trainee.agent, buffer.sample(draws, config.batch_size), draws)
-    update, calls = _updates(config, trainee, buffer), [0]
-    parts = {"kernels": program.part(kernels=True), "other instructions": program.part(kernels=False)}
+    recorded, update, calls = CapturedUpdate(trainee.agent), _updates(config, trainee, buffer), [0]
+    recorded(buffer.sample(draws, config.batch_size), draws)
+    (program,) = recorded.programs
+    parts = {"kernels": _part(program, kernels=True), "other instructions": _part(program, kernels=False)}
     seconds: defaultdict[str, float] = defaultdict(float)
 
     def step() -> None:
@@ -165,6 +167,19 @@ def captured(overrides: Sequence[str]) -> Contestant:
         calls[0] += 1
 
     return Contestant(step, lambda: {label: 1e3 * spent / calls[0] for label, spent in seconds.items()})
+
+
+def _part(program: Program, kernels: bool) -> Callable[[], None]:
+    """Runs only the sparse kernels of an update, or only its other instructions."""
+    chosen, count, at = [np.empty(0, np.int64)], 0, 0
+    while at < len(program.words):
+        code, length = program.words[at : at + 2]
+        if (code in ARGUMENTS) == kernels:
+            chosen.append(program.words[at : at + length])
+            count += 1
+        at += length
+    words = np.concatenate(chosen)
+    return lambda: program.run(words.ctypes.data, count)
 
 
 def memory(overrides: Sequence[str], updates: int) -> Contestant:
