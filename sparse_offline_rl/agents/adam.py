@@ -7,6 +7,7 @@ the CPU this is the same arithmetic as torch's fused kernel, compiled by Numba; 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,7 +30,8 @@ class Adam:
         self.steps = 0
         self.gradients: Sequence[Tensor] = ()  # of the last step
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
-        self.factors = np.array([0, 0, weight_decay], np.float32)  # what the kernel needs to know of a step
+        self.factors = array("f", [0, 0, weight_decay])  # what the kernel needs to know of a step
+        self._numbers = np.frombuffer(self.factors, np.float32)
         on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in self.parameters)
         self._kernel = _compiled() if on_cpu else None
         if self._kernel is not None:
@@ -49,7 +51,7 @@ class Adam:
         if listener is not None:
             listener.adam(self, gradients)
         for views, gradient in zip(self._views, gradients, strict=True):
-            self._kernel(*views, gradient.view(-1).numpy(), self.factors)
+            self._kernel(*views, gradient.view(-1).numpy(), self._numbers)
 
     def advance(self) -> None:
         """Count a step and put its bias corrections into ``factors``."""

@@ -22,13 +22,14 @@ from sparse_offline_rl.sparse.kernels import (
     forward_serial,
     forward_single,
 )
-from sparse_offline_rl.sparse.layout import serial
+from sparse_offline_rl.sparse.layout import parallel, serial
 from sparse_offline_rl.sparse.simd import I64, intrinsic, load
 
 SOURCES = "c684abfe562b51c9"
 
 _FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
 _ADAM, _INPUT = int(Call.ADAM), int(Call.INPUT)
+_WORTH_THREADS = 20_000  # parameters, some 7 µs of work
 _FORWARD_WORDS, _BACKWARD_WORDS = (0,) * ARGUMENTS[Call.FORWARD], (0,) * ARGUMENTS[Call.BACKWARD]
 _SINGLE_WORDS = (0,) * ARGUMENTS[Call.SINGLE]
 _FORWARD_THREADS, _BACKWARD_THREADS = THREADS[Call.FORWARD], THREADS[Call.BACKWARD]
@@ -87,6 +88,24 @@ def _adam(at: int) -> None:
     parameters, exp_avg = _floats(load_i64(at + 16), count), _floats(load_i64(at + 24), count)
     exp_avg_sq, gradients = _floats(load_i64(at + 32), count), _floats(load_i64(at + 40), count)
     adam_step(parameters, exp_avg, exp_avg_sq, gradients, _floats(load_i64(at + 48), 3))
+
+
+@parallel
+def _adam_parallel(at: int) -> None:
+    """:func:`_adam` in as many parts as there are threads."""
+    count, threads = load_i64(at + 56), numba.get_num_threads()
+    for thread in numba.prange(threads):
+        first = count * thread // threads
+        share = count * (thread + 1) // threads - first
+        parameters, exp_avg = (
+            _floats(load_i64(at + 16) + 4 * first, share),
+            _floats(load_i64(at + 24) + 4 * first, share),
+        )
+        exp_avg_sq, gradients = (
+            _floats(load_i64(at + 32) + 4 * first, share),
+            _floats(load_i64(at + 40) + 4 * first, share),
+        )
+        adam_step(parameters, exp_avg, exp_avg_sq, gradients, _floats(load_i64(at + 48), 3))
 
 
 @intrinsic
@@ -149,6 +168,8 @@ def run_parallel(program: int, count: int) -> None:
                 backward_parallel(*arguments)
             else:
                 backward_serial(*arguments)
+        elif code == _ADAM and load_i64(at + 56) > _WORTH_THREADS:
+            _adam_parallel(at)
         else:
             _small(code, at)
         at += 8 * load_i64(at + 8)

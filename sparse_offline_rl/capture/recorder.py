@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,6 @@ from sparse_offline_rl.capture.codes import THREADS, Call
 from sparse_offline_rl.capture.lowering import lower
 from sparse_offline_rl.recording import listening
 from sparse_offline_rl.sparse.engine import Buffer
-from sparse_offline_rl.types import FloatArray
 
 # What these say can be seen in the result.
 _IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
@@ -38,7 +38,7 @@ class UpdateRecorder(TorchDispatchMode):
         self._kept: list[object] = []
         self._free: list[Buffer] = []
         self.draws: list[Tensor] = []  # standard normal noise, to be drawn again before each replay
-        self.steps: list[tuple[Adam, FloatArray, list[Tensor]]] = []  # optimiser, factors of this step, gradients
+        self.steps: list[tuple[Adam, array[float], list[Tensor]]] = []  # optimiser, factors of this step, gradients
         self.parallel = False  # whether a kernel ran on several threads
 
     @contextmanager
@@ -84,11 +84,11 @@ class UpdateRecorder(TorchDispatchMode):
 
     def adam(self, optimizer: Adam, gradients: Sequence[Tensor]) -> None:
         """A step of an optimiser: one instruction for each parameter."""
-        factors = optimizer.factors.copy()
+        factors = optimizer.factors[:]
         self.steps.append((optimizer, factors, list(gradients)))
         rows = zip(optimizer.parameters, optimizer.exp_avg, optimizer.exp_avg_sq, gradients, strict=True)
         for row in rows:
-            words = [*(x.data_ptr() for x in row), factors.ctypes.data, row[0].numel()]
+            words = [*(x.data_ptr() for x in row), factors.buffer_info()[0], row[0].numel()]
             self._events.append(lambda b, words=words: b.emit(Call.ADAM, words))  # type: ignore[misc]
 
     def take(self, count: int) -> Buffer:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from array import array
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,10 +25,10 @@ class Program:
     def __init__(self, fields: list[Tensor], recorder: UpdateRecorder, metrics: Metrics) -> None:
         """What ``recorder`` saw of an update on the tensors ``fields``, which gave ``metrics``. Raises Unsupported."""
         builder = Builder()
-        self._inputs = np.zeros((len(fields), 2), np.int64)
-        for field, place in zip(fields, self._inputs, strict=True):
+        self._inputs = array("q", bytes(16 * len(fields)))  # address and row stride of each
+        for i, field in enumerate(fields):
             rows, columns = field.shape
-            builder.emit(Call.INPUT, [rows, columns, field.data_ptr(), place.ctypes.data])
+            builder.emit(Call.INPUT, [rows, columns, field.data_ptr(), self._inputs.buffer_info()[0] + 16 * i])
         recorder.lower(builder)
         self.words, self._count = builder.finish(), builder.count
         self._address = self.words.ctypes.data
@@ -39,8 +39,7 @@ class Program:
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """The update; the tensors that come back are overwritten by the next one."""
         fields = [x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous() for x in batch]
-        for i, field in enumerate(fields):
-            self._inputs[i, 0], self._inputs[i, 1] = field.data_ptr(), 4 * field.stride(0)
+        self._inputs[:] = array("q", [word for x in fields for word in (x.data_ptr(), 4 * x.stride(0))])
         for noise in self._draws:
             noise.normal_(generator=generator)
         for optimizer, factors, gradients in self._steps:
@@ -61,9 +60,9 @@ class CapturedUpdate:
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """As ``agent.update``, except that the tensors that come back are overwritten by the next call."""
-        if not self._possible or any(x.dtype != torch.float32 or x.device.type != "cpu" or x.dim() != 2 for x in batch):
+        if not self._possible or not all(x.dtype is torch.float32 and x.is_cpu and x.dim() == 2 for x in batch):
             return self._agent.update(batch, generator)
-        program = self._programs.get(tuple(x.shape for x in batch))
+        program = self._programs.get(tuple([x.shape for x in batch]))
         return self._record(batch, generator) if program is None else program(batch, generator)
 
     @property
@@ -91,7 +90,7 @@ class CapturedUpdate:
         before.restore(agent, generator)
         if len(self._programs) == _PROGRAMS:
             del self._programs[next(iter(self._programs))]
-        self._programs[tuple(x.shape for x in batch)] = program
+        self._programs[tuple([x.shape for x in batch])] = program
         return program(batch, generator)
 
 
