@@ -53,7 +53,7 @@ class Call(enum.IntEnum):
     FORWARD = 48  # the arguments of kernels.forward_serial
     BACKWARD = 49  # those of kernels.backward_serial
     SINGLE = 50  # those of kernels.forward_single
-    ADAM = 51  # addresses of parameters, both moments, gradients and factors, then the number of parameters
+    ADAM = 51  # addresses of parameters, both moments, gradients and factors; number of parameters, of threads
     INPUT = 52  # rows, columns, target, address of (address, row stride) of what to copy there
 
 

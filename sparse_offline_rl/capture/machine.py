@@ -25,11 +25,10 @@ from sparse_offline_rl.sparse.kernels import (
 from sparse_offline_rl.sparse.layout import parallel, serial
 from sparse_offline_rl.sparse.simd import I64, intrinsic, load
 
-SOURCES = "c684abfe562b51c9"
+SOURCES = "9ec6b0ade47c3085"
 
 _FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
 _ADAM, _INPUT = int(Call.ADAM), int(Call.INPUT)
-_WORTH_THREADS = 20_000  # parameters, some 7 µs of work
 _FORWARD_WORDS, _BACKWARD_WORDS = (0,) * ARGUMENTS[Call.FORWARD], (0,) * ARGUMENTS[Call.BACKWARD]
 _SINGLE_WORDS = (0,) * ARGUMENTS[Call.SINGLE]
 _FORWARD_THREADS, _BACKWARD_THREADS = THREADS[Call.FORWARD], THREADS[Call.BACKWARD]
@@ -92,8 +91,8 @@ def _adam(at: int) -> None:
 
 @parallel
 def _adam_parallel(at: int) -> None:
-    """:func:`_adam` in as many parts as there are threads."""
-    count, threads = load_i64(at + 56), numba.get_num_threads()
+    """:func:`_adam` in as many parts as were recorded."""
+    count, threads = load_i64(at + 56), load_i64(at + 64)
     for thread in numba.prange(threads):
         first = count * thread // threads
         share = count * (thread + 1) // threads - first
@@ -168,7 +167,7 @@ def run_parallel(program: int, count: int) -> None:
                 backward_parallel(*arguments)
             else:
                 backward_serial(*arguments)
-        elif code == _ADAM and load_i64(at + 56) > _WORTH_THREADS:
+        elif code == _ADAM and load_i64(at + 64) > 1:
             _adam_parallel(at)
         else:
             _small(code, at)

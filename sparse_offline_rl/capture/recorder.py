@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numba
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -22,6 +23,7 @@ from sparse_offline_rl.sparse.engine import Buffer
 
 # What these say can be seen in the result.
 _IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
+_WORTH_THREADS = 20_000  # parameters, which an optimiser moves in some 7 µs
 _STRANGER = "it reads a tensor that is neither in its batch nor in one of the agent's modules"
 _READERS = {Tensor.numpy, Tensor.tolist, Tensor.__array__}  # beside torch's dispatcher
 
@@ -88,7 +90,9 @@ class UpdateRecorder(TorchDispatchMode):
         self.steps.append((optimizer, factors, list(gradients)))
         rows = zip(optimizer.parameters, optimizer.exp_avg, optimizer.exp_avg_sq, gradients, strict=True)
         for row in rows:
-            words = [*(x.data_ptr() for x in row), factors.buffer_info()[0], row[0].numel()]
+            count = row[0].numel()
+            threads = numba.get_num_threads() if count > _WORTH_THREADS else 1
+            words = [*(x.data_ptr() for x in row), factors.buffer_info()[0], count, threads]
             self._events.append(lambda b, words=words: b.emit(Call.ADAM, words))  # type: ignore[misc]
 
     def take(self, count: int) -> Buffer:
