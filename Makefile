@@ -7,7 +7,7 @@ HEADLINE := agent=bcq prune=grasp sparsity=0.95 env=halfcheetah dataset=expert \
 
 .PHONY: train test lint clean
 
-train: $(VENV)/.installed  ## set up, make the data, train the headline agent (about 5 minutes on 2 cores)
+train: $(VENV)/.installed  ## set up, make the data, train the headline agent (about 3 minutes on 2 cores)
 	$(BIN)/python train.py $(HEADLINE)
 
 test: $(VENV)/.installed-dev lint  ## set up, lint, check types, run the tests
