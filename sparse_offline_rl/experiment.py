@@ -89,7 +89,7 @@ def build_agent(config: Config, spaces: Spaces, buffer: ReplayBuffer, checkpoint
 def _prune(config: Config, agent: BCQ, buffer: ReplayBuffer) -> None:
     buffer.require(config.prune.batch_size, "prune.batch_size")
     draws = generator(config.seed, "prune", config.device)
-    objectives = agent.objectives(buffer.sample(draws, config.prune.batch_size), draws)
+    objectives = agent.objectives(buffer.sampler(config.prune.batch_size)(draws), draws)
     masks = find_masks(objectives, config.prune, config.sparsity, draws)
     for name, mlp in agent.networks.dense_mlps().items():
         if config.prune.reinit:

@@ -69,6 +69,7 @@ class Session:
     ) -> None:
         self._config, self._folder, self._experience, self._trainee = config, folder, experience, trainee
         self._generator = generator(config.seed, "train", config.device)
+        self._sample = experience.buffer.sampler(config.batch_size)
         self._clock, self._evaluation, self._start = Clock(), dict[str, float](), 0
         offset = 0
         if checkpoint is not None:
@@ -114,8 +115,7 @@ class Session:
         return summarize(config, trainee.reports, data.env_id, self._evaluation, self._clock, trainee.engine, sizes)
 
     def _step(self) -> Metrics:
-        batch = self._experience.buffer.sample(self._generator, self._config.batch_size)
-        metrics = self._trainee.update(batch, self._generator)
+        metrics = self._trainee.update(self._sample(self._generator), self._generator)
         if self._generator.device.type == "cuda":
             torch.cuda.synchronize()  # else the clock would time the launches only
         return metrics

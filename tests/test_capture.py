@@ -120,6 +120,20 @@ def test_batches_of_other_shapes_and_strides():
     assert_close(agent_tensors(twin), agent_tensors(agent))
 
 
+def test_a_batch_that_is_drawn_into_the_same_tensors():
+    agent, twin = sparse_agent(), sparse_agent()
+    draws, others = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    update = CapturedUpdate(agent)
+    same, other = random_batch(16), random_batch(16, seed=99)
+    for i in range(6):
+        for place, value in zip(same, random_batch(16, seed=i), strict=True):
+            place.copy_(value)
+        for batch in (same, other) if i == 3 else (same,):
+            update(batch, draws)
+            twin.update(batch, others)
+    assert_close(agent_tensors(twin), agent_tensors(agent))
+
+
 def test_two_threads_give_the_result_of_one():
     results = []
     for threads in (1, 2):

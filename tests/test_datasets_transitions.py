@@ -118,10 +118,10 @@ def test_batches_are_normalised_rows_drawn_uniformly():
     normalization = Normalization.fit(data.observations)
     buffer = ReplayBuffer(data, normalization)
     assert len(buffer) == 13
-    generator = torch.Generator().manual_seed(0)
+    generator, sample = torch.Generator().manual_seed(0), buffer.sampler(13)
     counts = np.zeros(13)
     for _ in range(500):
-        batch = buffer.sample(generator, 13)
+        batch = sample(generator)
         assert [tuple(field.shape) for field in batch] == [
             (13, OBSERVATIONS),
             (13, ACTIONS),
@@ -144,10 +144,10 @@ def test_batches_are_normalised_rows_drawn_uniformly():
 
 def test_a_batch_depends_on_the_generator_alone():
     buffer = ReplayBuffer(transitions([episode(30, "terminal")]), Normalization.identity(OBSERVATIONS))
-    first = buffer.sample(torch.Generator().manual_seed(3), 8)
+    first = buffer.sampler(8)(torch.Generator().manual_seed(3))
     torch.manual_seed(123)
-    second = buffer.sample(torch.Generator().manual_seed(3), 8)
-    other = buffer.sample(torch.Generator().manual_seed(4), 8)
+    second = buffer.sampler(8)(torch.Generator().manual_seed(3))
+    other = buffer.sampler(8)(torch.Generator().manual_seed(4))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first.rewards, other.rewards)
 

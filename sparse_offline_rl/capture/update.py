@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import is_
 
 import torch
 from torch import Tensor, nn
 
 from sparse_offline_rl.agents.bcq import BCQ, Metrics
 from sparse_offline_rl.capture.builder import Builder, Unsupported
+from sparse_offline_rl.capture.choice import Update
 from sparse_offline_rl.capture.codes import Call
 from sparse_offline_rl.capture.machine import run_parallel, run_serial
 from sparse_offline_rl.capture.recorder import UpdateRecorder
@@ -34,12 +36,12 @@ class Program:
         self._address = self.words.ctypes.data
         self._draws, self._steps, self._metrics = recorder.draws, recorder.steps, metrics
         self._kept = (fields, builder)
+        self._batch: Batch | None = None  # whose addresses are in the inputs
         self.run = run_parallel if recorder.parallel else run_serial
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """The update; the tensors that come back are overwritten by the next one."""
-        fields = [x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous() for x in batch]
-        self._inputs[:] = array("q", [word for x in fields for word in (x.data_ptr(), 4 * x.stride(0))])
+        fields = batch if batch is self._batch else self._point_to(batch)
         for noise in self._draws:
             noise.normal_(generator=generator)
         for optimizer, factors, gradients in self._steps:
@@ -47,7 +49,16 @@ class Program:
             optimizer.gradients = gradients
             factors[:] = optimizer.factors
         self.run(self._address, self._count)
+        del fields  # alive until now: some may be copies
         return dict(self._metrics)
+
+    def _point_to(self, batch: Batch) -> Sequence[Tensor]:
+        """Let the program read ``batch``, or copies of those of its fields whose rows are not contiguous."""
+        fields = [x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous() for x in batch]
+        self._inputs[:] = array("q", [word for x in fields for word in (x.data_ptr(), 4 * x.stride(0))])
+        # Who draws every batch into the same tensors need not be asked for their addresses again.
+        self._batch = batch if all(map(is_, fields, batch)) else None
+        return fields
 
 
 class CapturedUpdate:
@@ -57,13 +68,19 @@ class CapturedUpdate:
         self._agent = agent
         self._programs: dict[tuple[torch.Size, ...], Program] = {}
         self._possible = True
+        self._last: tuple[Batch | None, Update] = (None, agent.update)
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """As ``agent.update``, except that the tensors that come back are overwritten by the next call."""
+        if batch is self._last[0]:  # checked before
+            return self._last[1](batch, generator)
         if not self._possible or not all(x.dtype is torch.float32 and x.is_cpu and x.dim() == 2 for x in batch):
             return self._agent.update(batch, generator)
         program = self._programs.get(tuple([x.shape for x in batch]))
-        return self._record(batch, generator) if program is None else program(batch, generator)
+        if program is None:
+            return self._record(batch, generator)
+        self._last = (batch, program)
+        return program(batch, generator)
 
     @property
     def programs(self) -> list[Program]:

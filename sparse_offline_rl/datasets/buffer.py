@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.datasets.transitions import Transitions
@@ -44,10 +46,22 @@ class ReplayBuffer:
                 f"set {key} to at most {len(self)} or use a larger dataset."
             )
 
-    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
-        """``batch_size`` transitions, uniform with replacement; ``generator`` lives on the buffer's device.
+    def sampler(self, batch_size: int) -> Sampler:
+        """Draws batches of ``batch_size`` transitions."""
+        return Sampler(self._rows, self._sizes, batch_size)
 
-        The fields are views of the gathered rows.
-        """
-        index = torch.randint(len(self), (batch_size,), generator=generator, device=self._rows.device)
-        return Batch(*self._rows.index_select(0, index).split(self._sizes, dim=1))
+
+class Sampler:
+    """Draws batches, uniform with replacement, always into the same tensors: making new ones took longer than gathering."""
+
+    def __init__(self, rows: Tensor, sizes: Sequence[int], batch_size: int) -> None:
+        self._rows = rows
+        self._index = torch.empty(batch_size, dtype=torch.long, device=rows.device)
+        self._drawn = rows.new_empty(batch_size, rows.shape[1])
+        self._batch = Batch(*self._drawn.split(list(sizes), dim=1))
+
+    def __call__(self, generator: torch.Generator) -> Batch:
+        """The next batch, which takes the place of the last one; ``generator`` lives on the device of the rows."""
+        self._index.random_(len(self._rows), generator=generator)
+        torch.index_select(self._rows, 0, self._index, out=self._drawn)
+        return self._batch

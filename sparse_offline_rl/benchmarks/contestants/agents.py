@@ -75,8 +75,8 @@ def make_trainee(config: Config, buffer: ReplayBuffer) -> Trainee:
 
 
 def _updates(config: Config, trainee: Trainee, buffer: ReplayBuffer) -> Callable[[], object]:
-    draws = generator(0, "train")
-    return lambda: trainee.update(buffer.sample(draws, config.batch_size), draws)
+    draws, sample = generator(0, "train"), buffer.sampler(config.batch_size)
+    return lambda: trainee.update(sample(draws), draws)
 
 
 def training(overrides: Sequence[str]) -> Contestant:
@@ -154,7 +154,7 @@ def captured(overrides: Sequence[str]) -> Contestant:
     config, buffer = read_config(overrides), random_buffer()
     trainee, draws = make_trainee(config, buffer), generator(0, "train")
     recorded, update, calls = CapturedUpdate(trainee.agent), _updates(config, trainee, buffer), [0]
-    recorded(buffer.sample(draws, config.batch_size), draws)
+    recorded(buffer.sampler(config.batch_size)(draws), draws)
     (program,) = recorded.programs
     parts = {"kernels": _part(program, kernels=True), "other instructions": _part(program, kernels=False)}
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -199,10 +199,10 @@ def pruning(overrides: Sequence[str]) -> Contestant:
     prepare_process(config.threads)
     agent = AGENTS[config.agent.name](spaces(), config.agent, "cpu", generator(config.seed, "init"))
     state = {name: tensor.clone() for name, tensor in agent.networks.state_dict().items()}
-    draws = generator(0, "prune")
+    draws, sample = generator(0, "prune"), buffer.sampler(config.prune.batch_size)
 
     def step() -> None:
-        objectives = agent.objectives(buffer.sample(draws, config.prune.batch_size), draws)
+        objectives = agent.objectives(sample(draws), draws)
         for name, masks in find_masks(objectives, config.prune, config.sparsity, draws).items():
             apply_masks(agent.networks.dense_mlps()[name], masks)
         agent.tie_twin()

@@ -27,9 +27,9 @@ def sizes(overrides: Sequence[str]) -> Contestant:
     """Facts: ``policy`` and ``checkpoint``, each with its bytes by way of storing."""
     config, buffer = read_config(overrides), random_buffer()
     trainee = make_trainee(config, buffer)
-    agent, draws = trainee.agent, generator(0, "train")
+    agent, draws, sample = trainee.agent, generator(0, "train"), buffer.sampler(config.batch_size)
     for _ in range(_UPDATES):
-        trainee.update(buffer.sample(draws, config.batch_size), draws)
+        trainee.update(sample(draws), draws)
     tensors = agent_tensors(agent)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
