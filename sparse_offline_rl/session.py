@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from sparse_offline_rl.agents.bcq import BCQ, Metrics
+from sparse_offline_rl.agents.bcq import BCQ, Metrics, Update
 from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
-from sparse_offline_rl.capture.choice import Update
 from sparse_offline_rl.checkpoint import Checkpoint, save_checkpoint
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.console import ticker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from sparse_offline_rl.networks.packing import Packable
 from sparse_offline_rl.types import Batch, Objective, Spaces
 
 Metrics = dict[str, Tensor]  # name -> tensor of any shape, reduced to its mean only when it is logged
+Update = Callable[[Batch, torch.Generator], Metrics]
 
 
 class BCQ:

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-
-from sparse_offline_rl.agents.bcq import BCQ, Metrics
+from sparse_offline_rl.agents.bcq import BCQ, Update
 from sparse_offline_rl.sparse.fallback import engine_factory
-from sparse_offline_rl.types import Batch
-
-Update = Callable[[Batch, torch.Generator], Metrics]
 
 
 def choose_update(agent: BCQ, engine: str, capture: bool) -> Update:

@@ -10,9 +10,8 @@ from operator import is_
 import torch
 from torch import Tensor, nn
 
-from sparse_offline_rl.agents.bcq import BCQ, Metrics
+from sparse_offline_rl.agents.bcq import BCQ, Metrics, Update
 from sparse_offline_rl.capture.builder import Builder, Unsupported
-from sparse_offline_rl.capture.choice import Update
 from sparse_offline_rl.capture.codes import Call
 from sparse_offline_rl.capture.machine import run_parallel, run_serial
 from sparse_offline_rl.capture.recorder import UpdateRecorder
