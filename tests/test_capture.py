@@ -405,6 +405,14 @@ def test_special_values():
             torch.testing.assert_close(replay(lambda a, f=function: f(a), [values]), function(values), equal_nan=True)
 
 
+def test_signs_of_zero_overflowing_constants_and_gradients_of_nan():
+    x = torch.tensor([1.0, -2.0, float("nan"), 0.0])
+    for function in (lambda a: (a * 0.0 + 1.0) / torch.full((4,), -0.0), lambda a: a * 1e39, grad_of(torch.relu)):
+        torch.testing.assert_close(replay(function, [x]), function(x), equal_nan=True)
+    with pytest.raises(Unsupported, match="lazily negated"):
+        replay(lambda a: torch._neg_view(a) + 1, [x])
+
+
 def test_the_machine_knows_its_sources():
     """As kernels.SOURCES: the compiled machine holds the kernels, too."""
     package = Path(machine.__file__).parents[1]
