@@ -23,7 +23,7 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True)
-class View:
+class _View:
     """Where a tensor lies: address, and strides in bytes."""
 
     address: int
@@ -34,7 +34,7 @@ class Builder:
     """Collects instructions, and keeps alive the memory that they name, but for that of the agent's modules."""
 
     def __init__(self) -> None:
-        self.words: list[int] = []
+        self._words: list[int] = []
         self.count = 0
         self.kept: list[object] = []
         self._constants: dict[bytes, int] = {}
@@ -42,11 +42,11 @@ class Builder:
 
     def finish(self) -> NDArray[np.int64]:
         """The program."""
-        return np.array(self.words, np.int64)
+        return np.array(self._words, np.int64)
 
     def emit(self, code: Map | Reduce | Call, words: Sequence[int]) -> None:
         """Add one instruction."""
-        self.words += [int(code), 2 + len(words), *words]
+        self._words += [int(code), 2 + len(words), *words]
         self.count += 1
 
     def constant(self, value: float) -> int:
@@ -65,7 +65,7 @@ class Builder:
         self.kept.append(tensor)
         return tensor
 
-    def shadow(self, tensor: Tensor) -> None:
+    def _shadow(self, tensor: Tensor) -> None:
         """Let floats stand for the booleans that an instruction makes."""
         storage = tensor.untyped_storage()
         if tensor.dtype == torch.bool and storage.data_ptr() not in self._shadows:
@@ -76,7 +76,7 @@ class Builder:
         shape = tuple(out.shape)
         if 0 in shape:
             return
-        self.shadow(out)
+        self._shadow(out)
         filled = (*operands, 0.0, 0.0)[:3]
         views = [self._view(out, shape), *(self._view(operand, shape) for operand in filled)]
         order = sorted(range(len(shape)), key=lambda d: views[0].strides[d], reverse=True)
@@ -111,9 +111,9 @@ class Builder:
         words = [*outer[1:], length[-1], target.address, *out_strides, source.address, *x_strides, inner[0][-1]]
         self.emit(code, [*words, self.constant(scale)])
 
-    def _view(self, value: Value, shape: tuple[int, ...]) -> View:
+    def _view(self, value: Value, shape: tuple[int, ...]) -> _View:
         if not isinstance(value, Tensor):
-            return View(self.constant(float(value)), (0,) * len(shape))
+            return _View(self.constant(float(value)), (0,) * len(shape))
         if value.device.type != "cpu" or value.is_neg():
             raise Unsupported("it uses a tensor that is not on the CPU, or a lazily negated one")
         strides = tuple(_FLOAT_BYTES * s for s in value.detach().expand(shape).stride())
@@ -122,10 +122,10 @@ class Builder:
             floats = self._shadows.get(storage)
             if floats is None:
                 raise Unsupported("it reads a boolean tensor from outside the update")
-            return View(floats.data_ptr() + _FLOAT_BYTES * (value.data_ptr() - storage), strides)
+            return _View(floats.data_ptr() + _FLOAT_BYTES * (value.data_ptr() - storage), strides)
         if value.dtype != torch.float32:
             raise Unsupported(f"it uses a tensor of type {value.dtype}")
-        return View(value.data_ptr(), strides)
+        return _View(value.data_ptr(), strides)
 
 
 def _merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:

@@ -38,10 +38,7 @@ def _add(b: Builder, out: Tensor, x: Value, y: Value, alpha: float = 1) -> None:
 
 
 def _sub(b: Builder, out: Tensor, x: Value, y: Value, alpha: float = 1) -> None:
-    if alpha == 1:
-        b.map(Map.SUB, out, x, y)
-    else:
-        b.map(Map.MULADD, out, x, y, -alpha)
+    _add(b, out, x, y, -alpha)  # one rounding, as that of a difference
 
 
 def _rsub(b: Builder, out: Tensor, x: Value, y: Value, alpha: float = 1) -> None:
@@ -80,10 +77,6 @@ def _fill(value: float) -> Lowering:
         b.map(Map.COPY, out, value)
 
     return lower
-
-
-def _copy(b: Builder, out: Tensor, x: Value) -> None:
-    b.map(Map.COPY, out, x)
 
 
 def _second(b: Builder, out: Tensor, _: Any, x: Value) -> None:
@@ -181,13 +174,13 @@ LOWERINGS: dict[str, Lowering] = {
     "ne": _not_equal,
     **{f"{kind}_{name}": lowering for kind in ("logical", "bitwise") for name, lowering in _LOGIC.items()},
     "where": _plain(Map.SELECT),
-    "clone": _copy,
+    "clone": _plain(Map.COPY),
     "copy": _second,
     "fill": _second,
     "full": _second,
     "full_like": _second,
     "new_full": lambda b, out, _like, _size, value: b.map(Map.COPY, out, value),
-    "scalar_tensor": _copy,
+    "scalar_tensor": _plain(Map.COPY),
     "zero": _fill(0.0),
     "zeros": _fill(0.0),
     "zeros_like": _fill(0.0),

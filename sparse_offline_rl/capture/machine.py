@@ -25,7 +25,7 @@ from sparse_offline_rl.sparse.kernels import (
 from sparse_offline_rl.sparse.layout import parallel, serial
 from sparse_offline_rl.sparse.simd import I64, intrinsic, load
 
-SOURCES = "9ec6b0ade47c3085"
+SOURCES = "b84b77e0a00c7960"
 
 _FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
 _ADAM, _INPUT = int(Call.ADAM), int(Call.INPUT)
@@ -82,29 +82,20 @@ def _input(at: int) -> None:
 
 
 @serial
-def _adam(at: int) -> None:
-    count = load_i64(at + 56)
-    parameters, exp_avg = _floats(load_i64(at + 16), count), _floats(load_i64(at + 24), count)
-    exp_avg_sq, gradients = _floats(load_i64(at + 32), count), _floats(load_i64(at + 40), count)
+def _adam(at: int, part: int, parts: int) -> None:
+    """One of ``parts`` equal parts of an optimiser's step."""
+    first = load_i64(at + 56) * part // parts
+    count, skipped = load_i64(at + 56) * (part + 1) // parts - first, 4 * first
+    parameters, exp_avg = _floats(load_i64(at + 16) + skipped, count), _floats(load_i64(at + 24) + skipped, count)
+    exp_avg_sq, gradients = _floats(load_i64(at + 32) + skipped, count), _floats(load_i64(at + 40) + skipped, count)
     adam_step(parameters, exp_avg, exp_avg_sq, gradients, _floats(load_i64(at + 48), 3))
 
 
 @parallel
 def _adam_parallel(at: int) -> None:
-    """:func:`_adam` in as many parts as were recorded."""
-    count, threads = load_i64(at + 56), load_i64(at + 64)
-    for thread in numba.prange(threads):
-        first = count * thread // threads
-        share = count * (thread + 1) // threads - first
-        parameters, exp_avg = (
-            _floats(load_i64(at + 16) + 4 * first, share),
-            _floats(load_i64(at + 24) + 4 * first, share),
-        )
-        exp_avg_sq, gradients = (
-            _floats(load_i64(at + 32) + 4 * first, share),
-            _floats(load_i64(at + 40) + 4 * first, share),
-        )
-        adam_step(parameters, exp_avg, exp_avg_sq, gradients, _floats(load_i64(at + 48), 3))
+    parts = load_i64(at + 64)
+    for part in numba.prange(parts):
+        _adam(at, part, parts)
 
 
 @intrinsic
@@ -127,7 +118,7 @@ def _small(code: int, at: int) -> None:
     elif code < _FIRST_CALL:
         _reduce(at)
     elif code == _ADAM:
-        _adam(at)
+        _adam(at, 0, 1)
     elif code == _INPUT:
         _input(at)
     else:

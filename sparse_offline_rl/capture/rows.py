@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -18,7 +17,7 @@ from sparse_offline_rl.sparse.simd import (
     VECTOR,
     advance,
     cgutils,
-    first_lanes,
+    for_each_vector,
     intrinsic,
     load,
     masked_gather,
@@ -26,18 +25,6 @@ from sparse_offline_rl.sparse.simd import (
     masked_store,
     splat,
 )
-
-_SHIFT = LANES.bit_length() - 1
-
-
-def _blocks(builder: Any, count: Any, body: Callable[[Any, Any], None]) -> None:
-    """``body(first, mask)`` for each 16 of ``count`` elements."""
-    blocks = builder.lshr(builder.add(count, I64(LANES - 1)), I64(_SHIFT))
-    with cgutils.for_range(builder, blocks) as block:
-        first = builder.shl(block.index, I64(_SHIFT))
-        rest = builder.sub(count, first)
-        full = builder.icmp_signed("<", rest, I64(LANES))
-        body(first, first_lanes(builder, builder.select(full, rest, I64(LANES))))
 
 
 def _operand(builder: Any, address: Any, stride: Any, first: Any, mask: Any) -> Any:
@@ -81,7 +68,7 @@ def map_row(typingctx: Any, code: Any, count: Any, out: Any, a: Any, sa: Any, b:
             target = builder.inttoptr(advance(builder, out_, first, 4), VECTOR.as_pointer())
             masked_store(builder, builder.load(result), target, mask)
 
-        _blocks(builder, count_, body)
+        for_each_vector(builder, count_, body)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 9), codegen
@@ -105,7 +92,7 @@ def reduce_row(typingctx: Any, code: Any, count: Any, a: Any, stride: Any) -> An
             x, old = _operand(builder, a_, stride_, position, mask), builder.load(total)
             builder.store(builder.select(mask, _combine(builder, code_, old, x), old), total)
 
-        _blocks(builder, count_, body)
+        for_each_vector(builder, count_, body)
         return _fold(builder, code_, builder.load(total))
 
     return types.float32(*[types.int64] * 4), codegen

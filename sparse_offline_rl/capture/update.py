@@ -10,7 +10,7 @@ from operator import is_
 import torch
 from torch import Tensor, nn
 
-from sparse_offline_rl.agents.bcq import BCQ, Metrics, Update
+from sparse_offline_rl.agents.bcq import BCQ, Metrics
 from sparse_offline_rl.capture.builder import Builder, Unsupported
 from sparse_offline_rl.capture.codes import Call
 from sparse_offline_rl.capture.machine import run_parallel, run_serial
@@ -35,12 +35,12 @@ class Program:
         self._address = self.words.ctypes.data
         self._draws, self._steps, self._metrics = recorder.draws, recorder.steps, metrics
         self._kept = (fields, builder)
-        self._batch: Batch | None = None  # whose addresses are in the inputs
+        self.batch: Batch | None = None  # whose addresses are in the inputs
         self.run = run_parallel if recorder.parallel else run_serial
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """The update; the tensors that come back are overwritten by the next one."""
-        fields = batch if batch is self._batch else self._point_to(batch)
+        fields = batch if batch is self.batch else self._point_to(batch)
         for noise in self._draws:
             noise.normal_(generator=generator)
         for optimizer, factors, gradients in self._steps:
@@ -56,7 +56,7 @@ class Program:
         fields = [x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous() for x in batch]
         self._inputs[:] = array("q", [word for x in fields for word in (x.data_ptr(), 4 * x.stride(0))])
         # Who draws every batch into the same tensors need not be asked for their addresses again.
-        self._batch = batch if all(map(is_, fields, batch)) else None
+        self.batch = batch if all(map(is_, fields, batch)) else None
         return fields
 
 
@@ -67,26 +67,24 @@ class CapturedUpdate:
         self._agent = agent
         self._programs: dict[tuple[torch.Size, ...], Program] = {}
         self._possible = True
-        self._last: tuple[Batch | None, Update] = (None, agent.update)
+        self._last: Program | None = None
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """As ``agent.update``, except that the tensors that come back are overwritten by the next call."""
-        if batch is self._last[0]:  # checked before
-            return self._last[1](batch, generator)
+        if self._last is not None and self._last.batch is batch:  # checked before
+            return self._last(batch, generator)
         if not self._possible or not all(x.dtype is torch.float32 and x.is_cpu and x.dim() == 2 for x in batch):
             return self._agent.update(batch, generator)
-        program = self._programs.get(tuple([x.shape for x in batch]))
-        if program is None:
-            return self._record(batch, generator)
-        self._last = (batch, program)
-        return program(batch, generator)
+        shapes = tuple(x.shape for x in batch)
+        self._last = self._programs.get(shapes)
+        return self._record(shapes, batch, generator) if self._last is None else self._last(batch, generator)
 
     @property
     def programs(self) -> list[Program]:
         """What has been recorded and not been forgotten."""
         return list(self._programs.values())
 
-    def _record(self, batch: Batch, generator: torch.Generator) -> Metrics:
+    def _record(self, shapes: tuple[torch.Size, ...], batch: Batch, generator: torch.Generator) -> Metrics:
         """Record an update, take it back and replay it; if that is impossible it stands as it was done."""
         agent, before = self._agent, _State(self._agent, generator)
         fields = [x.contiguous().clone() for x in batch]
@@ -106,7 +104,7 @@ class CapturedUpdate:
         before.restore(agent, generator)
         if len(self._programs) == _PROGRAMS:
             del self._programs[next(iter(self._programs))]
-        self._programs[tuple([x.shape for x in batch])] = program
+        self._programs[shapes] = program
         return program(batch, generator)
 
 

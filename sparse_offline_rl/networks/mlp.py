@@ -62,8 +62,7 @@ class MLP(Packable):
 
     def stacked_masks(self) -> list[BoolArray]:
         """Masks ``[out, in]`` from input to output as NumPy arrays, the heads stacked as one last mask."""
-        hidden, heads = self.masks()
-        return [mask.cpu().numpy() for mask in (*hidden.values(), torch.cat(list(heads.values())))]
+        return stack_masks(*self.masks())
 
     def pack(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors shaped like :meth:`parameters` to one vector of what survives, in the order every engine shares.
@@ -91,6 +90,11 @@ class MLP(Packable):
             weight[layer.mask] = parts[i, "weight"]
             tensors += [weight, parts[i, "bias"]]
         return tensors
+
+
+def stack_masks(hidden: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> list[BoolArray]:
+    """What :meth:`MLP.masks` gave as NumPy arrays ``[out, in]`` from input to output, the heads stacked as one last mask."""
+    return [mask.cpu().numpy() for mask in (*hidden.values(), torch.cat(list(heads.values())))]
 
 
 def replace_mlps(root: nn.Module, replacement: Callable[[MLP], Packable]) -> None:

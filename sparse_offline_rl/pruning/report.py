@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_offline_rl.networks.liveness import live_units
+from sparse_offline_rl.networks.mlp import stack_masks
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ def layer_reports(network: str, hidden: Mapping[str, Tensor], heads: Mapping[str
     for mask in masks:
         reached.append((mask & reached[-1]).any(1))
     reports = []
-    chain = [mask.cpu().numpy() for mask in (*masks, torch.cat(list(heads.values())))]
-    useful = [torch.from_numpy(live).to(first.device) for live in live_units(chain)]
+    useful = [torch.from_numpy(live).to(first.device) for live in live_units(stack_masks(hidden, heads))]
     for i, (name, mask) in enumerate(hidden.items()):
         alive = mask & reached[i] & useful[i + 1][:, None]
         reports.append(_report(network, name, mask, bool(alive.any())))

@@ -16,9 +16,9 @@ from sparse_offline_rl.sparse.simd import (
     VECTOR_BYTES,
     advance,
     cgutils,
-    first_lanes,
     fma,
     fold,
+    for_each_vector,
     intrinsic,
     load,
     load_index,
@@ -122,15 +122,14 @@ def add_vectors(typingctx: Any, total: Any, term: Any, count: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         total_, term_, count_ = args
-        blocks = builder.lshr(builder.add(count_, I64(LANES - 1)), I64(LANES.bit_length() - 1))
-        with cgutils.for_range(builder, blocks) as block:
-            done = builder.mul(block.index, I64(LANES))
-            rest = builder.sub(count_, done)
-            mask = first_lanes(builder, builder.select(builder.icmp_signed("<", rest, I64(LANES)), rest, I64(LANES)))
-            target = builder.inttoptr(advance(builder, total_, done, 4), VECTOR.as_pointer())
-            source = builder.inttoptr(advance(builder, term_, done, 4), VECTOR.as_pointer())
+
+        def add(first: Any, mask: Any) -> None:
+            target = builder.inttoptr(advance(builder, total_, first, 4), VECTOR.as_pointer())
+            source = builder.inttoptr(advance(builder, term_, first, 4), VECTOR.as_pointer())
             old, new = (masked_load(builder, pointer, mask, VECTOR) for pointer in (target, source))
             masked_store(builder, builder.fadd(old, new), target, mask)
+
+        for_each_vector(builder, count_, add)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), codegen

@@ -40,7 +40,7 @@ from sparse_offline_rl.sparse.layout import (
 )
 from sparse_offline_rl.sparse.tiles import backward_tile, forward_tile, gradient_layer
 
-SOURCES = "b08333a0d60ad9a8"
+SOURCES = "0f5a31e135970907"
 
 
 @serial

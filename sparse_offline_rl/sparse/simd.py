@@ -57,9 +57,17 @@ def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def first_lanes(builder: Any, count: Any) -> Any:
-    """The mask of lanes 0 … count - 1."""
+    """The mask of lanes 0 … count - 1; all lanes for a larger count."""
     lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(LANES)))
     return builder.icmp_signed("<", lanes, splat(builder, builder.trunc(count, I32)))
+
+
+def for_each_vector(builder: Any, count: Any, body: Callable[[Any, Any], None]) -> None:
+    """``body(first, mask)`` for every 16 of ``count`` elements; the mask leaves out what is beyond the last one."""
+    shift = I64(LANES.bit_length() - 1)
+    with cgutils.for_range(builder, builder.lshr(builder.add(count, I64(LANES - 1)), shift)) as block:
+        first = builder.shl(block.index, shift)
+        body(first, first_lanes(builder, builder.sub(count, first)))
 
 
 def masked_load(builder: Any, pointer: Any, mask: Any, kind: Any) -> Any:

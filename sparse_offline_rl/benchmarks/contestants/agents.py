@@ -152,10 +152,11 @@ def stages(overrides: Sequence[str]) -> Contestant:
 def captured(overrides: Sequence[str]) -> Contestant:
     """A recorded update; facts: milliseconds, and how many of them the sparse kernels and the other instructions take."""
     config, buffer = read_config(overrides), random_buffer()
-    trainee, draws = make_trainee(config, buffer), generator(0, "train")
-    recorded, update, calls = CapturedUpdate(trainee.agent), _updates(config, trainee, buffer), [0]
-    recorded(buffer.sampler(config.batch_size)(draws), draws)
-    (program,) = recorded.programs
+    trainee = make_trainee(config, buffer)
+    assert isinstance(trainee.update, CapturedUpdate)
+    update, calls = _updates(config, trainee, buffer), [0]
+    update()
+    (program,) = trainee.update.programs
     parts = {"kernels": _part(program, kernels=True), "other instructions": _part(program, kernels=False)}
     seconds: defaultdict[str, float] = defaultdict(float)
 
