@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sparse_offline_rl.cli import train as train_cli
+from sparse_offline_rl.sparse.module import set_threads
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +51,13 @@ def process_settings():
     yield
     torch.set_flush_denormal(False)
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def use_threads():
+    """Sets the sparse engine's threads, for one test."""
+    yield set_threads
+    set_threads(1)
 
 
 @pytest.fixture

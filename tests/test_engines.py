@@ -12,7 +12,7 @@ from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.sparse import kernels
 from sparse_offline_rl.sparse.choice import CROSSOVER_DENSITY, choose_engine, install_engine
-from sparse_offline_rl.sparse.module import SparseMLP, set_threads
+from sparse_offline_rl.sparse.module import SparseMLP
 
 
 def pair(name="bcq", method="snip", sparsity=0.8, **overrides):
@@ -110,16 +110,15 @@ def test_targets_share_the_plan_and_not_the_values():
     assert torch.equal(clone.critic.q1.values, online.values)
 
 
-def test_results_do_not_depend_on_the_run_and_threads_leave_torch_alone():
+def test_results_do_not_depend_on_the_run_and_threads_leave_torch_alone(use_threads):
     results = []
     threads = torch.get_num_threads()
     for count in (1, 1, 2):
-        set_threads(count)
+        use_threads(count)
         assert torch.get_num_threads() == threads
         _, sparse = pair()
         train(sparse, 20)
         results.append(agent_tensors(sparse))
-    set_threads(1)
     assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
     for key, value in results[0].items():
         torch.testing.assert_close(results[2][key], value, rtol=1e-3, atol=1e-4)

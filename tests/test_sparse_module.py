@@ -6,6 +6,7 @@ import copy
 import io
 import os
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -65,28 +66,26 @@ def gradients(sparse: SparseMLP, batch: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("batch", [17, 100, 1000])
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_cores)])
-def test_repeated_calls_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, batch: int, threads: int) -> None:
+def test_repeated_calls_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, use_threads: Callable[[int], None], batch: int, threads: int
+) -> None:
     monkeypatch.setattr("sparse_offline_rl.sparse.engine._WORTH_A_THREAD", 0)
     sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
-    try:
-        set_threads(threads)
-        for first, second in zip(gradients(sparse, batch), gradients(sparse, batch), strict=True):
-            assert torch.equal(first, second)
-    finally:
-        set_threads(1)
+    use_threads(threads)
+    for first, second in zip(gradients(sparse, batch), gradients(sparse, batch), strict=True):
+        assert torch.equal(first, second)
 
 
 @needs_two_cores
 @pytest.mark.parametrize("batch", [17, 100, 113, 1000])
-def test_threads_change_only_the_last_bits_of_weight_gradients(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+def test_threads_change_only_the_last_bits_of_weight_gradients(
+    monkeypatch: pytest.MonkeyPatch, use_threads: Callable[[int], None], batch: int
+) -> None:
     monkeypatch.setattr("sparse_offline_rl.sparse.engine._WORTH_A_THREAD", 0)
     sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
     one = gradients(sparse, batch)
-    try:
-        set_threads(2)
-        two = gradients(sparse, batch)
-    finally:
-        set_threads(1)
+    use_threads(2)
+    two = gradients(sparse, batch)
     for i in (0, 2, 3):
         assert torch.equal(one[i], two[i])
     torch.testing.assert_close(one[1], two[1], rtol=1e-4, atol=1e-4 * float(one[1].abs().max()))
