@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+Region = tuple[int, int]  # address and length in bytes
+
+
+class KernelCall(NamedTuple):
+    """A kernel that ran on one thread, and what somebody must know who runs it again beside others."""
+
+    name: str
+    arguments: Sequence[int]
+    reads: Sequence[Region]
+    writes: Sequence[Region]
+    scratch: Mapping[int, int]  # arguments that are addresses of scratch memory, and how many bytes each needs
+    nanoseconds: float  # about
 
 
 class Recorder(Protocol):
@@ -14,14 +27,14 @@ class Recorder(Protocol):
     def reads(self, tensors: Sequence[Any]) -> None:
         """A kernel is about to read these."""
 
-    def kernel(self, name: str, arguments: Sequence[int]) -> None:
-        """A kernel ran on these addresses and counts."""
+    def kernel(self, call: KernelCall) -> None:
+        """A kernel ran."""
 
     def adam(self, optimizer: Any, gradients: Sequence[Any]) -> None:
         """An optimiser is about to step along these gradients."""
 
     def take(self, count: int) -> Any:
-        """A scratch buffer of at least ``count`` float32 that belongs to the recorder."""
+        """A buffer of at least ``count`` float32 that belongs to the recorder."""
 
     def give_back(self, buffer: Any) -> None:
         """A buffer of :meth:`take` is free again."""

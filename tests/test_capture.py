@@ -136,7 +136,7 @@ def test_two_threads_give_the_result_of_one(use_threads):
         update = CapturedUpdate(agent)
         results.append(train(agent, update, 0, 5, torch.Generator().manual_seed(1), size=200)[1])
         (program,) = update.programs
-        assert (program.run is machine.run_parallel) == (threads == 2)
+        assert program.assembly.lanes == threads
     assert_close(*results)
 
 
@@ -285,7 +285,7 @@ def test_who_records():
 def test_the_machine_knows_its_sources():
     """As kernels.SOURCES: the compiled machine holds the kernels, too."""
     package = Path(machine.__file__).parents[1]
-    files = ["agents/adam_kernel.py", *(f"capture/{name}.py" for name in ("codes", "rows", "vector_math"))]
+    files = ["agents/adam_kernel.py", *(f"capture/{name}.py" for name in ("codes", "rows", "sync", "vector_math"))]
     files += [f"sparse/{name}.py" for name in ("gradients", "intrinsics", "kernels", "layout", "simd", "tiles")]
     digest = hashlib.sha256(b"".join((package / name).read_bytes() for name in files)).hexdigest()[:16]
     assert digest == machine.SOURCES, f'put SOURCES = "{digest}" into {machine.__file__}'

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_offline_rl.capture import machine
+from sparse_offline_rl.capture.assembly import Assembly
 from sparse_offline_rl.capture.builder import Builder, Unsupported
 from sparse_offline_rl.capture.recorder import UpdateRecorder
 
@@ -19,10 +19,10 @@ def replay(function, inputs):
         out = function(*static)
     builder = Builder()
     recorder.lower(builder)
-    words = builder.finish()
+    program = Assembly(builder.tasks, 1)
     for place, value in zip(static, inputs, strict=True):
         place.copy_(value)
-    machine.run_serial(words.ctypes.data, builder.count)
+    program()
     return out
 
 

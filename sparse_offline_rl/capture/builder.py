@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_offline_rl.capture.codes import Call, Map, Reduce
+from sparse_offline_rl.capture.tasks import NO_SCRATCH, Task
+from sparse_offline_rl.recording import Region
+from sparse_offline_rl.sparse.shares import LANES
 
 _FLOAT_BYTES = 4
 _DIMENSIONS = 3  # of an instruction
+_INSTRUCTION, _ELEMENT = 150.0, 0.4  # ns
+_WORTH_A_TASK = 512  # elements
+_SHARES = 4  # of a thread
 
 Value = Tensor | float
 
@@ -33,21 +40,32 @@ class _View:
 class Builder:
     """Collects instructions, and keeps alive the memory that they name, but for that of the agent's modules."""
 
-    def __init__(self) -> None:
-        self._words: list[int] = []
-        self.count = 0
+    def __init__(self, threads: int = 1) -> None:
+        self.tasks: list[Task] = []
         self.kept: list[object] = []
+        self._threads = threads
         self._constants: dict[bytes, int] = {}
         self._shadows: dict[int, Tensor] = {}  # float32 in place of the booleans at an address
 
-    def finish(self) -> NDArray[np.int64]:
-        """The program."""
-        return np.array(self._words, np.int64)
+    def emit(
+        self,
+        code: Map | Reduce | Call,
+        words: Sequence[int],
+        reads: Sequence[Region],
+        writes: Sequence[Region],
+        nanoseconds: float,
+        scratch: Mapping[int, int] = NO_SCRATCH,
+    ) -> None:
+        """Add one instruction; ``scratch`` names those of its ``words`` that are addresses of scratch memory."""
+        moved = {position + 2: size for position, size in scratch.items()}
+        self.tasks.append(Task([int(code), 2 + len(words), *words], reads, writes, nanoseconds, moved))
 
-    def emit(self, code: Map | Reduce | Call, words: Sequence[int]) -> None:
-        """Add one instruction."""
-        self._words += [int(code), 2 + len(words), *words]
-        self.count += 1
+    def parts(self, rows: int, size: int) -> list[slice]:
+        """Rows of a batch in the shares of the kernels, or all at once where ``size`` elements are too few to share."""
+        count = min(size // _WORTH_A_TASK, _SHARES * self._threads) if self._threads > 1 else 1
+        vectors = -(-rows // LANES)
+        ends = [min(rows, LANES * (vectors * i // max(count, 1))) for i in range(count + 1)]
+        return [slice(*pair) for pair in pairwise(ends) if pair[0] < pair[1]] if count > 1 else [slice(0, rows)]
 
     def constant(self, value: float) -> int:
         """Address of a float."""
@@ -77,7 +95,16 @@ class Builder:
         if 0 in shape:
             return
         self._shadow(out)
-        filled = (*operands, 0.0, 0.0)[:3]
+        out, rows = out.detach(), shape[0] if shape else 1
+        parts = self.parts(rows, out.numel())
+        if len(parts) == 1:
+            self._map(code, out, operands)
+            return
+        for part in parts:
+            self._map(code, out[part], [_rows(operand, part, shape) for operand in operands])
+
+    def _map(self, code: Map, out: Tensor, operands: Sequence[Value]) -> None:
+        shape, filled = tuple(out.shape), (*operands, 0.0, 0.0)[:3]
         views = [self._view(out, shape), *(self._view(operand, shape) for operand in filled)]
         order = sorted(range(len(shape)), key=lambda d: views[0].strides[d], reverse=True)
         sizes, strides = _merge([shape[d] for d in order], [[v.strides[d] for d in order] for v in views])
@@ -86,7 +113,9 @@ class Builder:
         if any(size != 1 for size in sizes[:-_DIMENSIONS]):
             raise Unsupported(f"no instruction goes over shape {shape} with strides {out.stride()}")
         sizes, strides = sizes[-_DIMENSIONS:], [s[-_DIMENSIONS:] for s in strides]
-        self.emit(code, [*sizes, *(word for v, s in zip(views, strides, strict=True) for word in (v.address, *s))])
+        words = [*sizes, *(word for v, s in zip(views, strides, strict=True) for word in (v.address, *s))]
+        target, *sources = [_region(v.address, sizes, s) for v, s in zip(views, strides, strict=True)]
+        self.emit(code, words, sources, [target], _INSTRUCTION + _ELEMENT * math.prod(sizes))
 
     def reduce(self, code: Reduce, out: Tensor, x: Tensor, dims: Sequence[int], scale: float = 1.0) -> None:
         """``out = scale · reduction of x over dims``; ``out`` has the other dimensions, ``dims`` kept as 1 or dropped."""
@@ -109,7 +138,9 @@ class Builder:
             raise Unsupported(f"no instruction reduces shape {tuple(x.shape)} to {tuple(out.shape)}")
         out_strides, x_strides = (s[1:] for s in strides)
         words = [*outer[1:], length[-1], target.address, *out_strides, source.address, *x_strides, inner[0][-1]]
-        self.emit(code, [*words, self.constant(scale)])
+        read = _region(source.address, [*outer[1:], length[-1]], [*x_strides, inner[0][-1]])
+        written = _region(target.address, outer[1:], out_strides)
+        self.emit(code, [*words, self.constant(scale)], [read], [written], _INSTRUCTION + _ELEMENT * x.numel())
 
     def _view(self, value: Value, shape: tuple[int, ...]) -> _View:
         if not isinstance(value, Tensor):
@@ -126,6 +157,18 @@ class Builder:
         if value.dtype != torch.float32:
             raise Unsupported(f"it uses a tensor of type {value.dtype}")
         return _View(value.data_ptr(), strides)
+
+
+def _rows(operand: Value, part: slice, shape: tuple[int, ...]) -> Value:
+    """What of an operand belongs to some rows of a result of that shape."""
+    whole = isinstance(operand, Tensor) and operand.dim() == len(shape) and operand.shape[0] == shape[0]
+    return operand.detach()[part] if isinstance(operand, Tensor) and whole else operand
+
+
+def _region(address: int, sizes: Sequence[int], strides: Sequence[int]) -> Region:
+    """From the first to the last byte of a strided array."""
+    reach = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    return address, reach + _FLOAT_BYTES
 
 
 def _merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:

@@ -53,9 +53,11 @@ class Call(enum.IntEnum):
     FORWARD = 48  # the arguments of kernels.forward_serial
     BACKWARD = 49  # those of kernels.backward_serial
     SINGLE = 50  # those of kernels.forward_single
-    ADAM = 51  # addresses of parameters, both moments, gradients and factors; number of parameters, of threads
-    INPUT = 52  # rows, columns, target, address of (address, row stride) of what to copy there
+    ADD = 51  # those of kernels.add_serial
+    ADAM = 52  # addresses of parameters, both moments, gradients and factors; number of parameters
+    INPUT = 53  # rows, columns, target, address of (address, row stride) of what to copy there
+    SIGNAL = 54  # address of a counter, its new value
+    WAIT = 55  # address of a counter, the value that it must reach
 
 
-ARGUMENTS = {Call.FORWARD: 18, Call.BACKWARD: 24, Call.SINGLE: 10}  # how many the kernels take
-THREADS = {Call.FORWARD: 17, Call.BACKWARD: 22}  # which of them is the number of threads
+ARGUMENTS = {Call.FORWARD: 18, Call.BACKWARD: 24, Call.SINGLE: 10, Call.ADD: 3}  # how many the kernels take

@@ -12,26 +12,21 @@ from llvmlite import ir
 from numba import types
 
 from sparse_offline_rl.agents.adam_kernel import adam_step
-from sparse_offline_rl.capture.codes import ARGUMENTS, THREADS, Call, Reduce
+from sparse_offline_rl.capture.codes import ARGUMENTS, Call, Reduce
 from sparse_offline_rl.capture.rows import map_row, reduce_row
+from sparse_offline_rl.capture.sync import ALONE, LATE, meet, signal, wait
 from sparse_offline_rl.sparse.intrinsics import load_f32, load_i64, store_f32
-from sparse_offline_rl.sparse.kernels import (
-    backward_parallel,
-    backward_serial,
-    forward_parallel,
-    forward_serial,
-    forward_single,
-)
+from sparse_offline_rl.sparse.kernels import add_serial, backward_serial, forward_serial, forward_single
 from sparse_offline_rl.sparse.layout import parallel, serial
 from sparse_offline_rl.sparse.simd import I64, intrinsic, load
 
-SOURCES = "b84b77e0a00c7960"
+SOURCES = "4778c41f73d70da4"
 
 _FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
-_ADAM, _INPUT = int(Call.ADAM), int(Call.INPUT)
+_ADAM, _ADD, _INPUT = int(Call.ADAM), int(Call.ADD), int(Call.INPUT)
+_SIGNAL, _WAIT = int(Call.SIGNAL), int(Call.WAIT)
 _FORWARD_WORDS, _BACKWARD_WORDS = (0,) * ARGUMENTS[Call.FORWARD], (0,) * ARGUMENTS[Call.BACKWARD]
-_SINGLE_WORDS = (0,) * ARGUMENTS[Call.SINGLE]
-_FORWARD_THREADS, _BACKWARD_THREADS = THREADS[Call.FORWARD], THREADS[Call.BACKWARD]
+_SINGLE_WORDS, _ADD_WORDS = (0,) * ARGUMENTS[Call.SINGLE], (0,) * ARGUMENTS[Call.ADD]
 _FIRST_REDUCTION, _FIRST_CALL = int(min(Reduce)), int(min(Call))
 
 
@@ -82,20 +77,11 @@ def _input(at: int) -> None:
 
 
 @serial
-def _adam(at: int, part: int, parts: int) -> None:
-    """One of ``parts`` equal parts of an optimiser's step."""
-    first = load_i64(at + 56) * part // parts
-    count, skipped = load_i64(at + 56) * (part + 1) // parts - first, 4 * first
-    parameters, exp_avg = _floats(load_i64(at + 16) + skipped, count), _floats(load_i64(at + 24) + skipped, count)
-    exp_avg_sq, gradients = _floats(load_i64(at + 32) + skipped, count), _floats(load_i64(at + 40) + skipped, count)
+def _adam(at: int) -> None:
+    count = load_i64(at + 56)
+    parameters, exp_avg = _floats(load_i64(at + 16), count), _floats(load_i64(at + 24), count)
+    exp_avg_sq, gradients = _floats(load_i64(at + 32), count), _floats(load_i64(at + 40), count)
     adam_step(parameters, exp_avg, exp_avg_sq, gradients, _floats(load_i64(at + 48), 3))
-
-
-@parallel
-def _adam_parallel(at: int) -> None:
-    parts = load_i64(at + 64)
-    for part in numba.prange(parts):
-        _adam(at, part, parts)
 
 
 @intrinsic
@@ -112,13 +98,19 @@ def _arguments(typingctx: Any, at: Any, like: Any) -> Any:
 
 @serial
 def _small(code: int, at: int) -> None:
-    """Every instruction that runs on one thread."""
+    """Every instruction but the large ones."""
     if code < _FIRST_REDUCTION:
         _map(at)
     elif code < _FIRST_CALL:
         _reduce(at)
+    elif code == _WAIT:
+        wait(load_i64(at + 16), load_i64(at + 24))
+    elif code == _SIGNAL:
+        signal(load_i64(at + 16), load_i64(at + 24))
     elif code == _ADAM:
-        _adam(at, 0, 1)
+        _adam(at)
+    elif code == _ADD:
+        add_serial(*_arguments(at, _ADD_WORDS))
     elif code == _INPUT:
         _input(at)
     else:
@@ -140,26 +132,15 @@ def run_serial(program: int, count: int) -> None:
         at += 8 * load_i64(at + 8)
 
 
-@serial
-def run_parallel(program: int, count: int) -> None:
-    """:func:`run_serial`, with those kernels on several threads that were recorded so."""
-    at = program
-    for _ in range(count):
-        code = load_i64(at)
-        if code == _FORWARD:
-            arguments = _arguments(at, _FORWARD_WORDS)
-            if arguments[_FORWARD_THREADS] > 1:
-                forward_parallel(*arguments)
-            else:
-                forward_serial(*arguments)
-        elif code == _BACKWARD:
-            arguments = _arguments(at, _BACKWARD_WORDS)
-            if arguments[_BACKWARD_THREADS] > 1:
-                backward_parallel(*arguments)
-            else:
-                backward_serial(*arguments)
-        elif code == _ADAM and load_i64(at + 64) > 1:
-            _adam_parallel(at)
-        else:
-            _small(code, at)
-        at += 8 * load_i64(at + 8)
+@parallel
+def run_lanes(table: int, lanes: int, meeting: int) -> None:
+    """Execute one program for each lane, side by side; ``meeting`` is a counter that was set to 0.
+
+    ``table`` holds address and number of instructions of the lanes' programs, then those of one program that does the same
+    on one thread, for when the thread pool has not as many threads to give.
+    """
+    for lane in numba.prange(lanes):
+        found = meet(meeting, lanes)
+        if found != LATE:
+            place = table + 16 * (lanes if found == ALONE else lane)
+            run_serial(load_i64(place), load_i64(place + 8))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numba
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_leaves
 
 from sparse_offline_rl.agents.adam import Adam
 from sparse_offline_rl.capture.builder import Builder, Unsupported
-from sparse_offline_rl.capture.codes import THREADS, Call
+from sparse_offline_rl.capture.codes import Call
 from sparse_offline_rl.capture.lowering import lower
-from sparse_offline_rl.recording import listening
+from sparse_offline_rl.recording import KernelCall, listening
 from sparse_offline_rl.sparse.engine import Buffer
 
 # What these say can be seen in the result.
 _IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
-_WORTH_THREADS = 20_000  # parameters, which an optimiser moves in some 7 µs
+_ADAM_COST = 0.45  # ns for a parameter
 _STRANGER = "it reads a tensor that is neither in its batch nor in one of the agent's modules"
 _READERS = {Tensor.numpy, Tensor.tolist, Tensor.__array__}  # beside torch's dispatcher
 
@@ -31,9 +31,10 @@ _READERS = {Tensor.numpy, Tensor.tolist, Tensor.__array__}  # beside torch's dis
 class UpdateRecorder(TorchDispatchMode):
     """Everything that happened, in order, with every tensor alive, so that no memory serves twice."""
 
-    def __init__(self, generator: torch.Generator, tensors: Iterable[Tensor]) -> None:
-        """``tensors`` are all that the update may read of what was there before it."""
+    def __init__(self, generator: torch.Generator, tensors: Iterable[Tensor], threads: int = 1) -> None:
+        """``tensors`` are all that the update may read of what was there before it; ``threads`` will replay it."""
         super().__init__()  # type: ignore[no-untyped-call]
+        self._threads = threads
         self._known = _places(tensors)
         self._generator = generator
         self._events: list[Callable[[Builder], None]] = []
@@ -41,7 +42,6 @@ class UpdateRecorder(TorchDispatchMode):
         self._free: list[Buffer] = []
         self.draws: list[Tensor] = []  # standard normal noise, to be drawn again before each replay
         self.steps: list[tuple[Adam, array[float], list[Tensor]]] = []  # optimiser, factors of this step, gradients
-        self.parallel = False  # whether a kernel ran on several threads
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -78,26 +78,28 @@ class UpdateRecorder(TorchDispatchMode):
         if not _places(tensors) <= self._known:
             self.refuse(f"{_STRANGER} (a sparse network)")
 
-    def kernel(self, name: str, arguments: Sequence[int]) -> None:
+    def kernel(self, call: KernelCall) -> None:
         """A call of a sparse kernel."""
-        call = Call[name.upper()]
-        self.parallel |= call in THREADS and arguments[THREADS[call]] > 1
-        self._events.append(lambda b: b.emit(call, arguments))
+        code = Call[call.name.upper()]
+        self._events.append(
+            lambda b: b.emit(code, call.arguments, call.reads, call.writes, call.nanoseconds, call.scratch)
+        )
 
     def adam(self, optimizer: Adam, gradients: Sequence[Tensor]) -> None:
-        """A step of an optimiser: one instruction for each parameter."""
+        """A step of an optimiser: an instruction for each parameter, or several for a large one."""
         factors = optimizer.factors[:]
         self.steps.append((optimizer, factors, list(gradients)))
         rows = zip(optimizer.parameters, optimizer.exp_avg, optimizer.exp_avg_sq, gradients, strict=True)
         for row in rows:
-            count = row[0].numel()
-            threads = numba.get_num_threads() if count > _WORTH_THREADS else 1
-            words = [*(x.data_ptr() for x in row), factors.buffer_info()[0], count, threads]
-            self._events.append(lambda b, words=words: b.emit(Call.ADAM, words))  # type: ignore[misc]
+            self._events.append(lambda b, row=row: _adam(b, row, factors.buffer_info()[0]))  # type: ignore[misc]
 
     def take(self, count: int) -> Buffer:
-        """The smallest free buffer that is large enough: the less memory the kernels touch, the more of it is in the cache."""
-        fitting = [buffer for buffer in self._free if buffer.count >= count]
+        """A free buffer that is large enough: the less memory the kernels touch, the more of it is in the cache.
+
+        One of the same size if there are lanes, for what shares a buffer cannot run side by side.
+        """
+        largest = count if self._threads > 1 else math.inf
+        fitting = [buffer for buffer in self._free if count <= buffer.count <= largest]
         if not fitting:
             buffer = Buffer(count)
             self._kept.append(buffer)
@@ -144,6 +146,16 @@ class _Watch(TorchFunctionMode):
             if not _places(args[:1]) <= _places(gradients):  # which are Adam's own business
                 self._recorder.refuse(f"Python reads the numbers of a tensor ({func.__name__})")
         return func(*args, **(kwargs or {}))
+
+
+def _adam(b: Builder, row: Sequence[Tensor], factors: int) -> None:
+    """Adam on one parameter, given with both moments and the gradient."""
+    count = row[0].numel()
+    for part in b.parts(count, count // 8):
+        size = part.stop - part.start
+        places = [x.data_ptr() + 4 * part.start for x in row]
+        regions = [(place, 4 * size) for place in places]
+        b.emit(Call.ADAM, [*places, factors, size], regions, regions[:3], _ADAM_COST * size)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

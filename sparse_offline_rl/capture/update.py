@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sparse_offline_rl.agents.bcq import BCQ, Metrics
+from sparse_offline_rl.capture.assembly import Assembly
 from sparse_offline_rl.capture.builder import Builder, Unsupported
 from sparse_offline_rl.capture.codes import Call
-from sparse_offline_rl.capture.machine import run_parallel, run_serial
 from sparse_offline_rl.capture.recorder import UpdateRecorder
+from sparse_offline_rl.sparse.module import thread_count
 from sparse_offline_rl.types import Batch
 
 _PROGRAMS = 8  # shapes of batches to be remembered
@@ -23,20 +24,18 @@ _PROGRAMS = 8  # shapes of batches to be remembered
 class Program:
     """One update on batches of one shape, as instructions at fixed addresses."""
 
-    def __init__(self, fields: list[Tensor], recorder: UpdateRecorder, metrics: Metrics) -> None:
+    def __init__(self, fields: list[Tensor], recorder: UpdateRecorder, metrics: Metrics, threads: int) -> None:
         """What ``recorder`` saw of an update on the tensors ``fields``, which gave ``metrics``. Raises Unsupported."""
-        builder = Builder()
+        builder = Builder(threads)
         self._inputs = array("q", bytes(16 * len(fields)))  # address and row stride of each
         for i, field in enumerate(fields):
-            rows, columns = field.shape
-            builder.emit(Call.INPUT, [rows, columns, field.data_ptr(), self._inputs.buffer_info()[0] + 16 * i])
+            words = [*field.shape, field.data_ptr(), self._inputs.buffer_info()[0] + 16 * i]
+            builder.emit(Call.INPUT, words, [], [(field.data_ptr(), 4 * field.numel())], float(field.numel()))
         recorder.lower(builder)
-        self.words, self._count = builder.finish(), builder.count
-        self._address = self.words.ctypes.data
+        self.assembly = Assembly(builder.tasks, threads)
         self._draws, self._steps, self._metrics = recorder.draws, recorder.steps, metrics
-        self._kept = (fields, builder)
+        self._kept = (fields, builder.kept)
         self.batch: Batch | None = None  # whose addresses are in the inputs
-        self.run = run_parallel if recorder.parallel else run_serial
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """The update; the tensors that come back are overwritten by the next one."""
@@ -47,7 +46,7 @@ class Program:
             optimizer.advance()
             optimizer.gradients = gradients
             factors[:] = optimizer.factors
-        self.run(self._address, self._count)
+        self.assembly()
         del fields  # alive until now: some may be copies
         return dict(self._metrics)
 
@@ -88,13 +87,14 @@ class CapturedUpdate:
         """Record an update, take it back and replay it; if that is impossible it stands as it was done."""
         agent, before = self._agent, _State(self._agent, generator)
         fields = [x.contiguous().clone() for x in batch]
-        recorder = UpdateRecorder(generator, [*fields, *before.tensors])
+        threads = thread_count()
+        recorder = UpdateRecorder(generator, [*fields, *before.tensors], threads)
         with recorder.recording():
             metrics = agent.update(Batch(*fields), generator)
         try:
             if not before.in_place(agent):
                 raise Unsupported("it puts other tensors into the agent's modules")
-            program = Program(fields, recorder, metrics)
+            program = Program(fields, recorder, metrics, threads)
         except Unsupported as reason:
             self._possible = False
             name = type(agent).__name__

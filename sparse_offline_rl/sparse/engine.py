@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_offline_rl.recording import recorder
-from sparse_offline_rl.sparse import kernels
+from sparse_offline_rl.recording import Recorder, recorder
+from sparse_offline_rl.sparse import kernels, recorded
 from sparse_offline_rl.sparse.layout import MAX_INPUTS, MAX_VECTORS
 from sparse_offline_rl.sparse.plan import SparsePlan
+from sparse_offline_rl.sparse.recorded import Span, Spans
+from sparse_offline_rl.sparse.shares import LANES, Tiles, cut
 from sparse_offline_rl.types import FloatArray
 
-_LANES = 16
 _ALIGNMENT = 64
 _WORTH_A_THREAD = 20_000  # weights times vectors of the batch, some 8 µs of work
-_CACHE_BYTES = 1 << 20  # half of a core's second-level cache
 
-Span = tuple[int, int, int]  # address, row stride in bytes, width; address 0 asks for nothing
 _NO_SPAN: Span = (0, 0, 0)
 
 
@@ -34,23 +33,10 @@ class Buffer:
         self.address = raw + (-raw) % _ALIGNMENT
 
 
-class Tiles(NamedTuple):
-    """How a batch is cut: ``table`` ``[count, 3]`` holds byte offset, vectors and first row of each tile."""
-
-    table: NDArray[np.int64]
-    address: int
-    length: int
-    vectors: int  # 16-column vectors of the whole batch
-    width: int  # vectors of the widest tile
-    group: int  # tiles whose activations and gradients fit the cache together
-    threads: int  # that share the tiles
-
-
 class Workspace(NamedTuple):
     """Activations kept by a forward for its backward."""
 
     tiles: Tiles
-    batch: int
     buffer: Buffer
 
 
@@ -62,7 +48,7 @@ class KernelEngine:
         self._arrays, self._table = _layout(plan)
         self.table = self._table.ctypes.data
         self._tiles: dict[tuple[int, int], Tiles] = {}
-        self._work = sum(len(table.row_index) for table in plan.tables)
+        self._weights = sum(len(table.row_index) for table in plan.tables)
         self._free: dict[int, list[Buffer]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelEngine:
@@ -76,20 +62,13 @@ class KernelEngine:
         key = (batch, threads)
         tiles = self._tiles.get(key)
         if tiles is None:
-            vectors = -(-batch // _LANES)
-            if vectors * self._work < _WORTH_A_THREAD:
+            if -(-batch // LANES) * self._weights < _WORTH_A_THREAD:
                 threads = 1
-            table = _cut(vectors, threads, self.plan.unit_count)
-            width = int(table[:, 1].max())
-            tile_bytes = 2 * 4 * _LANES * self.plan.unit_count * width
-            group = min(len(table), max(1, _CACHE_BYTES // tile_bytes))
-            tiles = Tiles(table, table.ctypes.data, len(table), vectors, width, group, min(threads, len(table)))
-            self._tiles[key] = tiles
+            tiles = self._tiles[key] = cut(batch, self.plan.unit_count, threads)
         return tiles
 
-    def take(self, count: int) -> Buffer:
-        """A buffer of ``count`` float32, recycled if one is free."""
-        listener = recorder()
+    def _take(self, count: int, listener: Recorder | None = None) -> Buffer:
+        """A buffer of ``count`` float32, recycled if one is free; the listener's, if there is one."""
         if listener is not None:
             private: Buffer = listener.take(count)
             return private
@@ -99,9 +78,7 @@ class KernelEngine:
         except IndexError:  # another thread took the last one
             return Buffer(count)
 
-    def give_back(self, count: int, buffer: Buffer) -> None:
-        """Return a buffer to the free list."""
-        listener = recorder()
+    def _give_back(self, count: int, buffer: Buffer, listener: Recorder | None = None) -> None:
         if listener is not None:
             listener.give_back(buffer)
             return
@@ -115,27 +92,34 @@ class KernelEngine:
         ``values`` is the address of the parameter vector; ``inputs`` are at most three row-major float32 matrices that
         together have ``plan.in_features`` columns.
         """
+        spans = _three(inputs)
+        listener = recorder()
         if batch == 1 and not keep:
-            self._single(values, inputs, out)
+            self._single(values, spans, out, listener)
             return None
-        first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
         tiles = self.tiles(batch, threads)
-        threads = tiles.threads
-        slot = MAX_VECTORS * _LANES * self.plan.unit_count
-        count = self._workspace_size(tiles) if keep else slot * threads
-        buffer = self.take(count)
-        run = kernels.forward_serial if threads == 1 else kernels.forward_parallel
-        _call(
-            "forward", run, self.table, values, tiles.address, tiles.length, batch, buffer.address, 0 if keep else 4 * slot,
-            *first, *second, *third, out, threads,
-        )  # fmt: skip
+        slot = MAX_VECTORS * LANES * self.plan.unit_count
+        count = self._workspace_size(tiles) if keep else slot * tiles.threads
+        buffer = self._take(count, listener if keep else None)
+        scratch = 0 if keep else 4 * slot
+        if listener is None:
+            run = kernels.forward_serial if tiles.threads == 1 else kernels.forward_parallel
+            run(
+                self.table, values, tiles.address, tiles.length, batch, buffer.address, scratch,
+                *spans[0], *spans[1], *spans[2], out, tiles.threads,
+            )  # fmt: skip
+        else:
+            recorded.forward(listener, self._network(values), spans, tiles, out, buffer.address, scratch)
         if keep:
-            return Workspace(tiles, batch, buffer)
-        self.give_back(count, buffer)
+            return Workspace(tiles, buffer)
+        self._give_back(count, buffer)
         return None
 
     def _workspace_size(self, tiles: Tiles) -> int:
-        return tiles.vectors * _LANES * self.plan.unit_count
+        return tiles.vectors * LANES * self.plan.unit_count
+
+    def _network(self, values: int) -> recorded.Network:
+        return recorded.Network(self.plan, self.table, values, self._weights)
 
     def backward(
         self, values: int, workspace: Workspace, grad: int, grad_stride: int, inputs: Sequence[Span], out: int
@@ -145,29 +129,38 @@ class KernelEngine:
         ``out``: address for the gradient of the parameter vector, 0 for none. ``inputs``: where the gradient of each input
         goes, address 0 for none. The workspace is given back.
         """
-        first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
-        tiles, batch, buffer = workspace
-        threads = tiles.threads
-        parameters = self.plan.parameter_count
-        slot = tiles.group * tiles.width * _LANES * self.plan.unit_count
-        deltas = self.take(threads * slot)
+        spans = _three(inputs)
+        listener = recorder()
+        tiles, buffer = workspace
+        threads, parameters = tiles.threads, self.plan.parameter_count
+        slot = tiles.group * tiles.width * LANES * self.plan.unit_count
+        deltas = self._take(threads * slot)
         extra = (2 * threads - 1) * parameters if out else 0
-        partial = self.take(extra)
-        run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
-        _call(
-            "backward", run, self.table, values, tiles.address, tiles.length, tiles.group, batch, buffer.address, deltas.address, grad,
-            grad_stride, *first, *second, *third, out, partial.address, parameters, threads, 4 * slot,
-        )  # fmt: skip
-        self.give_back(extra, partial)
-        self.give_back(threads * slot, deltas)
-        self.give_back(self._workspace_size(tiles), buffer)
+        partial = self._take(extra, listener)
+        if listener is None:
+            run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
+            run(
+                self.table, values, tiles.address, tiles.length, tiles.group, tiles.batch, buffer.address, deltas.address, grad,
+                grad_stride, *spans[0], *spans[1], *spans[2], out, partial.address, parameters, threads, 4 * slot,
+            )  # fmt: skip
+        else:
+            target = (grad, grad_stride, self.plan.out_features)
+            scratch = (deltas.address, 4 * slot)
+            network = self._network(values)
+            recorded.backward(listener, network, spans, tiles, target, out, buffer.address, scratch, partial.address)
+        self._give_back(extra, partial, listener)
+        self._give_back(threads * slot, deltas)
+        self._give_back(self._workspace_size(tiles), buffer, listener)
 
-    def _single(self, values: int, inputs: Sequence[Span], out: int) -> None:
-        (a0, _, w0), (a1, _, w1), (a2, _, w2) = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
+    def _single(self, values: int, spans: Spans, out: int, listener: Recorder | None) -> None:
         count = self.plan.unit_count
-        buffer = self.take(count)
-        _call("single", kernels.forward_single, self.table, values, buffer.address, a0, w0, a1, w1, a2, w2, out)
-        self.give_back(count, buffer)
+        buffer = self._take(count)
+        if listener is None:
+            (a0, _, w0), (a1, _, w1), (a2, _, w2) = spans
+            kernels.forward_single(self.table, values, buffer.address, a0, w0, a1, w1, a2, w2, out)
+        else:
+            recorded.single(listener, self._network(values), spans, out, buffer.address)
+        self._give_back(count, buffer)
 
     def act(self, values: FloatArray, observations: FloatArray, threads: int = 1) -> FloatArray:
         """NumPy forward: parameters ``[n]`` and float32 ``[B, in]`` to ``[B, out]``.
@@ -189,11 +182,9 @@ class KernelEngine:
         return out
 
 
-def _call(name: str, kernel: Callable[..., None], *arguments: int) -> None:
-    kernel(*arguments)
-    listener = recorder()
-    if listener is not None:
-        listener.kernel(name, arguments)
+def _three(inputs: Sequence[Span]) -> Spans:
+    first, second, third = (*inputs, _NO_SPAN, _NO_SPAN)[:MAX_INPUTS]
+    return first, second, third
 
 
 def set_threads(count: int) -> None:
@@ -202,25 +193,6 @@ def set_threads(count: int) -> None:
     if not 1 <= count <= limit:
         raise ValueError(f"threads must be between 1 and {limit} on this machine, not {count}")
     numba.set_num_threads(count)
-
-
-def _widths(vectors: int, threads: int) -> list[int]:
-    """Vectors of each tile, as even as possible.
-
-    Up to 7 vectors (batch 112) are one tile in registers; beyond, tiles of 4 were fastest: smaller ones spend more on
-    indices, larger ones miss the cache more often. Threads share out tiles of 3 and more only: narrower ones sum in another
-    order, and results must not depend on threads.
-    """
-    tiles = -(-vectors // (4 if vectors > MAX_VECTORS else MAX_VECTORS))
-    if vectors >= 3 * threads:
-        tiles = min(-(-tiles // threads) * threads, vectors // 3)
-    return [vectors * (i + 1) // tiles - vectors * i // tiles for i in range(tiles)]
-
-
-def _cut(vectors: int, threads: int, units: int) -> NDArray[np.int64]:
-    widths = np.array(_widths(vectors, threads), np.int64)
-    starts = np.cumsum(widths) - widths
-    return np.ascontiguousarray(np.stack([4 * _LANES * units * starts, widths, _LANES * starts], 1))
 
 
 def _layout(plan: SparsePlan) -> tuple[list[NDArray[np.generic]], NDArray[np.int64]]:

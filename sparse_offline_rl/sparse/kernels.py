@@ -159,6 +159,12 @@ def backward_parallel(
 
 
 @serial
+def add_serial(total: int, term: int, count: int) -> None:
+    """``total += term``, ``count`` floats."""
+    add_vectors(total, term, count)
+
+
+@serial
 def _single_layer(record: int, values: int, work: int, last: bool) -> None:
     first, start, index = load_i64(record + FIRST), load_i64(record + ROW_START), load_i64(record + ROW_INDEX)
     bias, unit = load_i64(record + BIAS), load_i64(record + ROW_UNIT)

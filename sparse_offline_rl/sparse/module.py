@@ -37,6 +37,11 @@ def set_threads(count: int) -> None:
     _threads = count
 
 
+def thread_count() -> int:
+    """What :func:`set_threads` was last told."""
+    return _threads
+
+
 class SparseMLP(Packable):
     """The sparse twin of :class:`~sparse_offline_rl.networks.mlp.MLP`: same function, same gradients, no pruned weights.
 

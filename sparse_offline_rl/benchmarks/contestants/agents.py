@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from sparse_offline_rl.agents.factory import AGENTS
 from sparse_offline_rl.benchmarks.contestant import Contestant, peak_bytes
 from sparse_offline_rl.capture.codes import ARGUMENTS
+from sparse_offline_rl.capture.machine import run_serial
 from sparse_offline_rl.capture.update import CapturedUpdate, Program
 from sparse_offline_rl.cli.configs import config_dir
 from sparse_offline_rl.config import Config, parse_config
@@ -173,14 +174,15 @@ def captured(overrides: Sequence[str]) -> Contestant:
 def _part(program: Program, kernels: bool) -> Callable[[], None]:
     """Runs only the sparse kernels of an update, or only its other instructions."""
     chosen, count, at = [np.empty(0, np.int64)], 0, 0
-    while at < len(program.words):
-        code, length = program.words[at : at + 2]
+    source = program.assembly.words
+    while at < len(source):
+        code, length = source[at : at + 2]
         if (code in ARGUMENTS) == kernels:
-            chosen.append(program.words[at : at + length])
+            chosen.append(source[at : at + length])
             count += 1
         at += length
     words = np.concatenate(chosen)
-    return lambda: program.run(words.ctypes.data, count)
+    return lambda: run_serial(words.ctypes.data, count)
 
 
 def memory(overrides: Sequence[str], updates: int) -> Contestant:

@@ -1,0 +1,122 @@
+"""What an engine does while a recorder listens: the serial kernels, share by share, each with what it reads and writes.
+
+Threads that replay the shares need no parallel kernels: whoever knows what every call touches can run them side by side. The
+shares are those of the parallel kernels, so that the sums are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sparse_offline_rl.recording import KernelCall, Recorder, Region
+from sparse_offline_rl.sparse import kernels
+from sparse_offline_rl.sparse.plan import SparsePlan
+from sparse_offline_rl.sparse.shares import Share, Tiles
+
+Span = tuple[int, int, int]  # address, row stride in bytes, width; address 0 asks for nothing
+Spans = tuple[Span, Span, Span]
+
+# What a weight costs for a vector of the batch, in ns: in a forward, and in one of the two products of a backward.
+_FORWARD_COST, _BACKWARD_COST = 0.38, 0.48
+_SHARES = 4  # of a thread, in a forward without a backward: small ones leave nobody waiting
+_DELTAS, _PARTIAL, _WORK = 7, 20, 5  # arguments
+
+
+class Network(NamedTuple):
+    """A plan, its table and its parameters at addresses; ``weights`` are those that the kernels read."""
+
+    plan: SparsePlan
+    table: int
+    values: int
+    weights: int
+
+    @property
+    def parameters(self) -> Region:
+        """Where the parameters lie."""
+        return self.values, 4 * self.plan.parameter_count
+
+
+def forward(
+    listener: Recorder, network: Network, inputs: Spans, tiles: Tiles, out: int, work: int, scratch: int
+) -> None:
+    """As :func:`kernels.forward_serial`; ``scratch`` > 0: nothing in ``work`` is kept."""
+    columns = network.plan.out_features
+    threads = tiles.threads
+    parts = min(tiles.length, _SHARES * threads) if scratch and threads > 1 else threads
+    for share in tiles.shares(parts):
+        arguments = (
+            network.table, network.values, share.address, share.length, tiles.batch, work, scratch,
+            *inputs[0], *inputs[1], *inputs[2], out, 1,
+        )  # fmt: skip
+        kernels.forward_serial(*arguments)
+        reads = [network.parameters, *_rows(inputs, share)]
+        writes = _rows([(out, 4 * columns, columns)], share)
+        if not scratch:
+            writes.append((work + share.offset, share.bytes))
+        needs = {_WORK: scratch} if scratch else {}
+        cost = _FORWARD_COST * network.weights * share.vectors
+        listener.kernel(KernelCall("forward", arguments, reads, writes, needs, cost))
+
+
+def backward(
+    listener: Recorder,
+    network: Network,
+    inputs: Spans,
+    tiles: Tiles,
+    grad: Span,
+    out: int,
+    work: int,
+    deltas: tuple[int, int],
+    partial: int,
+) -> None:
+    """As :func:`kernels.backward_parallel`; ``deltas`` are an address and the bytes that one share needs."""
+    count = network.plan.parameter_count if out else 0
+    size = 4 * count
+    scratch = partial + size * (tiles.threads - 1)
+    for i, share in enumerate(tiles.shares(tiles.threads)):
+        target = out if i == 0 or not out else partial + size * (i - 1)
+        arguments = (
+            network.table, network.values, share.address, share.length, tiles.group, tiles.batch, work, deltas[0],
+            grad[0], grad[1], *inputs[0], *inputs[1], *inputs[2], target, scratch, count, 1, 0,
+        )  # fmt: skip
+        kernels.backward_serial(*arguments)
+        reads = [network.parameters, (work + share.offset, share.bytes), *_rows([grad], share)]
+        writes = [*_rows(inputs, share), *([(target, size)] if out else [])]
+        cost = _BACKWARD_COST * network.weights * share.vectors * (2 if out else 1)
+        needs = {_DELTAS: deltas[1], **({_PARTIAL: size} if out and share.length > tiles.group else {})}
+        listener.kernel(KernelCall("backward", arguments, reads, writes, needs, cost))
+    if out:
+        for other in range(tiles.threads - 1):
+            _add(listener, out, partial + size * other, count, tiles.threads)
+
+
+def single(listener: Recorder, network: Network, inputs: Spans, out: int, work: int) -> None:
+    """As :func:`kernels.forward_single`."""
+    addresses = [word for address, _, width in inputs for word in (address, width)]
+    arguments = (network.table, network.values, work, *addresses, out)
+    kernels.forward_single(*arguments)
+    reads = [network.parameters, *((address, 4 * width) for address, _, width in inputs if width)]
+    writes = [(out, 4 * network.plan.out_features)]
+    listener.kernel(
+        KernelCall("single", arguments, reads, writes, {2: 4 * network.plan.unit_count}, float(network.weights))
+    )
+
+
+def _add(listener: Recorder, total: int, term: int, count: int, parts: int) -> None:
+    for part in range(parts):
+        first = count * part // parts
+        share = count * (part + 1) // parts - first
+        arguments = (total + 4 * first, term + 4 * first, share)
+        kernels.add_serial(*arguments)
+        mine, other = (arguments[0], 4 * share), (arguments[1], 4 * share)
+        listener.kernel(KernelCall("add", arguments, [mine, other], [mine], {}, 0.1 * share))
+
+
+def _rows(spans: Sequence[Span], share: Share) -> list[Region]:
+    """What of some matrices belongs to a share."""
+    return [
+        (address + stride * share.first_row, stride * (share.rows - 1) + 4 * width)
+        for address, stride, width in spans
+        if address and width
+    ]
