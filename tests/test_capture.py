@@ -286,6 +286,9 @@ def test_the_machine_knows_its_sources():
     """As kernels.SOURCES: the compiled machine holds the kernels, too."""
     package = Path(machine.__file__).parents[1]
     files = ["agents/adam_kernel.py", *(f"capture/{name}.py" for name in ("codes", "rows", "sync", "vector_math"))]
-    files += [f"sparse/{name}.py" for name in ("gradients", "intrinsics", "kernels", "layout", "simd", "tiles")]
+    files += [
+        f"sparse/{name}.py"
+        for name in ("gradients", "indexed", "intrinsics", "kernels", "layout", "simd", "split_kernels", "tiles")
+    ]
     digest = hashlib.sha256(b"".join((package / name).read_bytes() for name in files)).hexdigest()[:16]
     assert digest == machine.SOURCES, f'put SOURCES = "{digest}" into {machine.__file__}'

@@ -10,7 +10,7 @@ from helpers import prune, random_batch, small_agent
 
 from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.sparse import kernels
+from sparse_offline_rl.sparse import kernels, split_kernels
 from sparse_offline_rl.sparse.choice import CROSSOVER_DENSITY, choose_engine, install_engine
 from sparse_offline_rl.sparse.module import SparseMLP
 
@@ -140,9 +140,15 @@ def test_the_choice_of_engine():
         agent.networks.dense_mlps()
 
 
-def test_the_compiled_kernels_know_their_sources():
-    """Numba's cache watches kernels.py alone; the digest in it changes with every file that is compiled into it."""
-    folder = Path(kernels.__file__).parent
-    sources = ("gradients.py", "intrinsics.py", "layout.py", "simd.py", "tiles.py")
-    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in sources)).hexdigest()[:16]
-    assert digest == kernels.SOURCES, f'put SOURCES = "{digest}" into {kernels.__file__}'
+@pytest.mark.parametrize(
+    ("module", "sources"),
+    [
+        (kernels, ("gradients", "intrinsics", "layout", "simd", "tiles")),
+        (split_kernels, ("indexed", "intrinsics", "layout", "simd")),
+    ],
+)
+def test_the_compiled_kernels_know_their_sources(module, sources):
+    """Numba's cache watches one file alone; the digest in it changes with every file that is compiled into it."""
+    folder = Path(module.__file__).parent
+    digest = hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in sources)).hexdigest()[:16]
+    assert digest == module.SOURCES, f'put SOURCES = "{digest}" into {module.__file__}'

@@ -179,11 +179,24 @@ def test_an_empty_batch_and_other_dtypes_take_the_dense_path(dtype: torch.dtype)
     torch.testing.assert_close(sparse(x), mlp(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shapes", [[(4, 8)], [(4, 6), (4, 4)], [(4, 6), (5, 3)], [(9,)]])
+@pytest.mark.parametrize("shapes", [[(4, 8)], [(4, 6), (4, 4)], [(9,)]])
 def test_wrong_shapes_name_the_sizes(shapes: list[tuple[int, ...]]) -> None:
     sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
     with pytest.raises(ValueError, match="9 columns together"):
         sparse(*(torch.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(4, 6), (5, 3)], [(6, 6), (3, 3)], [(0, 6), (3, 3)], [(3, 6), (0, 3)], [(2, 4), (4, 3), (2, 2)]]
+)
+def test_rows_that_do_not_fit_are_refused(shapes: list[tuple[int, ...]]) -> None:
+    for network in (pruned_mlp(0.3), SparseMLP.from_mlp(pruned_mlp(0.3))):
+        for grad in (True, False):
+            with (
+                torch.set_grad_enabled(grad),
+                pytest.raises(ValueError, match="first may have a whole part of the rows"),
+            ):
+                network(*(torch.zeros(shape) for shape in shapes))
 
 
 def test_a_collapsed_network_trains_its_output_bias() -> None:

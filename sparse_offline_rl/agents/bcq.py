@@ -97,15 +97,15 @@ class BCQ:
     def target(self, batch: Batch, noise: Tensor) -> Tensor:
         """``r + γ (1 - terminated) max over candidates of λ min(Q1, Q2) + (1 - λ) max(Q1, Q2)``, ``[B, 1]``."""
         config = self.config
-        repeated = batch.next_observations.repeat_interleave(config.target_candidates, 0)
-        q1, q2 = self.critic_target(repeated, self.target_actions(repeated, noise))
+        following = batch.next_observations  # each stands for all of its candidates
+        q1, q2 = self.critic_target(following, self.target_actions(following, noise))
         soft = torch.lerp(torch.maximum(q1, q2), torch.minimum(q1, q2), config.soft_clip)
         best = soft.view(len(batch.rewards), config.target_candidates).amax(1, keepdim=True)
         target: Tensor = batch.rewards + config.discount * (1 - batch.terminated) * best
         return target
 
     def target_actions(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """Actions tried for each next state: decoded and perturbed."""
+        """Actions tried for each next state ``[B, S]``: decoded and perturbed, ``[B * target_candidates, A]``."""
         perturbed: Tensor = self.actor_target(observations, self.networks.vae.decode(observations, noise))
         return perturbed
 
@@ -122,11 +122,10 @@ class BCQ:
     def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
         """Best of ``acting_candidates`` perturbed VAE samples by Q1; normalised ``[n, S]`` to ``[n, A]``."""
         nets, count = self.networks, self.config.acting_candidates
-        repeated = observations.repeat_interleave(count, 0)
-        noise = self._acting_noise(len(repeated), generator)
-        decoded = nets.vae.decode(repeated, noise)
-        actions: Tensor = nets.actor(repeated, decoded)
-        best = nets.critic.q1(repeated, actions).view(-1, count).argmax(1)
+        noise = self._acting_noise(len(observations) * count, generator)
+        decoded = nets.vae.decode(observations, noise)
+        actions: Tensor = nets.actor(observations, decoded)
+        best = nets.critic.q1(observations, actions).view(-1, count).argmax(1)
         return actions.view(len(observations), count, -1)[torch.arange(len(best), device=best.device), best]
 
     def objectives(self, batch: Batch, generator: torch.Generator) -> dict[str, Objective]:

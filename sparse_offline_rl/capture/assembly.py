@@ -12,7 +12,7 @@ from sparse_offline_rl.capture.lanes import Step, deal
 from sparse_offline_rl.capture.machine import run_lanes, run_serial
 from sparse_offline_rl.capture.sync import COUNTER_BYTES
 from sparse_offline_rl.capture.tasks import Task, dependencies
-from sparse_offline_rl.sparse.engine import Buffer
+from sparse_offline_rl.sparse.buffers import Buffer
 
 _WORTH_IT = 0.9  # of the time on one thread: more saves nothing
 _VECTOR_BYTES = 64

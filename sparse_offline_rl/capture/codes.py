@@ -58,6 +58,11 @@ class Call(enum.IntEnum):
     INPUT = 53  # rows, columns, target, address of (address, row stride) of what to copy there
     SIGNAL = 54  # address of a counter, its new value
     WAIT = 55  # address of a counter, the value that it must reach
+    SHARED = 56  # the arguments of split_kernels.shared_serial
+    REPEATS = 57  # those of split_kernels.repeats_serial
 
 
-ARGUMENTS = {Call.FORWARD: 18, Call.BACKWARD: 24, Call.SINGLE: 10, Call.ADD: 3}  # how many the kernels take
+# How many arguments the kernels take.
+ARGUMENTS = {
+    Call.FORWARD: 18, Call.BACKWARD: 24, Call.SINGLE: 10, Call.ADD: 3, Call.SHARED: 9, Call.REPEATS: 16
+}  # fmt: skip

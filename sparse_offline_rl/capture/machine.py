@@ -19,14 +19,17 @@ from sparse_offline_rl.sparse.intrinsics import load_f32, load_i64, store_f32
 from sparse_offline_rl.sparse.kernels import add_serial, backward_serial, forward_serial, forward_single
 from sparse_offline_rl.sparse.layout import parallel, serial
 from sparse_offline_rl.sparse.simd import I64, intrinsic, load
+from sparse_offline_rl.sparse.split_kernels import repeats_serial, shared_serial
 
-SOURCES = "4778c41f73d70da4"
+SOURCES = "c99b3bc362f963b0"
 
 _FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
 _ADAM, _ADD, _INPUT = int(Call.ADAM), int(Call.ADD), int(Call.INPUT)
 _SIGNAL, _WAIT = int(Call.SIGNAL), int(Call.WAIT)
+_SHARED, _REPEATS = int(Call.SHARED), int(Call.REPEATS)
 _FORWARD_WORDS, _BACKWARD_WORDS = (0,) * ARGUMENTS[Call.FORWARD], (0,) * ARGUMENTS[Call.BACKWARD]
 _SINGLE_WORDS, _ADD_WORDS = (0,) * ARGUMENTS[Call.SINGLE], (0,) * ARGUMENTS[Call.ADD]
+_SHARED_WORDS, _REPEATS_WORDS = (0,) * ARGUMENTS[Call.SHARED], (0,) * ARGUMENTS[Call.REPEATS]
 _FIRST_REDUCTION, _FIRST_CALL = int(min(Reduce)), int(min(Call))
 
 
@@ -109,6 +112,8 @@ def _small(code: int, at: int) -> None:
         signal(load_i64(at + 16), load_i64(at + 24))
     elif code == _ADAM:
         _adam(at)
+    elif code == _SHARED:
+        shared_serial(*_arguments(at, _SHARED_WORDS))
     elif code == _ADD:
         add_serial(*_arguments(at, _ADD_WORDS))
     elif code == _INPUT:
@@ -127,6 +132,8 @@ def run_serial(program: int, count: int) -> None:
             forward_serial(*_arguments(at, _FORWARD_WORDS))
         elif code == _BACKWARD:
             backward_serial(*_arguments(at, _BACKWARD_WORDS))
+        elif code == _REPEATS:
+            repeats_serial(*_arguments(at, _REPEATS_WORDS))
         else:
             _small(code, at)
         at += 8 * load_i64(at + 8)

@@ -19,7 +19,7 @@ from sparse_offline_rl.capture.builder import Builder, Unsupported
 from sparse_offline_rl.capture.codes import Call
 from sparse_offline_rl.capture.lowering import lower
 from sparse_offline_rl.recording import KernelCall, listening
-from sparse_offline_rl.sparse.engine import Buffer
+from sparse_offline_rl.sparse.buffers import Buffer
 
 # What these say can be seen in the result.
 _IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}

@@ -40,8 +40,10 @@ class MLP(Packable):
     def forward(self, *inputs: Tensor, shifts: Sequence[Tensor | None] = ()) -> Tensor:
         """Inputs ``[B, ·]`` concatenated along features, to ``[B, sum(heads)]``.
 
-        ``shifts``, if given, holds for each layer nothing or a vector ``[out]`` to add to its bias.
+        The first input may have fewer rows, ``[B / r, ·]``: each of them stands for ``r`` rows, as many states do for the
+        candidate actions of each. A sparse network then computes once what depends on it alone. ``shifts``, if given, holds for each layer nothing or a vector ``[out]`` to add to its bias.
         """
+        inputs = repeat_first(inputs)
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
         shift = iter(shifts)
         for layer in self.hidden:
@@ -90,6 +92,23 @@ class MLP(Packable):
             weight[layer.mask] = parts[i, "weight"]
             tensors += [weight, parts[i, "bias"]]
         return tensors
+
+
+def repeats_of_first(inputs: Sequence[Tensor]) -> int:
+    """How many rows of the last input each row of the first one stands for. ValueError if the rows do not fit."""
+    first, rows = len(inputs[0]), len(inputs[-1])
+    if any(len(x) != rows for x in inputs[1:]) or (rows != first and (first == 0 or rows == 0 or rows % first)):
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise ValueError(
+            f"inputs [B, ·] are needed, of which the first may have a whole part of the rows, not {shapes}"
+        )
+    return rows // first if first else 1
+
+
+def repeat_first(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """``inputs`` with all rows of the first one."""
+    repeats = repeats_of_first(inputs)
+    return inputs if repeats == 1 else (inputs[0].repeat_interleave(repeats, 0), *inputs[1:])
 
 
 def stack_masks(hidden: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> list[BoolArray]:

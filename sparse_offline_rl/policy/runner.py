@@ -16,9 +16,9 @@ DENSE_ABOVE = 0.5  # density from which dense products act sooner than the spars
 class Rows(NamedTuple):
     """A row-major float32 matrix and where it lies, so that a call need not ask NumPy for the address again."""
 
-    array: FloatArray  # [n, width]; [1, width] is repeated for every row
+    array: FloatArray  # [n, width]
     address: int
-    stride: int  # bytes from row to row; 0 repeats the first
+    stride: int  # bytes from row to row
     width: int
 
 
@@ -26,13 +26,16 @@ class NetworkRunner(Protocol):
     """One network, ready to run."""
 
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
-        """The network of ``first`` and ``second`` side by side, to ``out`` ``[n, out_features]``."""
+        """The network of ``first`` and ``second`` side by side, to ``out`` ``[n, out_features]``.
+
+        ``first`` may have fewer rows, each of which then stands for as many of the others.
+        """
 
 
-def rows(array: FloatArray, repeated: bool = False) -> Rows:
-    """Describe a C-contiguous float32 matrix ``[n, width]``; ``repeated`` for one row that stands for all."""
+def rows(array: FloatArray) -> Rows:
+    """Describe a C-contiguous float32 matrix ``[n, width]``."""
     width = array.shape[1]
-    return Rows(array, array.ctypes.data, 0 if repeated else 4 * width, width)
+    return Rows(array, array.ctypes.data, 4 * width, width)
 
 
 def make_runner(network: PolicyNetwork) -> NetworkRunner:
@@ -54,13 +57,13 @@ class DenseRunner:
         self._buffers: list[FloatArray] = []
 
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
-        """The network of ``first`` and ``second`` side by side, to ``out`` ``[n, out_features]``."""
+        """As :meth:`NetworkRunner.run`."""
         count = len(out.array)
         if not self._buffers or len(self._buffers[0]) < count:
             widths = [weight.shape[1] for weight, _ in self._layers]
             self._buffers = [np.empty((count, width), np.float32) for width in widths]
         x, *following = [*(buffer[:count] for buffer in self._buffers), out.array]
-        x[:, : first.width] = first.array
+        x.reshape(len(first.array), -1, x.shape[1])[:, :, : first.width] = first.array[:, None]
         x[:, first.width :] = second.array
         for (weight, bias), y in zip(self._layers, following, strict=True):
             if y is not following[0]:
@@ -86,5 +89,10 @@ class SparseRunner:
         self._engine = KernelEngine(SparsePlan.from_masks(masks))
 
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
-        """The network of ``first`` and ``second`` side by side, to ``out`` ``[n, out_features]``."""
-        self._engine.forward(self._address, (first[1:], second[1:]), len(out.array), out.address)
+        """As :meth:`NetworkRunner.run`."""
+        distinct, count = len(first.array), len(out.array)
+        spans = (first[1:], second[1:])
+        if distinct < count:
+            self._engine.forward_repeated(self._address, spans, distinct, count, out.address)
+        else:
+            self._engine.forward(self._address, spans, count, out.address)

@@ -44,9 +44,8 @@ def load_policy(path: str | Path) -> Policy:
 class _Space(NamedTuple):
     """Preallocated rows for ``n`` observations of ``n · rows`` candidates."""
 
-    observations: FloatArray  # [n, S], normalised
+    observations: Rows  # [n, S], normalised
     finite: BoolArray
-    wide: Rows  # the same, a row for each candidate
     actions: Rows
     changes: Rows
     scores: Rows
@@ -111,15 +110,13 @@ class Policy:
 
     def _act(self, observations: FloatArray, latents: Rows, count: int) -> FloatArray:
         space = self._spaces.get(count) or self._new_space(count)
-        normal = space.observations
+        normal = space.observations.array
         np.subtract(observations, self.content.observation_mean, out=normal)
         np.divide(normal, self.content.observation_std, out=normal)
         if not np.isfinite(normal, out=space.finite).all():
             _refuse_non_finite(observations)
-        if count > 1 and self._rows > 1:
-            space.wide.array.reshape(count, self._rows, -1)[:] = normal[:, None]
         actions = space.actions.array
-        self._decoder.run(space.wide, latents, space.actions)
+        self._decoder.run(space.observations, latents, space.actions)
         np.tanh(actions, out=actions)
         np.multiply(actions, self._scale, out=actions)
         np.add(actions, self._center, out=actions)
@@ -127,13 +124,13 @@ class Policy:
 
     def _best(self, space: _Space, count: int) -> FloatArray:
         actions, changes = space.actions.array, space.changes.array
-        self._actor.run(space.wide, space.actions, space.changes)
+        self._actor.run(space.observations, space.actions, space.changes)
         np.tanh(changes, out=changes)
         np.multiply(changes, self._change, out=changes)
         np.add(actions, changes, out=actions)
         np.maximum(actions, self._low, out=actions)
         np.minimum(actions, self._high, out=actions)
-        self._critic.run(space.wide, space.actions, space.scores)
+        self._critic.run(space.observations, space.actions, space.scores)
         best = space.scores.array.reshape(count, self._rows).argmax(1)
         best += np.arange(0, count * self._rows, self._rows)
         chosen: FloatArray = actions[best]
@@ -143,12 +140,10 @@ class Policy:
         if len(self._spaces) >= _KEPT_SPACES:
             self._spaces.clear()
         total, state, action = count * self._rows, self._shape[0], len(self._low)
-        observations = np.empty((count, state), np.float32)
-        wide = observations if total == count or count == 1 else np.empty((total, state), np.float32)
+        observations = rows(np.empty((count, state), np.float32))
         actions, changes = (rows(np.empty((total, action), np.float32)) for _ in range(2))
-        repeated = len(wide) < total
         scores = rows(np.empty((total, 1), np.float32))
-        space = _Space(observations, np.empty(observations.shape, bool), rows(wide, repeated), actions, changes, scores)
+        space = _Space(observations, np.empty((count, state), bool), actions, changes, scores)
         self._spaces[count] = space
         return space
 

@@ -11,26 +11,17 @@ from numpy.typing import NDArray
 
 from sparse_offline_rl.recording import Recorder, recorder
 from sparse_offline_rl.sparse import kernels, recorded
+from sparse_offline_rl.sparse.buffers import Buffer, Buffers
 from sparse_offline_rl.sparse.layout import MAX_INPUTS, MAX_VECTORS
 from sparse_offline_rl.sparse.plan import SparsePlan
 from sparse_offline_rl.sparse.recorded import Span, Spans
+from sparse_offline_rl.sparse.repeated import RepeatedForward
 from sparse_offline_rl.sparse.shares import LANES, Tiles, cut
 from sparse_offline_rl.types import FloatArray
 
-_ALIGNMENT = 64
 _WORTH_A_THREAD = 20_000  # weights times vectors of the batch, some 8 µs of work
 
 _NO_SPAN: Span = (0, 0, 0)
-
-
-class Buffer:
-    """``count`` float32 at a 64-byte aligned ``address``."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._memory = np.empty(count + _ALIGNMENT // 4, np.float32)
-        raw = self._memory.ctypes.data
-        self.address = raw + (-raw) % _ALIGNMENT
 
 
 class Workspace(NamedTuple):
@@ -49,7 +40,8 @@ class KernelEngine:
         self.table = self._table.ctypes.data
         self._tiles: dict[tuple[int, int], Tiles] = {}
         self._weights = sum(len(table.row_index) for table in plan.tables)
-        self._free: dict[int, list[Buffer]] = {}
+        self._buffers = Buffers()
+        self._repeated: dict[int, RepeatedForward] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelEngine:
         return self
@@ -67,23 +59,6 @@ class KernelEngine:
             tiles = self._tiles[key] = cut(batch, self.plan.unit_count, threads)
         return tiles
 
-    def _take(self, count: int, listener: Recorder | None = None) -> Buffer:
-        """A buffer of ``count`` float32, recycled if one is free; the listener's, if there is one."""
-        if listener is not None:
-            private: Buffer = listener.take(count)
-            return private
-        free = self._free.get(count)
-        try:
-            return free.pop() if free else Buffer(count)
-        except IndexError:  # another thread took the last one
-            return Buffer(count)
-
-    def _give_back(self, count: int, buffer: Buffer, listener: Recorder | None = None) -> None:
-        if listener is not None:
-            listener.give_back(buffer)
-            return
-        self._free.setdefault(count, []).append(buffer)
-
     def forward(
         self, values: int, inputs: Sequence[Span], batch: int, out: int, threads: int = 1, keep: bool = False
     ) -> Workspace | None:
@@ -100,7 +75,7 @@ class KernelEngine:
         tiles = self.tiles(batch, threads)
         slot = MAX_VECTORS * LANES * self.plan.unit_count
         count = self._workspace_size(tiles) if keep else slot * tiles.threads
-        buffer = self._take(count, listener if keep else None)
+        buffer = self._buffers.take(count, listener if keep else None)
         scratch = 0 if keep else 4 * slot
         if listener is None:
             run = kernels.forward_serial if tiles.threads == 1 else kernels.forward_parallel
@@ -112,8 +87,23 @@ class KernelEngine:
             recorded.forward(listener, self._network(values), spans, tiles, out, buffer.address, scratch)
         if keep:
             return Workspace(tiles, buffer)
-        self._give_back(count, buffer)
+        self._buffers.give_back(count, buffer)
         return None
+
+    def forward_repeated(
+        self, values: int, inputs: Sequence[Span], distinct: int, batch: int, out: int, threads: int = 1
+    ) -> None:
+        """As :meth:`forward`, where the first input has ``distinct`` rows, each of which stands for ``batch / distinct`` of
+        the rows of the others. What depends on it alone is computed once.
+        """
+        spans = _three(inputs)
+        width = spans[0][2]
+        network = self._repeated.get(width)
+        if network is None:
+            network = self._repeated[width] = RepeatedForward(self.plan, width, self._buffers)
+        if -(-batch // LANES) * self._weights < _WORTH_A_THREAD:
+            threads = 1
+        network(values, spans, distinct, batch, out, threads, recorder())
 
     def _workspace_size(self, tiles: Tiles) -> int:
         return tiles.vectors * LANES * self.plan.unit_count
@@ -134,9 +124,9 @@ class KernelEngine:
         tiles, buffer = workspace
         threads, parameters = tiles.threads, self.plan.parameter_count
         slot = tiles.group * tiles.width * LANES * self.plan.unit_count
-        deltas = self._take(threads * slot)
+        deltas = self._buffers.take(threads * slot)
         extra = (2 * threads - 1) * parameters if out else 0
-        partial = self._take(extra, listener)
+        partial = self._buffers.take(extra, listener)
         if listener is None:
             run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
             run(
@@ -148,19 +138,19 @@ class KernelEngine:
             scratch = (deltas.address, 4 * slot)
             network = self._network(values)
             recorded.backward(listener, network, spans, tiles, target, out, buffer.address, scratch, partial.address)
-        self._give_back(extra, partial, listener)
-        self._give_back(threads * slot, deltas)
-        self._give_back(self._workspace_size(tiles), buffer, listener)
+        self._buffers.give_back(extra, partial, listener)
+        self._buffers.give_back(threads * slot, deltas)
+        self._buffers.give_back(self._workspace_size(tiles), buffer, listener)
 
     def _single(self, values: int, spans: Spans, out: int, listener: Recorder | None) -> None:
         count = self.plan.unit_count
-        buffer = self._take(count)
+        buffer = self._buffers.take(count)
         if listener is None:
             (a0, _, w0), (a1, _, w1), (a2, _, w2) = spans
             kernels.forward_single(self.table, values, buffer.address, a0, w0, a1, w1, a2, w2, out)
         else:
             recorded.single(listener, self._network(values), spans, out, buffer.address)
-        self._give_back(count, buffer)
+        self._buffers.give_back(count, buffer)
 
     def act(self, values: FloatArray, observations: FloatArray, threads: int = 1) -> FloatArray:
         """NumPy forward: parameters ``[n]`` and float32 ``[B, in]`` to ``[B, out]``.

@@ -85,7 +85,7 @@ def _chains(vectors: int) -> int:
     return {1: 4, 2: 2}.get(vectors, 1)
 
 
-def _accumulate(builder: Any, start: list[Any], count: Any, term: Callable[[Any], tuple[Any, Any]]) -> list[Any]:
+def accumulate(builder: Any, start: list[Any], count: Any, term: Callable[[Any], tuple[Any, Any]]) -> list[Any]:
     """``start[i] + Σ_k weight_k · row_k[i]`` for the V vectors of a unit; ``term(k)`` gives weight and row address."""
     chains = _chains(len(start))
     zero = ir.Constant(VECTOR, [0.0] * LANES)
@@ -117,6 +117,14 @@ def _accumulate(builder: Any, start: list[Any], count: Any, term: Callable[[Any]
     return [builder.load(total) for total in sums[0]]
 
 
+def store_clipped(builder: Any, results: list[Any], floor: Any, out: Any) -> None:
+    """Write ``max(floor, result)``, vector after vector. A NaN passes, as it does through torch.relu."""
+    limit = splat(builder, floor)
+    for i, y in enumerate(results):
+        clipped = builder.select(builder.fcmp_ordered(">", limit, y), limit, y)
+        store(builder, clipped, builder.add(out, I64(VECTOR_BYTES * i)), VECTOR_BYTES)
+
+
 @intrinsic
 def row_forward(
     typingctx: Any, width: Any, x: Any, index: Any, values: Any, count: Any, bias: Any, floor: Any, out: Any
@@ -131,11 +139,7 @@ def row_forward(
             weight = load(builder, advance(builder, values_, k, 4), F32, 4)
             return weight, advance(builder, x_, load_index(builder, index_, k), vectors)
 
-        limit = splat(builder, floor_)
-        for i, y in enumerate(_accumulate(builder, [splat(builder, bias_)] * vectors, count_, term)):
-            # A NaN passes, as it does through torch.relu.
-            clipped = builder.select(builder.fcmp_ordered(">", limit, y), limit, y)
-            store(builder, clipped, builder.add(out_, I64(VECTOR_BYTES * i)), VECTOR_BYTES)
+        store_clipped(builder, accumulate(builder, [splat(builder, bias_)] * vectors, count_, term), floor_, out_)
         return context.get_dummy_value()
 
     i64 = types.int64
@@ -166,7 +170,7 @@ def row_backward(
             weight = load(builder, advance(builder, values_, load_index(builder, position_, k), 4), F32, 4)
             return weight, advance(builder, dy_, load_index(builder, index_, k), vectors)
 
-        results = _accumulate(builder, [zero] * vectors, count_, term)
+        results = accumulate(builder, [zero] * vectors, count_, term)
         sums = [cgutils.alloca_once_value(builder, dx) for dx in results]
         with cgutils.if_likely(builder, builder.trunc(gated_, ir.IntType(1))):
             for i, (total, dx) in enumerate(zip(sums, results, strict=True)):

@@ -40,7 +40,7 @@ from sparse_offline_rl.sparse.layout import (
 )
 from sparse_offline_rl.sparse.tiles import backward_tile, forward_tile, gradient_layer
 
-SOURCES = "0f5a31e135970907"
+SOURCES = "690dfd481259b797"
 
 
 @serial

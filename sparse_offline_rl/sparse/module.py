@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparse_offline_rl.networks.mlp import MLP, replace_mlps
+from sparse_offline_rl.networks.mlp import MLP, repeat_first, repeats_of_first, replace_mlps
 from sparse_offline_rl.networks.packing import Packable
 from sparse_offline_rl.recording import recorder
 from sparse_offline_rl.sparse.fallback import dense_forward, engine_factory
@@ -69,13 +69,17 @@ class SparseMLP(Packable):
         return cls(SparsePlan.from_masks(mlp.stacked_masks()), mlp.head_widths(), mlp.packed_parameters())
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Inputs ``[B, ·]`` concatenated along features, to ``[B, sum(heads)]``. ValueError if the widths do not fit."""
+        """As :meth:`MLP.forward`. ValueError if the shapes do not fit."""
         widths = [x.shape[-1] for x in inputs]
-        if sum(widths) != self.plan.in_features or any(x.dim() != 2 or len(x) != len(inputs[0]) for x in inputs):
+        if sum(widths) != self.plan.in_features or any(x.dim() != 2 for x in inputs):
             shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
             raise ValueError(f"inputs [B, ·] with {self.plan.in_features} columns together are needed, not {shapes}")
-        values = self.values
-        if self.engine is None or len(inputs[0]) == 0 or not all(map(_is_native, (values, *inputs))):
+        values, rows, repeats = self.values, len(inputs[-1]), repeats_of_first(inputs)
+        native = rows > 0 and all(map(_is_native, (values, *inputs)))
+        needs_graph = torch.is_grad_enabled() and (values.requires_grad or any(x.requires_grad for x in inputs))
+        if repeats > 1 and (needs_graph or not native or self.engine is None or len(inputs) > MAX_INPUTS):
+            inputs, repeats = repeat_first(inputs), 1
+        if self.engine is None or not native:
             return dense_forward(values, self.plan, inputs)
         if len(inputs) > MAX_INPUTS:
             inputs = (torch.cat(inputs, 1),)
@@ -83,11 +87,15 @@ class SparseMLP(Packable):
         if listener is not None:
             listener.reads((values, *inputs))
         inputs = tuple(x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous() for x in inputs)
-        if torch.is_grad_enabled() and (values.requires_grad or any(x.requires_grad for x in inputs)):
+        if needs_graph:
             output: Tensor = _apply(values, self.engine, _threads, *inputs)
             return output
-        out = values.new_empty(len(inputs[0]), self.plan.out_features)
-        self.engine.forward(values.data_ptr(), _spans(inputs), len(out), out.data_ptr(), _threads)
+        out = values.new_empty(rows, self.plan.out_features)
+        spans, address = _spans(inputs), values.data_ptr()
+        if repeats > 1:
+            self.engine.forward_repeated(address, spans, rows // repeats, rows, out.data_ptr(), _threads)
+        else:
+            self.engine.forward(address, spans, rows, out.data_ptr(), _threads)
         return out
 
     def pack(self, tensors: Sequence[Tensor]) -> Tensor:

@@ -12,14 +12,14 @@ from typing import NamedTuple
 from sparse_offline_rl.recording import KernelCall, Recorder, Region
 from sparse_offline_rl.sparse import kernels
 from sparse_offline_rl.sparse.plan import SparsePlan
-from sparse_offline_rl.sparse.shares import Share, Tiles
+from sparse_offline_rl.sparse.shares import Tiles
 
 Span = tuple[int, int, int]  # address, row stride in bytes, width; address 0 asks for nothing
 Spans = tuple[Span, Span, Span]
 
 # What a weight costs for a vector of the batch, in ns: in a forward, and in one of the two products of a backward.
-_FORWARD_COST, _BACKWARD_COST = 0.38, 0.48
-_SHARES = 4  # of a thread, in a forward without a backward: small ones leave nobody waiting
+FORWARD_COST, _BACKWARD_COST = 0.38, 0.48
+SHARES = 4  # of a thread, in a forward without a backward: small ones leave nobody waiting
 _DELTAS, _PARTIAL, _WORK = 7, 20, 5  # arguments
 
 
@@ -43,19 +43,19 @@ def forward(
     """As :func:`kernels.forward_serial`; ``scratch`` > 0: nothing in ``work`` is kept."""
     columns = network.plan.out_features
     threads = tiles.threads
-    parts = min(tiles.length, _SHARES * threads) if scratch and threads > 1 else threads
+    parts = min(tiles.length, SHARES * threads) if scratch and threads > 1 else threads
     for share in tiles.shares(parts):
         arguments = (
             network.table, network.values, share.address, share.length, tiles.batch, work, scratch,
             *inputs[0], *inputs[1], *inputs[2], out, 1,
         )  # fmt: skip
         kernels.forward_serial(*arguments)
-        reads = [network.parameters, *_rows(inputs, share)]
-        writes = _rows([(out, 4 * columns, columns)], share)
+        reads = [network.parameters, *rows_of(inputs, share.first_row, share.rows)]
+        writes = rows_of([(out, 4 * columns, columns)], share.first_row, share.rows)
         if not scratch:
             writes.append((work + share.offset, share.bytes))
         needs = {_WORK: scratch} if scratch else {}
-        cost = _FORWARD_COST * network.weights * share.vectors
+        cost = FORWARD_COST * network.weights * share.vectors
         listener.kernel(KernelCall("forward", arguments, reads, writes, needs, cost))
 
 
@@ -81,8 +81,8 @@ def backward(
             grad[0], grad[1], *inputs[0], *inputs[1], *inputs[2], target, scratch, count, 1, 0,
         )  # fmt: skip
         kernels.backward_serial(*arguments)
-        reads = [network.parameters, (work + share.offset, share.bytes), *_rows([grad], share)]
-        writes = [*_rows(inputs, share), *([(target, size)] if out else [])]
+        reads = [network.parameters, (work + share.offset, share.bytes), *rows_of([grad], share.first_row, share.rows)]
+        writes = [*rows_of(inputs, share.first_row, share.rows), *([(target, size)] if out else [])]
         cost = _BACKWARD_COST * network.weights * share.vectors * (2 if out else 1)
         needs = {_DELTAS: deltas[1], **({_PARTIAL: size} if out and share.length > tiles.group else {})}
         listener.kernel(KernelCall("backward", arguments, reads, writes, needs, cost))
@@ -113,10 +113,10 @@ def _add(listener: Recorder, total: int, term: int, count: int, parts: int) -> N
         listener.kernel(KernelCall("add", arguments, [mine, other], [mine], {}, 0.1 * share))
 
 
-def _rows(spans: Sequence[Span], share: Share) -> list[Region]:
-    """What of some matrices belongs to a share."""
+def rows_of(spans: Sequence[Span], first: int, count: int) -> list[Region]:
+    """Where ``count`` rows of some matrices lie."""
     return [
-        (address + stride * share.first_row, stride * (share.rows - 1) + 4 * width)
+        (address + stride * first, stride * (count - 1) + 4 * width)
         for address, stride, width in spans
         if address and width
     ]
