@@ -21,7 +21,7 @@ from sparse_offline_rl.sparse.layout import parallel, serial
 from sparse_offline_rl.sparse.simd import I64, intrinsic, load
 from sparse_offline_rl.sparse.split_kernels import repeats_serial, shared_serial
 
-SOURCES = "c99b3bc362f963b0"
+SOURCES = "bb578db24648b10a"
 
 _FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
 _ADAM, _ADD, _INPUT = int(Call.ADAM), int(Call.ADD), int(Call.INPUT)

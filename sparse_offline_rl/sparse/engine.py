@@ -123,23 +123,19 @@ class KernelEngine:
         listener = recorder()
         tiles, buffer = workspace
         threads, parameters = tiles.threads, self.plan.parameter_count
-        slot = tiles.group * tiles.width * LANES * self.plan.unit_count
-        deltas = self._buffers.take(threads * slot)
         extra = (2 * threads - 1) * parameters if out else 0
         partial = self._buffers.take(extra, listener)
         if listener is None:
             run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
             run(
-                self.table, values, tiles.address, tiles.length, tiles.group, tiles.batch, buffer.address, deltas.address, grad,
-                grad_stride, *spans[0], *spans[1], *spans[2], out, partial.address, parameters, threads, 4 * slot,
+                self.table, values, tiles.address, tiles.length, tiles.group, tiles.batch, buffer.address, grad,
+                grad_stride, *spans[0], *spans[1], *spans[2], out, partial.address, parameters, threads,
             )  # fmt: skip
         else:
             target = (grad, grad_stride, self.plan.out_features)
-            scratch = (deltas.address, 4 * slot)
             network = self._network(values)
-            recorded.backward(listener, network, spans, tiles, target, out, buffer.address, scratch, partial.address)
+            recorded.backward(listener, network, spans, tiles, target, out, buffer.address, partial.address)
         self._buffers.give_back(extra, partial, listener)
-        self._buffers.give_back(threads * slot, deltas)
         self._buffers.give_back(self._workspace_size(tiles), buffer, listener)
 
     def _single(self, values: int, spans: Spans, out: int, listener: Recorder | None) -> None:

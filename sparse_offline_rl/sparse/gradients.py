@@ -41,9 +41,8 @@ def weight_gradients(
     group: Any,
     tiles: Any,
     tile_count: Any,
-    dy: Any,
+    work: Any,
     dy_unit: Any,
-    x: Any,
     x_unit: Any,
     index: Any,
     out: Any,
@@ -55,15 +54,16 @@ def weight_gradients(
     size = group.count
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, tiles_, tile_count_, dy_, dy_unit_, x_, x_unit_, index_, out_ = args
+        _, tiles_, tile_count_, work_, dy_unit_, x_unit_, index_, out_ = args
         zero = ir.Constant(VECTOR, [0.0] * LANES)
         sums = [cgutils.alloca_once_value(builder, zero) for _ in range(size)]
         units = [load_index(builder, index_, I64(j)) for j in range(size)]
 
         def body(start: Any, vectors: Any) -> None:
             bytes_per_unit = builder.mul(vectors, I64(VECTOR_BYTES))
-            delta = builder.add(builder.add(dy_, start), builder.mul(dy_unit_, bytes_per_unit))
-            base = builder.add(builder.add(x_, start), builder.mul(x_unit_, bytes_per_unit))
+            tile = builder.add(work_, start)
+            delta = builder.add(tile, builder.mul(dy_unit_, bytes_per_unit))
+            base = builder.add(tile, builder.mul(x_unit_, bytes_per_unit))
             rows = [builder.add(base, builder.mul(unit, vectors)) for unit in units]
             with cgutils.for_range(builder, vectors) as vector:
                 shift = builder.mul(vector.index, I64(VECTOR_BYTES))
@@ -79,7 +79,7 @@ def weight_gradients(
         return context.get_dummy_value()
 
     i64 = types.int64
-    return types.void(group, i64, i64, i64, i64, i64, i64, i64, i64), codegen
+    return types.void(group, i64, i64, i64, i64, i64, i64, i64), codegen
 
 
 @intrinsic

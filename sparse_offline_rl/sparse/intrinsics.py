@@ -156,14 +156,16 @@ def row_backward(
     values: Any,
     count: Any,
     gated: Any,
-    x: Any,
-    out: Any,
+    unit: Any,
 ) -> Any:
-    """One input unit of one tile: ``out = Σ_k values[position[k]] · dy[index[k]]``, and 0 where ``gated`` and ``x <= 0``."""
+    """One input unit of one tile: ``Σ_k values[position[k]] · dy[index[k]]``, in the place of the unit's activation.
+
+    Where ``gated``, 0 for activations that are not positive.
+    """
     vectors = width.count
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, dy_, index_, position_, values_, count_, gated_, x_, out_ = args
+        _, dy_, index_, position_, values_, count_, gated_, unit_ = args
         zero = ir.Constant(VECTOR, [0.0] * LANES)
 
         def term(k: Any) -> tuple[Any, Any]:
@@ -174,14 +176,14 @@ def row_backward(
         sums = [cgutils.alloca_once_value(builder, dx) for dx in results]
         with cgutils.if_likely(builder, builder.trunc(gated_, ir.IntType(1))):
             for i, (total, dx) in enumerate(zip(sums, results, strict=True)):
-                activation = load(builder, builder.add(x_, I64(VECTOR_BYTES * i)), VECTOR, VECTOR_BYTES)
+                activation = load(builder, builder.add(unit_, I64(VECTOR_BYTES * i)), VECTOR, VECTOR_BYTES)
                 builder.store(builder.select(builder.fcmp_ordered(">", activation, zero), dx, zero), total)
         for i, total in enumerate(sums):
-            store(builder, builder.load(total), builder.add(out_, I64(VECTOR_BYTES * i)), VECTOR_BYTES)
+            store(builder, builder.load(total), builder.add(unit_, I64(VECTOR_BYTES * i)), VECTOR_BYTES)
         return context.get_dummy_value()
 
     i64 = types.int64
-    return types.void(width, i64, i64, i64, i64, i64, i64, i64, i64), codegen
+    return types.void(width, i64, i64, i64, i64, i64, i64, i64), codegen
 
 
 @intrinsic

@@ -38,9 +38,9 @@ from sparse_offline_rl.sparse.layout import (
     parallel,
     serial,
 )
-from sparse_offline_rl.sparse.tiles import backward_tile, forward_tile, gradient_layer
+from sparse_offline_rl.sparse.tiles import backward_layer, begin_backward, end_backward, forward_tile, gradient_layer
 
-SOURCES = "690dfd481259b797"
+SOURCES = "37d2ab6f69bd5548"
 
 
 @serial
@@ -75,22 +75,30 @@ def forward_parallel(
 
 @serial
 def _backward_tiles(
-    table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, deltas: int, grad: int,
-    grad_stride: int, inputs: Any, out: int, partial: int, count: int,
+    table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, grad: int, grad_stride: int,
+    inputs: Any, out: int, partial: int, count: int,
 ) -> None:  # fmt: skip
-    """Backward of some tiles, ``group`` at a time: their activations are still in the cache when the weights need them."""
+    """Backward of some tiles, ``group`` at a time: their activations are still in the cache when the weights need them.
+
+    Layer by layer, the gradient of the inputs takes the place of their activations once that of the weights has been
+    computed. So a backward needs no memory of its own, which would not fit the cache beside the activations.
+    """
     for begin in range(0, tile_count, group):
         members = min(group, tile_count - begin)
         share = tiles + TILE_BYTES * begin
-        local = deltas - load_i64(share)  # each group's dY take the place of the last one's
+        target = out if begin == 0 else partial
         for t in range(members):
-            backward_tile(table, values, share + TILE_BYTES * t, work, local, batch, grad, grad_stride, inputs)
-        if out != 0:
-            target = out if begin == 0 else partial
-            for layer in range(load_i64(table)):
-                gradient_layer(table + HEADER_BYTES + layer * RECORD_BYTES, share, members, work, local, target)
-            if begin > 0:
-                add_vectors(out, partial, count)
+            begin_backward(table, share + TILE_BYTES * t, work, batch, grad, grad_stride)
+        for layer in range(load_i64(table) - 1, -1, -1):
+            record = table + HEADER_BYTES + layer * RECORD_BYTES
+            if out != 0:
+                gradient_layer(record, share, members, work, target)
+            for t in range(members if layer > 0 else 0):
+                backward_layer(record, values, share + TILE_BYTES * t, work)
+        for t in range(members):
+            end_backward(table, values, share + TILE_BYTES * t, work, batch, inputs)
+        if out != 0 and begin > 0:
+            add_vectors(out, partial, count)
     if out != 0:
         dead = load_i64(table + DEAD_LIST)
         for i in range(load_i64(table + DEAD)):
@@ -99,33 +107,31 @@ def _backward_tiles(
 
 @serial
 def backward_serial(
-    table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, deltas: int, grad: int,
-    grad_stride: int, a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int,
-    partial: int, count: int, threads: int, delta_bytes: int,
+    table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, grad: int, grad_stride: int,
+    a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int, partial: int, count: int,
+    threads: int,
 ) -> None:  # fmt: skip
-    """Backward of all tiles after a forward that kept ``work``.
+    """Backward of all tiles after a forward that kept ``work``, which it uses up.
 
     ``grad`` is ``[batch, outputs]`` with a row stride in bytes; the gradient of all ``count`` parameters goes to ``out`` (0:
-    not wanted), those of the inputs to the triples' addresses (0: not wanted). ``partial`` is scratch for ``count`` floats,
-    ``deltas`` for the dY of ``group`` tiles.
+    not wanted), those of the inputs to the triples' addresses (0: not wanted). ``partial`` is scratch for ``count`` floats.
     """
     inputs = ((a0, s0, w0), (a1, s1, w1), (a2, s2, w2))
     _backward_tiles(
-        table, values, tiles, tile_count, group, batch, work, deltas, grad, grad_stride, inputs, out, partial, count
+        table, values, tiles, tile_count, group, batch, work, grad, grad_stride, inputs, out, partial, count
     )
 
 
 @parallel
 def backward_parallel(
-    table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, deltas: int, grad: int,
-    grad_stride: int, a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int,
-    partial: int, count: int, threads: int, delta_bytes: int,
+    table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, grad: int, grad_stride: int,
+    a0: int, s0: int, w0: int, a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int, partial: int, count: int,
+    threads: int,
 ) -> None:  # fmt: skip
     """:func:`backward_serial` with the tiles dealt to ``threads`` threads.
 
     A thread sums the parameters' gradient over its own tiles, which are in its own cache: the first one into ``out``, thread
-    i into row i - 1 of ``partial`` ``[2 threads - 1, count]``; these are added in order. The other rows are scratch,
-    as are ``delta_bytes`` of ``deltas`` for each thread.
+    i into row i - 1 of ``partial`` ``[2 threads - 1, count]``; these are added in order. The other rows are scratch.
     """
     for thread in numba.prange(threads):
         inputs = ((a0, s0, w0), (a1, s1, w1), (a2, s2, w2))  # here: a parallel region takes scalars only
@@ -133,22 +139,8 @@ def backward_parallel(
         mine = out if thread == 0 or out == 0 else partial + 4 * count * (thread - 1)
         share = tiles + TILE_BYTES * begin
         scratch = partial + 4 * count * (threads - 1 + thread)
-        local = deltas + delta_bytes * thread
         _backward_tiles(
-            table,
-            values,
-            share,
-            end - begin,
-            group,
-            batch,
-            work,
-            local,
-            grad,
-            grad_stride,
-            inputs,
-            mine,
-            scratch,
-            count,
+            table, values, share, end - begin, group, batch, work, grad, grad_stride, inputs, mine, scratch, count
         )
     if out != 0:
         for thread in numba.prange(threads):

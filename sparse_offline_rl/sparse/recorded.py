@@ -20,7 +20,7 @@ Spans = tuple[Span, Span, Span]
 # What a weight costs for a vector of the batch, in ns: in a forward, and in one of the two products of a backward.
 FORWARD_COST, _BACKWARD_COST = 0.38, 0.48
 SHARES = 4  # of a thread, in a forward without a backward: small ones leave nobody waiting
-_DELTAS, _PARTIAL, _WORK = 7, 20, 5  # arguments
+_PARTIAL, _WORK = 19, 5  # arguments
 
 
 class Network(NamedTuple):
@@ -67,24 +67,24 @@ def backward(
     grad: Span,
     out: int,
     work: int,
-    deltas: tuple[int, int],
     partial: int,
 ) -> None:
-    """As :func:`kernels.backward_parallel`; ``deltas`` are an address and the bytes that one share needs."""
+    """As :func:`kernels.backward_parallel`."""
     count = network.plan.parameter_count if out else 0
     size = 4 * count
     scratch = partial + size * (tiles.threads - 1)
     for i, share in enumerate(tiles.shares(tiles.threads)):
         target = out if i == 0 or not out else partial + size * (i - 1)
         arguments = (
-            network.table, network.values, share.address, share.length, tiles.group, tiles.batch, work, deltas[0],
-            grad[0], grad[1], *inputs[0], *inputs[1], *inputs[2], target, scratch, count, 1, 0,
+            network.table, network.values, share.address, share.length, tiles.group, tiles.batch, work,
+            grad[0], grad[1], *inputs[0], *inputs[1], *inputs[2], target, scratch, count, 1,
         )  # fmt: skip
         kernels.backward_serial(*arguments)
-        reads = [network.parameters, (work + share.offset, share.bytes), *rows_of([grad], share.first_row, share.rows)]
-        writes = [*rows_of(inputs, share.first_row, share.rows), *([(target, size)] if out else [])]
+        kept = (work + share.offset, share.bytes)
+        reads = [network.parameters, kept, *rows_of([grad], share.first_row, share.rows)]
+        writes = [kept, *rows_of(inputs, share.first_row, share.rows), *([(target, size)] if out else [])]
         cost = _BACKWARD_COST * network.weights * share.vectors * (2 if out else 1)
-        needs = {_DELTAS: deltas[1], **({_PARTIAL: size} if out and share.length > tiles.group else {})}
+        needs = {_PARTIAL: size} if out and share.length > tiles.group else {}
         listener.kernel(KernelCall("backward", arguments, reads, writes, needs, cost))
     if out:
         for other in range(tiles.threads - 1):

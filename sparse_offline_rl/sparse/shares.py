@@ -34,7 +34,7 @@ class Tiles(NamedTuple):
     length: int
     vectors: int  # 16-column vectors of the whole batch
     width: int  # vectors of the widest tile
-    group: int  # tiles whose activations and gradients fit the cache together
+    group: int  # tiles whose activations fit the cache together
     threads: int  # that share the tiles
     batch: int
     unit_bytes: int  # of one vector of every unit
@@ -59,7 +59,7 @@ def cut(batch: int, units: int, threads: int) -> Tiles:
     starts = np.cumsum(widths) - widths
     table = np.ascontiguousarray(np.stack([unit_bytes * starts, widths, LANES * starts], 1))
     width = int(widths.max())
-    group = min(len(table), max(1, _CACHE_BYTES // (2 * unit_bytes * width)))
+    group = min(len(table), max(1, _CACHE_BYTES // (unit_bytes * width)))
     threads = min(threads, len(table))
     return Tiles(table, table.ctypes.data, len(table), vectors, width, group, threads, batch, unit_bytes)
 

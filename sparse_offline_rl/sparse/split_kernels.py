@@ -16,7 +16,7 @@ from sparse_offline_rl.sparse.indexed import gather_rows, row_onward, scatter_ro
 from sparse_offline_rl.sparse.intrinsics import load_f32, load_i32, load_i64
 from sparse_offline_rl.sparse.layout import TILE_BYTES, parallel, serial
 
-SOURCES = "ad4dcb32c13b5343"
+SOURCES = "66dbfaae20ec1638"
 
 # Byte offsets: a table is a number of records, of stored units and of outputs, then the records, each some rows of a layer.
 _UNITS, _OUTPUTS, _HEADER_BYTES = 8, 16, 24

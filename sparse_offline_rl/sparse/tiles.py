@@ -69,10 +69,8 @@ def _layer_forward(width: Any, record: int, values: int, base: int, last: bool) 
 
 
 @serial
-def _layer_backward(
-    width: Any, record: int, values: int, base: int, delta: int, gated: int, low: int, high: int
-) -> None:
-    """Gradient with respect to input units ``low`` … ``high - 1`` of a layer, gated by their ReLU or not."""
+def _layer_backward(width: Any, record: int, values: int, base: int, gated: int, low: int, high: int) -> None:
+    """Gradient with respect to input units ``low`` … ``high - 1`` of a layer, gated by their ReLU or not, in their place."""
     unit_bytes = 64 * len(width)
     unit, start = load_i64(record + COLUMN_UNIT), load_i64(record + COLUMN_START)
     index, position = load_i64(record + COLUMN_INDEX), load_i64(record + COLUMN_VALUE)
@@ -82,9 +80,8 @@ def _layer_backward(
         if low <= target < high:
             begin = load_i32(start + 4 * column)
             count = load_i32(start + 4 * column + 4) - begin
-            row, where = inputs + unit_bytes * target, position + 4 * begin
-            dy, dx = delta + outputs, delta + row
-            row_backward(width, dy, index + 4 * begin, where, values, count, gated, base + row, dx)
+            unit_at, where = base + inputs + unit_bytes * target, position + 4 * begin
+            row_backward(width, base + outputs, index + 4 * begin, where, values, count, gated, unit_at)
 
 
 @serial
@@ -107,24 +104,22 @@ def _forward_width(vectors: int, record: int, values: int, base: int, last: bool
 
 
 @serial
-def _backward_width(
-    vectors: int, record: int, values: int, base: int, delta: int, gated: int, low: int, high: int
-) -> None:
+def _backward_width(vectors: int, record: int, values: int, base: int, gated: int, low: int, high: int) -> None:
     """:func:`_layer_backward` for a number of vectors known at run time only."""
     if vectors == 1:
-        _layer_backward((0,) * 1, record, values, base, delta, gated, low, high)
+        _layer_backward((0,) * 1, record, values, base, gated, low, high)
     elif vectors == 2:
-        _layer_backward((0,) * 2, record, values, base, delta, gated, low, high)
+        _layer_backward((0,) * 2, record, values, base, gated, low, high)
     elif vectors == 3:
-        _layer_backward((0,) * 3, record, values, base, delta, gated, low, high)
+        _layer_backward((0,) * 3, record, values, base, gated, low, high)
     elif vectors == 4:
-        _layer_backward((0,) * 4, record, values, base, delta, gated, low, high)
+        _layer_backward((0,) * 4, record, values, base, gated, low, high)
     elif vectors == 5:
-        _layer_backward((0,) * 5, record, values, base, delta, gated, low, high)
+        _layer_backward((0,) * 5, record, values, base, gated, low, high)
     elif vectors == 6:
-        _layer_backward((0,) * 6, record, values, base, delta, gated, low, high)
+        _layer_backward((0,) * 6, record, values, base, gated, low, high)
     else:
-        _layer_backward((0,) * 7, record, values, base, delta, gated, low, high)
+        _layer_backward((0,) * 7, record, values, base, gated, low, high)
 
 
 @serial
@@ -143,28 +138,32 @@ def forward_tile(table: int, values: int, tile: int, base: int, batch: int, inpu
 
 
 @serial
-def backward_tile(
-    table: int, values: int, tile: int, work: int, deltas: int, batch: int, grad: int, grad_stride: int, inputs: Any
-) -> None:
-    """Every unit's gradient in one tile; the wanted input gradients go to ``inputs``."""
-    offset, width, first = load_i64(tile), load_i64(tile + 8), load_i64(tile + 16)
-    base, delta = work + offset, deltas + offset
-    outputs = load_i64(table + OUTPUTS)
-    result = delta + 64 * width * (load_i64(table + UNITS) - outputs)
-    _pack(grad, grad_stride, outputs, result, width, first, batch)
-    for layer in range(load_i64(table) - 1, 0, -1):
-        record = table + HEADER_BYTES + layer * RECORD_BYTES
-        _backward_width(width, record, values, base, delta, 1, 0, load_i64(record + COLUMNS))
-    low = 0
+def begin_backward(table: int, tile: int, work: int, batch: int, grad: int, grad_stride: int) -> None:
+    """Put the gradient of a tile's outputs in their place."""
+    width, outputs = load_i64(tile + 8), load_i64(table + OUTPUTS)
+    result = work + load_i64(tile) + 64 * width * (load_i64(table + UNITS) - outputs)
+    _pack(grad, grad_stride, outputs, result, width, load_i64(tile + 16), batch)
+
+
+@serial
+def backward_layer(record: int, values: int, tile: int, work: int) -> None:
+    """Put the gradients of a layer's inputs, which are hidden units, in the place of their activations."""
+    _backward_width(load_i64(tile + 8), record, values, work + load_i64(tile), 1, 0, load_i64(record + COLUMNS))
+
+
+@serial
+def end_backward(table: int, values: int, tile: int, work: int, batch: int, inputs: Any) -> None:
+    """The wanted gradients of the network's inputs."""
+    base, width, low = work + load_i64(tile), load_i64(tile + 8), 0
     for address, stride, count in inputs:
         if address != 0:
-            _backward_width(width, table + HEADER_BYTES, values, base, delta, 0, low, low + count)
-            _unpack(delta + 64 * width * low, width, first, batch, address, stride, count)
+            _backward_width(width, table + HEADER_BYTES, values, base, 0, low, low + count)
+            _unpack(base + 64 * width * low, width, load_i64(tile + 16), batch, address, stride, count)
         low += count
 
 
 @serial
-def gradient_layer(record: int, tiles: int, tile_count: int, work: int, deltas: int, out: int) -> None:
+def gradient_layer(record: int, tiles: int, tile_count: int, work: int, out: int) -> None:
     """Weight and bias gradients of one layer over some tiles.
 
     Weights go in groups of 8, then 4. A row's last group overlaps the one before, which writes the same numbers twice and
@@ -184,20 +183,20 @@ def gradient_layer(record: int, tiles: int, tile_count: int, work: int, deltas: 
             rest = count - done
             if rest > 4 and count >= 8:
                 at = 4 * min(done, count - 8)
-                weight_gradients((0,) * 8, tiles, tile_count, deltas, dy, work, x, source + at, target + at)
+                weight_gradients((0,) * 8, tiles, tile_count, work, dy, x, source + at, target + at)
                 done += 8
             elif count >= 4:
                 at = 4 * min(done, count - 4)
-                weight_gradients((0,) * 4, tiles, tile_count, deltas, dy, work, x, source + at, target + at)
+                weight_gradients((0,) * 4, tiles, tile_count, work, dy, x, source + at, target + at)
                 done += 4
             else:
                 at = 4 * done
-                weight_gradients((0,), tiles, tile_count, deltas, dy, work, x, source + at, target + at)
+                weight_gradients((0,), tiles, tile_count, work, dy, x, source + at, target + at)
                 done += 1
     row = 0
     while row + 8 <= rows:
-        bias_gradients((0,) * 8, tiles, tile_count, deltas, outputs, unit + 4 * row, bias + 4 * row, out)
+        bias_gradients((0,) * 8, tiles, tile_count, work, outputs, unit + 4 * row, bias + 4 * row, out)
         row += 8
     while row < rows:
-        bias_gradients((0,), tiles, tile_count, deltas, outputs, unit + 4 * row, bias + 4 * row, out)
+        bias_gradients((0,), tiles, tile_count, work, outputs, unit + 4 * row, bias + 4 * row, out)
         row += 1
