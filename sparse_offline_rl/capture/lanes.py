@@ -10,6 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
 _SYNC = 300.0  # ns until a lane sees what another one has done
 _BYTES_PER_NS = 10.0  # between the caches of two cores
 _TIE = 1000.0  # ns: of tasks that could start about now, the one with most work behind it goes first
@@ -43,7 +48,8 @@ class _Dealer:
         self._rank = list(costs)  # time from the start of a task to the end of all, at best
         for task in reversed(range(len(costs))):
             self._rank[task] += max((self._rank[follower] for follower in self._followers[task]), default=0.0)
-        self._free = [0.0] * lanes
+        self._free = np.zeros(lanes)
+        self._ready: dict[int, FloatArray] = {}  # tasks whose needs are placed -> when each lane has all of these
         self._steps: list[list[Step]] = [[] for _ in range(lanes)]
         self._seen = [[0] * lanes for _ in range(lanes)]  # steps of the others that a lane has waited for
         self._place: dict[int, tuple[int, int, float]] = {}  # lane, position and end of a task
@@ -51,34 +57,38 @@ class _Dealer:
     def run(self) -> tuple[list[list[Step]], float]:
         """Deal all tasks."""
         missing = [len(before) for before in self._needs]
-        ready = [task for task, count in enumerate(missing) if count == 0]
-        while ready:
-            task, lane = self._choose(ready)
-            self._put(task, lane)
-            ready.remove(task)
+        for task, count in enumerate(missing):
+            if count == 0:
+                self._ready[task] = self._arrivals(task)
+        while self._ready:
+            task = self._choose()
+            self._put(task)
             for follower in self._followers[task]:
                 missing[follower] -= 1
                 if missing[follower] == 0:
-                    ready.append(follower)
-        return self._steps, max(self._free)
+                    self._ready[follower] = self._arrivals(follower)
+        return self._steps, float(self._free.max())
 
-    def _start(self, task: int, lane: int) -> float:
-        start = self._free[lane]
+    def _arrivals(self, task: int) -> FloatArray:
+        """When each lane has everything that a task needs."""
+        latest = np.zeros(len(self._free))
         for other, shared in self._needs[task].items():
             where, _, end = self._place[other]
-            start = max(start, end if where == lane else end + _SYNC + shared / _BYTES_PER_NS)
-        return start
+            arrival = np.full(len(latest), end + _SYNC + shared / _BYTES_PER_NS)
+            arrival[where] = end
+            np.maximum(latest, arrival, out=latest)
+        return latest
 
-    def _choose(self, ready: Sequence[int]) -> tuple[int, int]:
-        """The next task and its lane."""
-        starts = {(task, lane): self._start(task, lane) for task in ready for lane in range(len(self._free))}
-        horizon = min(starts.values()) + _TIE
-        task = min((pair for pair, start in starts.items() if start <= horizon), key=lambda p: (-self._rank[p[0]], p))[
-            0
-        ]
-        return task, min(range(len(self._free)), key=lambda lane: starts[task, lane])
+    def _choose(self) -> int:
+        tasks = list(self._ready)
+        soonest = np.maximum(np.stack(list(self._ready.values())), self._free).min(1)
+        able = np.flatnonzero(soonest <= soonest.min() + _TIE)
+        return min((tasks[i] for i in able), key=lambda task: (-self._rank[task], task))
 
-    def _put(self, task: int, lane: int) -> None:
+    def _put(self, task: int) -> None:
+        """On the lane that can start it first."""
+        starts = np.maximum(self._ready.pop(task), self._free)
+        lane = int(starts.argmin())
         waits: dict[int, int] = {}
         for other in self._needs[task]:
             where, position, _ = self._place[other]
@@ -86,7 +96,7 @@ class _Dealer:
                 waits[where] = max(waits.get(where, 0), position + 1)
         for where, count in waits.items():
             self._seen[lane][where] = count
-        end = self._start(task, lane) + self._costs[task]
+        end = float(starts[lane]) + self._costs[task]
         self._place[task] = (lane, len(self._steps[lane]), end)
         self._steps[lane].append(Step(task, waits))
         self._free[lane] = end

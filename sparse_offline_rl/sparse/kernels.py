@@ -40,7 +40,7 @@ from sparse_offline_rl.sparse.layout import (
 )
 from sparse_offline_rl.sparse.tiles import backward_layer, begin_backward, end_backward, forward_tile, gradient_layer
 
-SOURCES = "37d2ab6f69bd5548"
+SOURCES = "6f00e9d7b8afc649"
 
 
 @serial

@@ -93,7 +93,8 @@ def shared_serial(
         tile = tiles + TILE_BYTES * t
         base, width, lane = work + load_i64(tile), load_i64(tile + 8), load_i64(tile + 16)
         _gather(a, stride, count, sources + 4 * lane, base, width)
-        _records(width, table, values, base, 0, 0)
+        nothing = numba.int64(0)  # typed, because Numba would compile everything below once more for literals
+        _records(width, table, values, base, nothing, nothing)
 
 
 @serial

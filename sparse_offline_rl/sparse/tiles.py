@@ -148,16 +148,19 @@ def begin_backward(table: int, tile: int, work: int, batch: int, grad: int, grad
 @serial
 def backward_layer(record: int, values: int, tile: int, work: int) -> None:
     """Put the gradients of a layer's inputs, which are hidden units, in the place of their activations."""
-    _backward_width(load_i64(tile + 8), record, values, work + load_i64(tile), 1, 0, load_i64(record + COLUMNS))
+    # Typed, because Numba would compile everything below once more for literals.
+    gated, low = numba.int64(1), numba.int64(0)
+    _backward_width(load_i64(tile + 8), record, values, work + load_i64(tile), gated, low, load_i64(record + COLUMNS))
 
 
 @serial
 def end_backward(table: int, values: int, tile: int, work: int, batch: int, inputs: Any) -> None:
     """The wanted gradients of the network's inputs."""
-    base, width, low = work + load_i64(tile), load_i64(tile + 8), 0
+    base, width = work + load_i64(tile), load_i64(tile + 8)
+    gated, low = numba.int64(0), numba.int64(0)
     for address, stride, count in inputs:
         if address != 0:
-            _backward_width(width, table + HEADER_BYTES, values, base, 0, low, low + count)
+            _backward_width(width, table + HEADER_BYTES, values, base, gated, low, low + count)
             _unpack(base + 64 * width * low, width, load_i64(tile + 16), batch, address, stride, count)
         low += count
 
