@@ -12,7 +12,7 @@ from sparse_offline_rl.networks.mlp import replace_mlps
 from sparse_offline_rl.sparse.fallback import engine_factory
 from sparse_offline_rl.sparse.module import convert, set_threads
 
-# Whole updates of BCQ and BC were equally fast at 0.57 (results/benchmark.md, "Engine crossover"); below this sparse wins.
+# Whole updates of BCQ and BC were equally fast at 0.61 (results/benchmark.md, "Engine crossover"); below this sparse wins.
 CROSSOVER_DENSITY = 0.5
 
 
