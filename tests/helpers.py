@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
+import pytest
 import torch
 
 from sparse_offline_rl.agents.bcq import BCQ
@@ -10,6 +12,9 @@ from sparse_offline_rl.agents.factory import AGENTS
 from sparse_offline_rl.config import AgentConfig, PruneConfig
 from sparse_offline_rl.pruning.prune import apply_masks, find_masks
 from sparse_offline_rl.types import Batch, Spaces
+
+# Numba counts the cores that this process may use.
+needs_two_threads = pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
 
 SMALL = {"actor_hidden": (24, 16), "critic_hidden": (24, 16), "vae_hidden": (32, 32)}
 

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from helpers import random_batch
+from helpers import needs_two_threads, random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_capture import sparse_agent
@@ -19,6 +19,7 @@ from sparse_offline_rl.capture.codes import Map
 from sparse_offline_rl.capture.lanes import deal
 from sparse_offline_rl.capture.tasks import Task, dependencies
 from sparse_offline_rl.capture.update import CapturedUpdate
+from sparse_offline_rl.sparse import module as sparse_module
 
 
 @st.composite
@@ -90,6 +91,7 @@ def large_agent(**options):
     return sparse_agent(sparsity=0.5, actor_hidden=(96, 96), critic_hidden=(96, 96), vae_hidden=(200, 200), **options)
 
 
+@needs_two_threads
 @pytest.mark.parametrize("name", ["bcq", "bc"])
 def test_any_order_that_respects_the_dependencies_gives_the_same_bits(use_threads, monkeypatch, name):
     """So no access to memory has been overlooked, whatever the timing."""
@@ -134,6 +136,7 @@ def results(updates=20):
     return agent, update.programs[0], {key: value.clone() for key, value in agent_tensors(agent).items()}
 
 
+@needs_two_threads
 def test_lanes_give_the_bits_of_one_thread_that_does_the_same(use_threads, monkeypatch):
     use_threads(2)
     _, program, expected = results()
@@ -144,6 +147,7 @@ def test_lanes_give_the_bits_of_one_thread_that_does_the_same(use_threads, monke
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
 
 
+@needs_two_threads
 def test_a_thread_pool_that_has_one_thread_only(use_threads):
     """Numba then runs the lanes one after the other: the first would wait for ever."""
     use_threads(2)
@@ -156,6 +160,26 @@ def test_a_thread_pool_that_has_one_thread_only(use_threads):
         update(random_batch(200, seed=i), draws)
     assert update.programs[0].assembly.lanes == program.assembly.lanes == 2
     assert all(torch.equal(value, expected[key]) for key, value in agent_tensors(agent).items())
+
+
+def test_more_lanes_than_cores(monkeypatch):
+    """Whether Numba has threads for them or not, three lanes add up what one thread adds up."""
+    _, _, expected = results(3)
+    monkeypatch.setattr(sparse_module, "_threads", 3)
+    _, program, found = results(3)
+    assert program.assembly.lanes == 3
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=2e-5)
+
+
+@needs_two_threads
+def test_other_threads_other_program(use_threads):
+    agent, draws = large_agent(), torch.Generator().manual_seed(1)
+    update, batch = CapturedUpdate(agent), random_batch(200)
+    for threads in (1, 2, 1):
+        use_threads(threads)
+        update(batch, draws)
+    assert [program.assembly.lanes for program in update.programs] == [1, 2]
 
 
 def test_large_instructions_are_dealt_in_parts():

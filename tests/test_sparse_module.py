@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import sys
 from collections.abc import Callable
 
 import pytest
 import torch
+from helpers import needs_two_threads
 from torch import Tensor, nn
 
 from sparse_offline_rl.networks.mlp import MLP
 from sparse_offline_rl.sparse.fallback import engine_factory
 from sparse_offline_rl.sparse.module import SparseMLP, convert, set_threads
 
-needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 BATCHES = [1, 15, 16, 17, 63, 64, 65, 100, 112, 113, 1000]
 
 
@@ -65,7 +64,7 @@ def gradients(sparse: SparseMLP, batch: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("batch", [17, 100, 1000])
-@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_cores)])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_threads)])
 def test_repeated_calls_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, use_threads: Callable[[int], None], batch: int, threads: int
 ) -> None:
@@ -76,7 +75,7 @@ def test_repeated_calls_give_the_same_bits(
         assert torch.equal(first, second)
 
 
-@needs_two_cores
+@needs_two_threads
 @pytest.mark.parametrize("batch", [17, 100, 113, 1000])
 def test_threads_change_only_the_last_bits_of_weight_gradients(
     monkeypatch: pytest.MonkeyPatch, use_threads: Callable[[int], None], batch: int

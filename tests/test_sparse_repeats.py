@@ -1,10 +1,9 @@
 """A forward whose first input is repeated computes once what depends on that input alone, and nothing else than before."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
+from helpers import needs_two_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +13,6 @@ from sparse_offline_rl.sparse.module import SparseMLP
 from sparse_offline_rl.sparse.plan import SparsePlan
 from sparse_offline_rl.sparse.repeats import Layout
 from sparse_offline_rl.sparse.split import SplitPlan
-
-needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 
 
 def pruned(widths, hidden, outputs, density, seed):
@@ -30,7 +27,7 @@ def pruned(widths, hidden, outputs, density, seed):
 @given(
     distinct=st.integers(1, 40),
     repeats=st.integers(2, 20),
-    widths=st.tuples(st.integers(1, 20), st.integers(1, 20)) | st.tuples(*[st.integers(1, 6)] * 3),
+    widths=st.tuples(st.integers(0, 20), st.integers(1, 20)) | st.tuples(*[st.integers(1, 6)] * 3),
     hidden=st.lists(st.integers(1, 40), max_size=3),
     outputs=st.integers(1, 20),
     density=st.sampled_from([0.0, 0.03, 0.1, 0.3, 1.0]),
@@ -74,7 +71,7 @@ def test_gradients_flow_through_repeated_rows():
         torch.testing.assert_close(found, want, rtol=1e-3, atol=1e-3)
 
 
-@needs_two_cores
+@needs_two_threads
 @pytest.mark.parametrize(("distinct", "repeats"), [(100, 10), (7, 9), (3, 100), (1, 300), (33, 2)])
 def test_the_same_bits_on_one_thread_and_on_two(use_threads, monkeypatch, distinct, repeats):
     monkeypatch.setattr("sparse_offline_rl.sparse.engine._WORTH_A_THREAD", 0)
@@ -143,6 +140,13 @@ def test_what_counts_as_shared():
     )
     assert (len(output.shared.unit), len(output.sums.column), len(output.begun.column)) == (0, 1, 1)
     assert split.shared_weights == 6 and split.own_weights == 5
+
+
+def test_rows_that_no_repeats_make_are_refused():
+    engine = KernelEngine(SparsePlan.from_masks([np.ones((2, 5), bool)]))
+    for distinct, batch in ((2, 5), (0, 5)):
+        with pytest.raises(ValueError, match=f"{distinct} rows cannot stand for equally many of {batch} each"):
+            engine.forward_repeated(0, ((0, 12, 3), (0, 8, 2)), distinct, batch, 0)
 
 
 def test_repeats_cost_what_the_own_part_costs():

@@ -22,7 +22,7 @@ Words = NDArray[np.int64]
 
 
 class Assembly:
-    """An executable program: calling it runs every task once, on as many ``lanes`` as pay."""
+    """An executable program: calling it runs every task once, on as many ``lanes`` as there are threads if that pays, else on one."""
 
     def __init__(self, tasks: Sequence[Task], threads: int) -> None:
         self.lanes = 1

@@ -64,5 +64,5 @@ class Call(enum.IntEnum):
 
 # How many arguments the kernels take.
 ARGUMENTS = {
-    Call.FORWARD: 18, Call.BACKWARD: 22, Call.SINGLE: 10, Call.ADD: 3, Call.SHARED: 9, Call.REPEATS: 16
+    Call.FORWARD: 18, Call.BACKWARD: 22, Call.SINGLE: 10, Call.ADD: 5, Call.SHARED: 9, Call.REPEATS: 16
 }  # fmt: skip

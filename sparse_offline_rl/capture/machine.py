@@ -21,7 +21,7 @@ from sparse_offline_rl.sparse.layout import parallel, serial
 from sparse_offline_rl.sparse.simd import I64, intrinsic, load
 from sparse_offline_rl.sparse.split_kernels import repeats_serial, shared_serial
 
-SOURCES = "26f53e3dd349ee42"
+SOURCES = "a4426157d24d8c94"
 
 _FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
 _ADAM, _ADD, _INPUT = int(Call.ADAM), int(Call.ADD), int(Call.INPUT)

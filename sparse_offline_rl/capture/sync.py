@@ -16,7 +16,7 @@ from sparse_offline_rl.sparse.simd import I64, intrinsic
 
 COUNTER_BYTES = 128
 _YIELD_EVERY = 1 << 14  # looks at a counter, some 20 µs
-_PATIENCE = 1 << 19  # looks until a lane gives the others up, some milliseconds
+_PATIENCE = 1 << 22  # looks until a lane gives the others up, some milliseconds
 ALL_HERE, LATE, ALONE = 0, 1, 2  # what a lane finds at the start
 _ABANDONED = -(1 << 32)
 

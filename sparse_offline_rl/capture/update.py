@@ -6,6 +6,7 @@ import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 from operator import is_
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from sparse_offline_rl.sparse.module import thread_count
 from sparse_offline_rl.types import Batch
 
 _PROGRAMS = 8  # shapes of batches to be remembered
+
+_Key = tuple[Any, ...]  # threads, then the shapes of a batch
 
 
 class Program:
@@ -35,6 +38,7 @@ class Program:
         self.assembly = Assembly(builder.tasks, threads)
         self._draws, self._steps, self._metrics = recorder.draws, recorder.steps, metrics
         self._kept = (fields, builder.kept)
+        self.threads = threads
         self.batch: Batch | None = None  # whose addresses are in the inputs
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
@@ -60,41 +64,41 @@ class Program:
 
 
 class CapturedUpdate:
-    """Does what ``agent.update`` does. Records it for each shape of batch; where that is impossible, says so once and calls it."""
+    """Does what ``agent.update`` does. Records it for each shape of batch and number of threads; where that is impossible, says so once and calls it."""
 
     def __init__(self, agent: BCQ) -> None:
         self._agent = agent
-        self._programs: dict[tuple[torch.Size, ...], Program] = {}
+        self._programs: dict[_Key, Program] = {}
         self._possible = True
         self._last: Program | None = None
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """As ``agent.update``, except that the tensors that come back are overwritten by the next call."""
-        if self._last is not None and self._last.batch is batch:  # checked before
+        threads = thread_count()
+        if self._last is not None and self._last.batch is batch and self._last.threads == threads:  # checked before
             return self._last(batch, generator)
         if not self._possible or not all(x.dtype is torch.float32 and x.is_cpu and x.dim() == 2 for x in batch):
             return self._agent.update(batch, generator)
-        shapes = tuple(x.shape for x in batch)
-        self._last = self._programs.get(shapes)
-        return self._record(shapes, batch, generator) if self._last is None else self._last(batch, generator)
+        key = (threads, *(x.shape for x in batch))
+        self._last = self._programs.get(key)
+        return self._record(key, batch, generator) if self._last is None else self._last(batch, generator)
 
     @property
     def programs(self) -> list[Program]:
         """What has been recorded and not been forgotten."""
         return list(self._programs.values())
 
-    def _record(self, shapes: tuple[torch.Size, ...], batch: Batch, generator: torch.Generator) -> Metrics:
+    def _record(self, key: _Key, batch: Batch, generator: torch.Generator) -> Metrics:
         """Record an update, take it back and replay it; if that is impossible it stands as it was done."""
         agent, before = self._agent, _State(self._agent, generator)
         fields = [x.contiguous().clone() for x in batch]
-        threads = thread_count()
-        recorder = UpdateRecorder(generator, [*fields, *before.tensors], threads)
+        recorder = UpdateRecorder(generator, [*fields, *before.tensors], key[0])
         with recorder.recording():
             metrics = agent.update(Batch(*fields), generator)
         try:
             if not before.in_place(agent):
                 raise Unsupported("it puts other tensors into the agent's modules")
-            program = Program(fields, recorder, metrics, threads)
+            program = Program(fields, recorder, metrics, key[0])
         except Unsupported as reason:
             self._possible = False
             name = type(agent).__name__
@@ -104,7 +108,7 @@ class CapturedUpdate:
         before.restore(agent, generator)
         if len(self._programs) == _PROGRAMS:
             del self._programs[next(iter(self._programs))]
-        self._programs[shapes] = program
+        self._programs[key] = program
         return program(batch, generator)
 
 

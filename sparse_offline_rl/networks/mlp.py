@@ -16,7 +16,8 @@ from sparse_offline_rl.types import BoolArray
 class MLP(Packable):
     """Hidden ReLU layers, then one or more linear heads on the last hidden layer.
 
-    ``forward(*inputs)`` concatenates its inputs ``[B, ·]`` and returns the heads' outputs side by side, ``[B, sum(heads)]``.
+    ``forward(*inputs)`` concatenates its inputs ``[B, ·]``, of which the first may be repeated, and returns the heads' outputs
+    side by side, ``[B, sum(heads)]``.
     Layers are named ``hidden0``, ``hidden1``, … and by the heads' own names, in that order.
     """
 
@@ -41,7 +42,8 @@ class MLP(Packable):
         """Inputs ``[B, ·]`` concatenated along features, to ``[B, sum(heads)]``.
 
         The first input may have fewer rows, ``[B / r, ·]``: each of them stands for ``r`` rows, as many states do for the
-        candidate actions of each. A sparse network then computes once what depends on it alone. ``shifts``, if given, holds for each layer nothing or a vector ``[out]`` to add to its bias.
+        candidate actions of each. A sparse network then computes once what depends on it alone. ``shifts``, if given, holds for
+        each layer nothing or a vector ``[out]`` to add to its bias.
         """
         inputs = repeat_first(inputs)
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)

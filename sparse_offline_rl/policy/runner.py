@@ -28,7 +28,7 @@ class NetworkRunner(Protocol):
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
         """The network of ``first`` and ``second`` side by side, to ``out`` ``[n, out_features]``.
 
-        ``first`` may have fewer rows, each of which then stands for as many of the others.
+        ``first`` may have fewer rows, each of which then stands for equally many of the others.
         """
 
 

@@ -56,7 +56,8 @@ class KernelEngine:
         if tiles is None:
             if -(-batch // LANES) * self._weights < _WORTH_A_THREAD:
                 threads = 1
-            tiles = self._tiles[key] = cut(batch, self.plan.unit_count, threads)
+            # Not a plain store: what another thread has put there meanwhile may be in use by its address.
+            tiles = self._tiles.setdefault(key, cut(batch, self.plan.unit_count, threads))
         return tiles
 
     def forward(
@@ -94,13 +95,15 @@ class KernelEngine:
         self, values: int, inputs: Sequence[Span], distinct: int, batch: int, out: int, threads: int = 1
     ) -> None:
         """As :meth:`forward`, where the first input has ``distinct`` rows, each of which stands for ``batch / distinct`` of
-        the rows of the others. What depends on it alone is computed once.
+        the rows of the others. What depends on it alone is computed once. ValueError if ``distinct`` does not divide ``batch``.
         """
+        if distinct < 1 or batch % distinct:
+            raise ValueError(f"{distinct} rows cannot stand for equally many of {batch} each")
         spans = _three(inputs)
         width = spans[0][2]
         network = self._repeated.get(width)
         if network is None:
-            network = self._repeated[width] = RepeatedForward(self.plan, width, self._buffers)
+            network = self._repeated.setdefault(width, RepeatedForward(self.plan, width, self._buffers))
         if -(-batch // LANES) * self._weights < _WORTH_A_THREAD:
             threads = 1
         network(values, spans, distinct, batch, out, threads, recorder())
@@ -123,7 +126,8 @@ class KernelEngine:
         listener = recorder()
         tiles, buffer = workspace
         threads, parameters = tiles.threads, self.plan.parameter_count
-        extra = (2 * threads - 1) * parameters if out else 0
+        # A result and scratch for each thread; a replay has scratch of its own.
+        extra = (2 * threads - 1 if listener is None else threads) * parameters if out else 0
         partial = self._buffers.take(extra, listener)
         if listener is None:
             run = kernels.backward_serial if threads == 1 else kernels.backward_parallel

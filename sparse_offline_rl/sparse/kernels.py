@@ -122,6 +122,13 @@ def backward_serial(
     )
 
 
+@serial
+def add_serial(total: int, terms: int, count: int, rows: int, stride: int) -> None:
+    """``total += term`` for each of ``rows`` terms in turn, ``count`` floats each and ``stride`` bytes apart."""
+    for row in range(rows):
+        add_vectors(total, terms + stride * row, count)
+
+
 @parallel
 def backward_parallel(
     table: int, values: int, tiles: int, tile_count: int, group: int, batch: int, work: int, grad: int, grad_stride: int,
@@ -145,15 +152,8 @@ def backward_parallel(
     if out != 0:
         for thread in numba.prange(threads):
             first = count * thread // threads
-            for other in range(threads - 1):
-                share = count * (thread + 1) // threads - first
-                add_vectors(out + 4 * first, partial + 4 * (count * other + first), share)
-
-
-@serial
-def add_serial(total: int, term: int, count: int) -> None:
-    """``total += term``, ``count`` floats."""
-    add_vectors(total, term, count)
+            share = count * (thread + 1) // threads - first
+            add_serial(out + 4 * first, partial + 4 * first, share, threads - 1, 4 * count)
 
 
 @serial

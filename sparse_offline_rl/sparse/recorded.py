@@ -1,7 +1,7 @@
 """What an engine does while a recorder listens: the serial kernels, share by share, each with what it reads and writes.
 
-Threads that replay the shares need no parallel kernels: whoever knows what every call touches can run them side by side. The
-shares are those of the parallel kernels, so that the sums are the same to the last bit.
+Threads that replay the shares need no parallel kernels: whoever knows what every call touches can run them side by side. Where
+sums depend on the shares, in a backward, they are those of the parallel kernels, and the bits the same.
 """
 
 from __future__ import annotations
@@ -86,9 +86,8 @@ def backward(
         cost = _BACKWARD_COST * network.weights * share.vectors * (2 if out else 1)
         needs = {_PARTIAL: size} if out and share.length > tiles.group else {}
         listener.kernel(KernelCall("backward", arguments, reads, writes, needs, cost))
-    if out:
-        for other in range(tiles.threads - 1):
-            _add(listener, out, partial + size * other, count, tiles.threads)
+    if out and tiles.threads > 1:
+        _add(listener, out, partial, count, tiles.threads)
 
 
 def single(listener: Recorder, network: Network, inputs: Spans, out: int, work: int) -> None:
@@ -103,14 +102,16 @@ def single(listener: Recorder, network: Network, inputs: Spans, out: int, work: 
     )
 
 
-def _add(listener: Recorder, total: int, term: int, count: int, parts: int) -> None:
-    for part in range(parts):
-        first = count * part // parts
-        share = count * (part + 1) // parts - first
-        arguments = (total + 4 * first, term + 4 * first, share)
+def _add(listener: Recorder, total: int, terms: int, count: int, threads: int) -> None:
+    """Add what all shares but the first have left to what that one has, a part of it for each thread."""
+    for part in range(threads):
+        first = count * part // threads
+        share, rows = count * (part + 1) // threads - first, threads - 1
+        arguments = (total + 4 * first, terms + 4 * first, share, rows, 4 * count)
         kernels.add_serial(*arguments)
-        mine, other = (arguments[0], 4 * share), (arguments[1], 4 * share)
-        listener.kernel(KernelCall("add", arguments, [mine, other], [mine], {}, 0.1 * share))
+        mine = (arguments[0], 4 * share)
+        others = [(arguments[1] + 4 * count * row, 4 * share) for row in range(rows)]
+        listener.kernel(KernelCall("add", arguments, [mine, *others], [mine], {}, 0.1 * share * rows))
 
 
 def rows_of(spans: Sequence[Span], first: int, count: int) -> list[Region]:

@@ -61,6 +61,7 @@ class RepeatedForward:
         self._buffers.give_back(count, shared, listener)
 
     def _run(self, job: _Job) -> None:
+        """The shared part, which is small, on one thread; the own part on all."""
         tiles, places = job.layout.shared, job.layout.places.ctypes.data
         sources = job.layout.sources.ctypes.data
         split_kernels.shared_serial(
@@ -114,7 +115,7 @@ class RepeatedForward:
         key = (distinct, repeats, threads)
         layout = self._layouts.get(key)
         if layout is None:
-            layout = self._layouts[key] = Layout(distinct, repeats, self._shared_units, threads)
+            layout = self._layouts.setdefault(key, Layout(distinct, repeats, self._shared_units, threads))
         return layout
 
     def _tables(self) -> tuple[int, int, int, int]:

@@ -59,7 +59,7 @@ def cut(batch: int, units: int, threads: int) -> Tiles:
     starts = np.cumsum(widths) - widths
     table = np.ascontiguousarray(np.stack([unit_bytes * starts, widths, LANES * starts], 1))
     width = int(widths.max())
-    group = min(len(table), max(1, _CACHE_BYTES // (unit_bytes * width)))
+    group = min(len(table), max(1, _CACHE_BYTES // max(1, unit_bytes * width)))
     threads = min(threads, len(table))
     return Tiles(table, table.ctypes.data, len(table), vectors, width, group, threads, batch, unit_bytes)
 

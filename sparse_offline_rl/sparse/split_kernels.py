@@ -117,7 +117,10 @@ def repeats_serial(
     table: int, values: int, tiles: int, tile_count: int, places: int, shared: int, scratch: int,
     a1: int, s1: int, w1: int, a2: int, s2: int, w2: int, out: int, threads: int, scratch_bytes: int,
 ) -> None:  # fmt: skip
-    """The own part of some tiles, from what :func:`shared_serial` left at ``shared``, to rows of ``out`` ``[batch, outputs]``."""
+    """The own part of some tiles, from what :func:`shared_serial` left at ``shared``, to rows of ``out`` ``[batch, outputs]``.
+
+    ``threads`` and ``scratch_bytes`` are those of :func:`repeats_parallel`, whose arguments these are, and mean nothing here.
+    """
     for t in range(tile_count):
         inputs = ((a1, s1, w1), (a2, s2, w2))
         _repeat_tile(table, values, tiles + _PLACE_BYTES * t, places, shared, scratch, inputs, out)
