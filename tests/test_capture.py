@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import prune, random_batch, small_agent
+from helpers import needs_two_threads, prune, random_batch, small_agent
 from torch import nn
 
 from sparse_offline_rl.agents.bcq import BCQ
@@ -86,7 +86,7 @@ def test_programs_of_other_shapes_share_the_agent_and_only_the_last_few_are_kept
     assert len(update.programs) == 8
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_threads)])
 def test_a_recording_made_later_gives_the_same_bits(use_threads, threads):
     """So a resumed run, which records at another update than the first one did, ends as if it had never stopped."""
     use_threads(threads)
@@ -128,6 +128,7 @@ def test_a_batch_that_is_drawn_into_the_same_tensors():
     assert_close(agent_tensors(twin), agent_tensors(agent))
 
 
+@needs_two_threads
 def test_two_threads_give_the_result_of_one(use_threads):
     results = []
     for threads in (1, 2):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import prune, random_batch, small_agent
+from helpers import needs_two_threads, prune, random_batch, small_agent
 
 from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
 from sparse_offline_rl.errors import UserError
@@ -110,6 +110,7 @@ def test_targets_share_the_plan_and_not_the_values():
     assert torch.equal(clone.critic.q1.values, online.values)
 
 
+@needs_two_threads
 def test_results_do_not_depend_on_the_run_and_threads_leave_torch_alone(use_threads):
     results = []
     threads = torch.get_num_threads()

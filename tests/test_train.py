@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from helpers import small_agent
+from helpers import needs_two_threads, small_agent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_offline_rl import load_policy
@@ -142,7 +142,7 @@ def test_every_pruner_trains(cli, tmp_path, options):
         ["agent.twin=independent"],
         ["dataset.normalize=false"],
         ["sparsity=0.99"],
-        ["threads=2"],
+        pytest.param(["threads=2"], marks=needs_two_threads),
     ],
 )
 def test_every_option_trains(cli, tmp_path, options):
