@@ -12,25 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_check import dense_forward
 
 from sparse_offline_rl.sparse.engine import KernelEngine
 from sparse_offline_rl.sparse.plan import SparsePlan
-from sparse_offline_rl.types import BoolArray, FloatArray
+from sparse_offline_rl.types import BoolArray
 
 
 def random_masks(sizes: list[int], density: float, rng: np.random.Generator) -> list[BoolArray]:
     return [rng.random((n_out, n_in)) < density for n_in, n_out in pairwise(sizes)]
-
-
-def dense_forward(plan: SparsePlan, values: FloatArray, x: FloatArray) -> FloatArray:
-    h = x.astype(np.float64)
-    for i, layer in enumerate(plan.layers):
-        weight = np.zeros((layer.out_features, layer.in_features))
-        weight[layer.mask()] = values[layer.values]
-        h = h @ weight.T + values[layer.bias]
-        if i + 1 < len(plan.layers):
-            h = np.maximum(h, 0)
-    return h.astype(np.float32)
 
 
 def live_by_paths(masks: list[BoolArray]) -> list[set[int]]:
@@ -75,7 +65,7 @@ def test_act_equals_dense(sizes: list[int], density: float, batch: int, seed: in
     values = rng.standard_normal(plan.parameter_count).astype(np.float32)
     x = rng.standard_normal((batch, sizes[0])).astype(np.float32)
     out = KernelEngine(plan).act(values, x)
-    want = dense_forward(plan, values, x)
+    want = dense_forward(plan, values, x)[-1]
     np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-4 * (1 + np.abs(want).max()))
 
 

@@ -13,9 +13,9 @@ from sparse_offline_rl.capture.machine import run_lanes, run_serial
 from sparse_offline_rl.capture.sync import COUNTER_BYTES
 from sparse_offline_rl.capture.tasks import Task, dependencies
 from sparse_offline_rl.sparse.buffers import Buffer
+from sparse_offline_rl.sparse.plan import VECTOR_BYTES
 
 _WORTH_IT = 0.9  # of the time on one thread: more saves nothing
-_VECTOR_BYTES = 64
 _WORD_BYTES = 8
 
 Words = NDArray[np.int64]
@@ -73,7 +73,7 @@ def _programs(
 
 
 def _aligned(size: int) -> int:
-    return -(-size // _VECTOR_BYTES) * _VECTOR_BYTES
+    return -(-size // VECTOR_BYTES) * VECTOR_BYTES
 
 
 def _scratch_bytes(tasks: Sequence[Task]) -> int:

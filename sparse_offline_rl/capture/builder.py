@@ -14,13 +14,13 @@ from torch import Tensor
 from sparse_offline_rl.capture.codes import Call, Map, Reduce
 from sparse_offline_rl.capture.tasks import NO_SCRATCH, Task
 from sparse_offline_rl.recording import Region
-from sparse_offline_rl.sparse.shares import LANES
+from sparse_offline_rl.sparse.shares import SHARES
+from sparse_offline_rl.sparse.simd import LANES
 
 _FLOAT_BYTES = 4
 _DIMENSIONS = 3  # of an instruction
 _INSTRUCTION, _ELEMENT = 150.0, 0.4  # ns
 _WORTH_A_TASK = 512  # elements
-_SHARES = 4  # of a thread
 
 Value = Tensor | float
 
@@ -62,7 +62,7 @@ class Builder:
 
     def parts(self, rows: int, size: int) -> list[slice]:
         """Rows of a batch in the shares of the kernels, or all at once where ``size`` elements are too few to share."""
-        count = min(size // _WORTH_A_TASK, _SHARES * self._threads) if self._threads > 1 else 1
+        count = min(size // _WORTH_A_TASK, SHARES * self._threads) if self._threads > 1 else 1
         vectors = -(-rows // LANES)
         ends = [min(rows, LANES * (vectors * i // max(count, 1))) for i in range(count + 1)]
         return [slice(*pair) for pair in pairwise(ends) if pair[0] < pair[1]] if count > 1 else [slice(0, rows)]

@@ -64,7 +64,10 @@ class Program:
 
 
 class CapturedUpdate:
-    """Does what ``agent.update`` does. Records it for each shape of batch and number of threads; where that is impossible, says so once and calls it."""
+    """Does what ``agent.update`` does. Records it for each shape of batch and number of threads.
+
+    Where that is impossible, it says so once and calls the update itself.
+    """
 
     def __init__(self, agent: BCQ) -> None:
         self._agent = agent

@@ -5,18 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from sparse_offline_rl.recording import Recorder
-
-_ALIGNMENT = 64
+from sparse_offline_rl.sparse.plan import VECTOR_BYTES
 
 
 class Buffer:
-    """``count`` float32 at a 64-byte aligned ``address``."""
+    """``count`` float32 at an ``address`` aligned to vectors."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._memory = np.empty(count + _ALIGNMENT // 4, np.float32)
+        self._memory = np.empty(count + VECTOR_BYTES // 4, np.float32)
         raw = self._memory.ctypes.data
-        self.address = raw + (-raw) % _ALIGNMENT
+        self.address = raw + (-raw) % VECTOR_BYTES
 
 
 class Buffers:

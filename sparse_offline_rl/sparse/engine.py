@@ -16,7 +16,8 @@ from sparse_offline_rl.sparse.layout import MAX_INPUTS, MAX_VECTORS
 from sparse_offline_rl.sparse.plan import SparsePlan
 from sparse_offline_rl.sparse.recorded import Span, Spans
 from sparse_offline_rl.sparse.repeated import RepeatedForward
-from sparse_offline_rl.sparse.shares import LANES, Tiles, cut
+from sparse_offline_rl.sparse.shares import Tiles, cut
+from sparse_offline_rl.sparse.simd import LANES
 from sparse_offline_rl.types import FloatArray
 
 _WORTH_A_THREAD = 20_000  # weights times vectors of the batch, some 8 µs of work
@@ -54,10 +55,8 @@ class KernelEngine:
         key = (batch, threads)
         tiles = self._tiles.get(key)
         if tiles is None:
-            if -(-batch // LANES) * self._weights < _WORTH_A_THREAD:
-                threads = 1
             # Not a plain store: what another thread has put there meanwhile may be in use by its address.
-            tiles = self._tiles.setdefault(key, cut(batch, self.plan.unit_count, threads))
+            tiles = self._tiles.setdefault(key, cut(batch, self.plan.unit_count, self._useful(threads, batch)))
         return tiles
 
     def forward(
@@ -104,9 +103,11 @@ class KernelEngine:
         network = self._repeated.get(width)
         if network is None:
             network = self._repeated.setdefault(width, RepeatedForward(self.plan, width, self._buffers))
-        if -(-batch // LANES) * self._weights < _WORTH_A_THREAD:
-            threads = 1
-        network(values, spans, distinct, batch, out, threads, recorder())
+        network(values, spans, distinct, batch, out, self._useful(threads, batch), recorder())
+
+    def _useful(self, threads: int, batch: int) -> int:
+        """One thread where ``batch`` rows are too little work for more."""
+        return threads if -(-batch // LANES) * self._weights >= _WORTH_A_THREAD else 1
 
     def _workspace_size(self, tiles: Tiles) -> int:
         return tiles.vectors * LANES * self.plan.unit_count

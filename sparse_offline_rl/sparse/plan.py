@@ -14,7 +14,7 @@ from sparse_offline_rl.types import BoolArray
 
 IntArray = NDArray[np.int32]
 
-_VECTOR_BYTES = 64
+VECTOR_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -193,11 +193,11 @@ def _tables(layer: LayerPlan, in_position: IntArray, in_units: int) -> LayerTabl
         row_unit=_int32(out_position[walked]),
         first=_int32(layer.values.start + layer.start[walked]),
         row_start=_starts(lengths[walked]),
-        row_index=_int32(_VECTOR_BYTES * inputs[by_row]),
+        row_index=_int32(VECTOR_BYTES * inputs[by_row]),
         bias=_int32(layer.bias.start + walked),
         column_unit=_int32(column_unit),
         column_start=_starts(counts[column_unit]),
-        column_index=_int32(_VECTOR_BYTES * out_position[rows[by_column]]),
+        column_index=_int32(VECTOR_BYTES * out_position[rows[by_column]]),
         column_value=_int32(layer.values.start + alive[by_column]),
     )
 

@@ -12,14 +12,13 @@ from typing import NamedTuple
 from sparse_offline_rl.recording import KernelCall, Recorder, Region
 from sparse_offline_rl.sparse import kernels
 from sparse_offline_rl.sparse.plan import SparsePlan
-from sparse_offline_rl.sparse.shares import Tiles
+from sparse_offline_rl.sparse.shares import SHARES, Tiles
 
 Span = tuple[int, int, int]  # address, row stride in bytes, width; address 0 asks for nothing
 Spans = tuple[Span, Span, Span]
 
 # What a weight costs for a vector of the batch, in ns: in a forward, and in one of the two products of a backward.
 FORWARD_COST, _BACKWARD_COST = 0.38, 0.48
-SHARES = 4  # of a thread, in a forward without a backward: small ones leave nobody waiting
 _PARTIAL, _WORK = 19, 5  # arguments
 
 

@@ -12,9 +12,10 @@ from sparse_offline_rl.sparse import split_kernels
 from sparse_offline_rl.sparse.buffers import Buffer, Buffers
 from sparse_offline_rl.sparse.layout import MAX_VECTORS
 from sparse_offline_rl.sparse.plan import SparsePlan
-from sparse_offline_rl.sparse.recorded import FORWARD_COST, SHARES, Spans, rows_of
+from sparse_offline_rl.sparse.recorded import FORWARD_COST, Spans, rows_of
 from sparse_offline_rl.sparse.repeats import Layout
-from sparse_offline_rl.sparse.shares import LANES
+from sparse_offline_rl.sparse.shares import SHARES
+from sparse_offline_rl.sparse.simd import LANES
 from sparse_offline_rl.sparse.split import RowTables, SplitPlan
 
 _SCRATCH = 6  # which argument of the kernel

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from sparse_offline_rl.sparse.layout import MAX_VECTORS
 from sparse_offline_rl.sparse.plan import IntArray
-from sparse_offline_rl.sparse.shares import LANES, cut
+from sparse_offline_rl.sparse.shares import cut
+from sparse_offline_rl.sparse.simd import LANES
 
 _WIDTH = 5  # vectors of a tile
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_offline_rl.sparse.layout import MAX_VECTORS, TILE_BYTES
+from sparse_offline_rl.sparse.simd import LANES
 
-LANES = 16  # floats of a vector
+SHARES = 4  # of a thread, where no sum depends on their number: small ones leave nobody waiting
 _CACHE_BYTES = 1 << 20  # half of a core's second-level cache
 
 

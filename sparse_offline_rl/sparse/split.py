@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparse_offline_rl.sparse.plan import IntArray, LayerPlan, SparsePlan
+from sparse_offline_rl.sparse.plan import VECTOR_BYTES, IntArray, LayerPlan, SparsePlan
 from sparse_offline_rl.types import BoolArray
-
-VECTOR_BYTES = 64
 
 
 class RowTables(NamedTuple):
