@@ -7,23 +7,22 @@ from contextlib import closing
 import torch
 
 from sparse_offline_rl.agents.bcq import BCQ
-from sparse_offline_rl.agents.factory import AGENTS
-from sparse_offline_rl.capture.choice import choose_update
-from sparse_offline_rl.checkpoint import Checkpoint, load_checkpoint
+from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.config import Config
-from sparse_offline_rl.console import say, show_layers
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.engines.selection import choose_engine, choose_update, install_engine
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.process import prepare_process, stop_on_signal
+from sparse_offline_rl.pruning.layer_reports import layer_reports
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import apply_masks, find_masks
-from sparse_offline_rl.pruning.report import layer_reports
-from sparse_offline_rl.run_folder import RunFolder
 from sparse_offline_rl.seeding import generator, seed_everything
-from sparse_offline_rl.session import Experience, Result, Session, Trainee
-from sparse_offline_rl.sparse.choice import choose_engine, install_engine
+from sparse_offline_rl.training.checkpoint import Checkpoint, load_checkpoint
+from sparse_offline_rl.training.console import say, show_layers
+from sparse_offline_rl.training.process import prepare_process, stop_on_signal
+from sparse_offline_rl.training.run_folder import RunFolder
+from sparse_offline_rl.training.session import Experience, Result, Session, Trainee
 from sparse_offline_rl.types import Spaces
 
 

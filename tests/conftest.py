@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sparse_offline_rl.cli import train as train_cli
-from sparse_offline_rl.sparse.module import set_threads
+from sparse_offline_rl.engines.sparse.module import set_threads
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparse_offline_rl.agents.bcq import BCQ
-from sparse_offline_rl.agents.factory import AGENTS
+from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.config import AgentConfig, PruneConfig
 from sparse_offline_rl.pruning.prune import apply_masks, find_masks
 from sparse_offline_rl.types import Batch, Spaces

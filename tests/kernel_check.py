@@ -17,9 +17,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from sparse_offline_rl.sparse import kernels, split_kernels
-from sparse_offline_rl.sparse.engine import KernelEngine
-from sparse_offline_rl.sparse.plan import SparsePlan
+from sparse_offline_rl.engines.sparse import kernels, split_kernels
+from sparse_offline_rl.engines.sparse.engine import KernelEngine
+from sparse_offline_rl.engines.sparse.plan import SparsePlan
 
 DRAW = np.random.default_rng(0)
 

@@ -17,10 +17,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 TIERS = [
-    {"errors", "types", "config", "files", "seeding", "stored_config", "recording"},
+    {"errors", "types", "config", "files", "seeding", "tracing"},
     {"networks", "datasets"},
-    {"pruning", "agents", "sparse", "capture", "policy", "evaluation", "export"},
-    {"checkpoint", "metrics", "training", "deploy", "summary", "run_folder", "console", "process", "session"},
+    {"pruning", "agents", "engines", "policy", "evaluation", "export"},
+    {"training"},
     {"experiment"},
     {"cli", "reports", "benchmarks"},
 ]

@@ -14,10 +14,10 @@ from torch import nn
 from sparse_offline_rl.agents.bcq import BCQ
 from sparse_offline_rl.agents.learner import Learner
 from sparse_offline_rl.agents.state import agent_tensors
-from sparse_offline_rl.capture import machine
-from sparse_offline_rl.capture.choice import choose_update
-from sparse_offline_rl.capture.update import CapturedUpdate
-from sparse_offline_rl.sparse.module import convert
+from sparse_offline_rl.engines.capture import interpreter
+from sparse_offline_rl.engines.capture.update import CapturedUpdate
+from sparse_offline_rl.engines.selection import choose_update
+from sparse_offline_rl.engines.sparse.module import convert
 from sparse_offline_rl.types import Batch
 
 
@@ -283,13 +283,13 @@ def test_who_records():
     assert choose_update(agent, "dense", True) == agent.update
 
 
-def test_the_machine_knows_its_sources():
+def test_the_interpreter_knows_its_sources():
     """As kernels.SOURCES: the compiled machine holds the kernels, too."""
-    package = Path(machine.__file__).parents[1]
-    files = ["agents/adam_kernel.py", *(f"capture/{name}.py" for name in ("codes", "rows", "sync", "vector_math"))]
+    package = Path(interpreter.__file__).parents[1]
+    files = ["../agents/adam_kernel.py", *(f"capture/{name}.py" for name in ("codes", "rows", "sync", "vector_math"))]
     files += [
         f"sparse/{name}.py"
         for name in ("gradients", "indexed", "intrinsics", "kernels", "layout", "simd", "split_kernels", "tiles")
     ]
     digest = hashlib.sha256(b"".join((package / name).read_bytes() for name in files)).hexdigest()[:16]
-    assert digest == machine.SOURCES, f'put SOURCES = "{digest}" into {machine.__file__}'
+    assert digest == interpreter.SOURCES, f'put SOURCES = "{digest}" into {interpreter.__file__}'

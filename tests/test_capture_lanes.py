@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from test_capture import sparse_agent
 
 from sparse_offline_rl.agents.state import agent_tensors
-from sparse_offline_rl.capture import assembly as assembly_module
-from sparse_offline_rl.capture.assembly import Assembly
-from sparse_offline_rl.capture.builder import Builder
-from sparse_offline_rl.capture.codes import Map
-from sparse_offline_rl.capture.lanes import deal
-from sparse_offline_rl.capture.tasks import Task, dependencies
-from sparse_offline_rl.capture.update import CapturedUpdate
-from sparse_offline_rl.sparse import module as sparse_module
+from sparse_offline_rl.engines.capture import assembly as assembly_module
+from sparse_offline_rl.engines.capture.assembly import Assembly
+from sparse_offline_rl.engines.capture.builder import Builder
+from sparse_offline_rl.engines.capture.codes import Map
+from sparse_offline_rl.engines.capture.lanes import deal
+from sparse_offline_rl.engines.capture.tasks import Task, dependencies
+from sparse_offline_rl.engines.capture.update import CapturedUpdate
+from sparse_offline_rl.engines.sparse import module as sparse_module
 
 
 @st.composite

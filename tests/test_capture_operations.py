@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_offline_rl.capture.assembly import Assembly
-from sparse_offline_rl.capture.builder import Builder, Unsupported
-from sparse_offline_rl.capture.recorder import UpdateRecorder
+from sparse_offline_rl.engines.capture.assembly import Assembly
+from sparse_offline_rl.engines.capture.builder import Builder, Unsupported
+from sparse_offline_rl.engines.capture.recorder import UpdateRecorder
 
 
 def replay(function, inputs):

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
-from sparse_offline_rl.networks.compact import CompactMLP, compacted, hidden_units
+from sparse_offline_rl.engines.dense import CompactMLP, compacted, hidden_units
+from sparse_offline_rl.engines.selection import Engine, install_engine
+from sparse_offline_rl.engines.sparse.module import SparseMLP
 from sparse_offline_rl.networks.mlp import MLP
-from sparse_offline_rl.sparse.choice import Engine, install_engine
-from sparse_offline_rl.sparse.module import SparseMLP
 
 HEADS = {"mean": 2, "log_std": 3}
 

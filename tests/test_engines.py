@@ -9,10 +9,10 @@ import torch
 from helpers import needs_two_threads, prune, random_batch, small_agent
 
 from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
+from sparse_offline_rl.engines.selection import CROSSOVER_DENSITY, choose_engine, install_engine
+from sparse_offline_rl.engines.sparse import kernels, split_kernels
+from sparse_offline_rl.engines.sparse.module import SparseMLP
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.sparse import kernels, split_kernels
-from sparse_offline_rl.sparse.choice import CROSSOVER_DENSITY, choose_engine, install_engine
-from sparse_offline_rl.sparse.module import SparseMLP
 
 
 def pair(name="bcq", method="snip", sparsity=0.8, **overrides):

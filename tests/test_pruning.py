@@ -15,9 +15,9 @@ from sparse_offline_rl.networks.masked import MaskedLinear
 from sparse_offline_rl.networks.mlp import MLP
 from sparse_offline_rl.pruning.allocate import allocate
 from sparse_offline_rl.pruning.controls import shuffle_layerwise
+from sparse_offline_rl.pruning.layer_reports import coo_bytes, layer_reports
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import apply_masks, find_masks
-from sparse_offline_rl.pruning.report import coo_bytes, layer_reports
 from sparse_offline_rl.pruning.scores import SCORERS, grasp, snip
 from sparse_offline_rl.types import Objective
 

@@ -15,7 +15,7 @@ from sparse_offline_rl.cli import report as report_cli
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.format import read_policy
-from sparse_offline_rl.pruning.report import coo_bytes
+from sparse_offline_rl.pruning.layer_reports import coo_bytes
 from sparse_offline_rl.reports.curves import learning_curves
 from sparse_offline_rl.reports.groups import group_runs
 from sparse_offline_rl.reports.memory import memory_use, policy_coo_bytes

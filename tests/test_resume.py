@@ -14,10 +14,10 @@ import torch
 from conftest import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparse_offline_rl.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.metrics import MetricsWriter
+from sparse_offline_rl.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from sparse_offline_rl.training.metrics import MetricsWriter
 
 LONG = [*TINY, "updates=400", "checkpoint.every=7", "eval.every=100", "log.every=10"]
 TIMED = {"updates_per_second", "train_seconds", "eval_seconds"}
@@ -179,10 +179,10 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from sparse_offline_rl.checkpoint import Checkpoint, save_checkpoint
+from sparse_offline_rl.training.checkpoint import Checkpoint, save_checkpoint
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.metrics import MetricsWriter
+from sparse_offline_rl.training.metrics import MetricsWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails as it does on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:

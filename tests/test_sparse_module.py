@@ -12,9 +12,9 @@ import torch
 from helpers import needs_two_threads
 from torch import Tensor, nn
 
+from sparse_offline_rl.engines.sparse.fallback import engine_factory
+from sparse_offline_rl.engines.sparse.module import SparseMLP, convert, set_threads
 from sparse_offline_rl.networks.mlp import MLP
-from sparse_offline_rl.sparse.fallback import engine_factory
-from sparse_offline_rl.sparse.module import SparseMLP, convert, set_threads
 
 BATCHES = [1, 15, 16, 17, 63, 64, 65, 100, 112, 113, 1000]
 
@@ -68,7 +68,7 @@ def gradients(sparse: SparseMLP, batch: int) -> list[Tensor]:
 def test_repeated_calls_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, use_threads: Callable[[int], None], batch: int, threads: int
 ) -> None:
-    monkeypatch.setattr("sparse_offline_rl.sparse.engine._WORTH_A_THREAD", 0)
+    monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine._WORTH_A_THREAD", 0)
     sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
     use_threads(threads)
     for first, second in zip(gradients(sparse, batch), gradients(sparse, batch), strict=True):
@@ -80,7 +80,7 @@ def test_repeated_calls_give_the_same_bits(
 def test_threads_change_only_the_last_bits_of_weight_gradients(
     monkeypatch: pytest.MonkeyPatch, use_threads: Callable[[int], None], batch: int
 ) -> None:
-    monkeypatch.setattr("sparse_offline_rl.sparse.engine._WORTH_A_THREAD", 0)
+    monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine._WORTH_A_THREAD", 0)
     sparse = SparseMLP.from_mlp(pruned_mlp(0.3))
     one = gradients(sparse, batch)
     use_threads(2)
@@ -242,9 +242,9 @@ def test_without_kernels_one_warning_and_the_same_numbers(monkeypatch: pytest.Mo
     mlp = pruned_mlp(0.3)
     want = gradients(SparseMLP.from_mlp(mlp), 20)
     if broken == "import":
-        monkeypatch.setitem(sys.modules, "sparse_offline_rl.sparse.engine", None)
+        monkeypatch.setitem(sys.modules, "sparse_offline_rl.engines.sparse.engine", None)
     else:
-        monkeypatch.setattr("sparse_offline_rl.sparse.engine.KernelEngine.act", lambda *_: 1 // 0)
+        monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine.KernelEngine.act", lambda *_: 1 // 0)
     engine_factory.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="sparse kernels are not available") as caught:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_check import dense_forward
 
-from sparse_offline_rl.sparse.engine import KernelEngine
-from sparse_offline_rl.sparse.plan import SparsePlan
+from sparse_offline_rl.engines.sparse.engine import KernelEngine
+from sparse_offline_rl.engines.sparse.plan import SparsePlan
 from sparse_offline_rl.types import BoolArray
 
 
@@ -107,8 +107,8 @@ def test_copies_share_the_plan_and_pickles_rebuild_it() -> None:
 def test_acting_needs_no_torch() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from sparse_offline_rl.sparse.engine import KernelEngine\n"
-        "from sparse_offline_rl.sparse.plan import SparsePlan\n"
+        "from sparse_offline_rl.engines.sparse.engine import KernelEngine\n"
+        "from sparse_offline_rl.engines.sparse.plan import SparsePlan\n"
         "plan = SparsePlan.from_masks([np.ones((2, 3), bool)])\n"
         "KernelEngine(plan).act(np.ones(8, np.float32), np.ones((1, 3), np.float32))\n"
         "assert 'torch' not in sys.modules\n"

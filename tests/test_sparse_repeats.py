@@ -7,12 +7,12 @@ from helpers import needs_two_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparse_offline_rl.engines.sparse.engine import KernelEngine
+from sparse_offline_rl.engines.sparse.module import SparseMLP
+from sparse_offline_rl.engines.sparse.plan import SparsePlan
+from sparse_offline_rl.engines.sparse.repeats import Layout
+from sparse_offline_rl.engines.sparse.split import SplitPlan
 from sparse_offline_rl.networks.mlp import MLP
-from sparse_offline_rl.sparse.engine import KernelEngine
-from sparse_offline_rl.sparse.module import SparseMLP
-from sparse_offline_rl.sparse.plan import SparsePlan
-from sparse_offline_rl.sparse.repeats import Layout
-from sparse_offline_rl.sparse.split import SplitPlan
 
 
 def pruned(widths, hidden, outputs, density, seed):
@@ -74,7 +74,7 @@ def test_gradients_flow_through_repeated_rows():
 @needs_two_threads
 @pytest.mark.parametrize(("distinct", "repeats"), [(100, 10), (7, 9), (3, 100), (1, 300), (33, 2)])
 def test_the_same_bits_on_one_thread_and_on_two(use_threads, monkeypatch, distinct, repeats):
-    monkeypatch.setattr("sparse_offline_rl.sparse.engine._WORTH_A_THREAD", 0)
+    monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine._WORTH_A_THREAD", 0)
     sparse = SparseMLP.from_mlp(pruned((6, 3), (80, 60), 2, 0.1, 0))
     first, second = torch.randn(distinct, 6), torch.randn(distinct * repeats, 3)
     results = []

@@ -11,7 +11,7 @@ from helpers import needs_two_threads, small_agent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_offline_rl import load_policy
-from sparse_offline_rl.checkpoint import checkpoint_path, load_checkpoint
+from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 
 SUMMARY_KEYS = {
     *(

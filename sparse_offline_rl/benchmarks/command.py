@@ -25,8 +25,8 @@ from sparse_offline_rl.benchmarks.scale import FULL, QUICK
 from sparse_offline_rl.benchmarks.sections import acting, costs, crossover, files, layer, peers, updates
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import closest, user_errors
-from sparse_offline_rl.console import say
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.training.console import say
 
 SECTIONS: dict[str, tuple[str, Measure]] = {
     "updates": (updates.TITLE, updates.measure),

@@ -17,12 +17,12 @@ from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS, make_env, spaces_of
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.evaluation.rollouts import evaluate
-from sparse_offline_rl.evaluation.scores import normalized_score
+from sparse_offline_rl.evaluation.normalized_score import normalized_score
+from sparse_offline_rl.evaluation.returns import evaluate
 from sparse_offline_rl.evaluation.video import check_opengl, check_video_path, record_episode
 from sparse_offline_rl.files import write_json
 from sparse_offline_rl.policy.runtime import Policy, load_policy
-from sparse_offline_rl.stored_config import read_stored_config
+from sparse_offline_rl.training.stored_config import read_stored_config
 from sparse_offline_rl.types import FloatArray
 
 

@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from sparse_offline_rl.cli.configs import check_overrides, config_dir
 from sparse_offline_rl.cli.errors import INTERRUPTED, user_errors
 from sparse_offline_rl.config import parse_config
-from sparse_offline_rl.console import say, show_summary
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import run
+from sparse_offline_rl.training.console import say, show_summary
 
 # Jobs that failed; None in a worker process of a parallel launcher, which has no main().
 _failed: list[str] | None = None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.evaluation.rollouts import Act
+from sparse_offline_rl.evaluation.returns import Act
 from sparse_offline_rl.files import replacing
 
 Frame = NDArray[np.uint8]  # [height, width, 3]

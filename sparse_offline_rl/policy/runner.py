@@ -77,8 +77,10 @@ class SparseRunner:
     """The kernels of the sparse engine: only surviving weights between units that matter, whole network in one call."""
 
     def __init__(self, network: PolicyNetwork) -> None:
-        from sparse_offline_rl.sparse.engine import KernelEngine  # here, for Numba is slow to import and may be missing
-        from sparse_offline_rl.sparse.plan import SparsePlan
+        from sparse_offline_rl.engines.sparse.engine import (
+            KernelEngine,
+        )  # here, for Numba is slow to import and may be missing
+        from sparse_offline_rl.engines.sparse.plan import SparsePlan
 
         heads = network.heads
         masks = [*(layer.mask for layer in network.hidden), np.concatenate([head.mask for head in heads])]

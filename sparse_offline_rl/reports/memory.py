@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from sparse_offline_rl.policy.content import KINDS
-from sparse_offline_rl.pruning.report import coo_bytes
+from sparse_offline_rl.pruning.layer_reports import coo_bytes
 from sparse_offline_rl.reports.groups import Group, by_panel_and_agent
 from sparse_offline_rl.reports.runs import Run
 

@@ -25,13 +25,13 @@ from sparse_offline_rl.benchmarks.contestants.plain import PlainPolicy
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.load import LoadedDataset
 from sparse_offline_rl.datasets.normalization import Normalization
-from sparse_offline_rl.deploy import policy_content
-from sparse_offline_rl.evaluation.rollouts import Act, evaluate
+from sparse_offline_rl.evaluation.returns import Act, evaluate
 from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.format import write_policy
 from sparse_offline_rl.policy.runtime import FILE_NAME, load_policy
 from sparse_offline_rl.seeding import generator
-from sparse_offline_rl.session import Trainee
+from sparse_offline_rl.training.deploy import policy_content
+from sparse_offline_rl.training.session import Trainee
 from sparse_offline_rl.types import FloatArray
 
 ENVIRONMENT = "HalfCheetah-v5"

@@ -12,22 +12,22 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sparse_offline_rl.agents.factory import AGENTS
+from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.benchmarks.contestant import Contestant, peak_bytes
-from sparse_offline_rl.capture.codes import ARGUMENTS
-from sparse_offline_rl.capture.machine import run_serial
-from sparse_offline_rl.capture.update import CapturedUpdate, Program
 from sparse_offline_rl.cli.configs import config_dir
 from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.datasets.transitions import Transitions
+from sparse_offline_rl.engines.capture.codes import ARGUMENTS
+from sparse_offline_rl.engines.capture.interpreter import run_serial
+from sparse_offline_rl.engines.capture.update import CapturedUpdate, Program
+from sparse_offline_rl.engines.sparse.module import SparseMLP
 from sparse_offline_rl.experiment import build_agent
-from sparse_offline_rl.process import prepare_process
 from sparse_offline_rl.pruning.prune import apply_masks, find_masks
 from sparse_offline_rl.seeding import generator
-from sparse_offline_rl.session import Trainee
-from sparse_offline_rl.sparse.module import SparseMLP
+from sparse_offline_rl.training.process import prepare_process
+from sparse_offline_rl.training.session import Trainee
 from sparse_offline_rl.types import Spaces
 
 OBSERVATIONS, ACTIONS = 17, 6  # those of HalfCheetah

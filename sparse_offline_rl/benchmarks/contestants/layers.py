@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparse_offline_rl.benchmarks.contestant import Contestant, Unavailable
-from sparse_offline_rl.process import prepare_process
+from sparse_offline_rl.training.process import prepare_process
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def _trained(case: Case) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _ours(case: Case) -> Layer:
-    from sparse_offline_rl.sparse.module import SparseMLP
-    from sparse_offline_rl.sparse.plan import SparsePlan
+    from sparse_offline_rl.engines.sparse.module import SparseMLP
+    from sparse_offline_rl.engines.sparse.plan import SparsePlan
 
     plan = SparsePlan.from_masks([case.mask.numpy()])
     module = SparseMLP(plan, {"out": len(case.bias)}, torch.cat([case.weight[case.mask], case.bias]))

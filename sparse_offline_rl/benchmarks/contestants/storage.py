@@ -14,10 +14,10 @@ from sparse_offline_rl.agents.state import agent_tensors
 from sparse_offline_rl.benchmarks.contestant import Contestant
 from sparse_offline_rl.benchmarks.contestants.acting import make_content
 from sparse_offline_rl.benchmarks.contestants.agents import make_trainee, random_buffer, read_config
-from sparse_offline_rl.checkpoint import Checkpoint, save_checkpoint
 from sparse_offline_rl.policy.content import KINDS
 from sparse_offline_rl.policy.format import write_policy
 from sparse_offline_rl.seeding import generator
+from sparse_offline_rl.training.checkpoint import Checkpoint, save_checkpoint
 from sparse_offline_rl.types import BoolArray
 
 _UPDATES = 3  # before saving, so that Adam's moments are no zeros

@@ -1,0 +1,1 @@
+"""What runs a training: loop, session, checkpoint, run folder, metrics, summary, shipping the policy."""

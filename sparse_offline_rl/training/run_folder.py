@@ -1,0 +1,113 @@
+"""One run, one folder: what it holds, who may write to it, and whether it is new, unfinished or complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import filelock
+from omegaconf import OmegaConf
+
+from sparse_offline_rl.config import Config
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.files import read_json, remove_leftovers, write_bytes, write_json
+from sparse_offline_rl.policy.runtime import FILE_NAME
+from sparse_offline_rl.training.checkpoint import checkpoint_path
+from sparse_offline_rl.training.stored_config import read_stored_config
+
+
+class RunFolder:
+    """The folder of a run. Nothing is written before :meth:`claim`.
+
+    ``config.yaml`` comes first and ``summary.json`` last: a folder that has the second is complete.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.path = Path(config.run_dir)
+        self.checkpoint = checkpoint_path(self.path)
+        self.policy = self.path / "policy" / FILE_NAME
+        self._config = config.model_dump(mode="json", exclude={"run_dir"})
+        self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            self._refuse_foreign()
+            self._found = self._state()
+        except OSError as error:
+            raise UserError(f"run_dir={self.path} cannot be read ({error.strerror}): choose another run_dir.") from None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended well."""
+        return (self.path / "summary.json").exists()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.checkpoint.exists()
+
+    def summary(self) -> dict[str, Any]:
+        """What a complete run reported."""
+        summary: dict[str, Any] = read_json(self.path / "summary.json")
+        return summary
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary: the run is complete."""
+        write_json(self.path / "summary.json", summary)
+
+    def claim(self) -> None:
+        """Create the folder if need be and take it for this process until :meth:`release`."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"{self.path} is being written by another process: wait for it, or choose another run_dir."
+            ) from None
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be created ({error.strerror}): choose another run_dir.") from None
+        if self._state() != self._found:
+            self.release()
+            raise UserError(f"{self.path} was changed by another process meanwhile: run the same command again.")
+        for folder in (self.path, self.checkpoint.parent, self.policy.parent):
+            remove_leftovers(folder)
+        if not self.resumable:
+            for stale in self.path.glob(
+                "events.out.tfevents.*"
+            ):  # of an attempt that ended before its first checkpoint
+                stale.unlink()
+        write_bytes(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self._config)).encode())
+
+    def release(self) -> None:
+        """Let other processes write here."""
+        self._lock.release()
+
+    def _state(self) -> tuple[bool, int]:
+        return self.complete, self.checkpoint.stat().st_mtime_ns if self.resumable else 0
+
+    def _refuse_foreign(self) -> None:
+        stored_path = self.path / "config.yaml"
+        if not stored_path.exists():
+            if self.path.exists() and (
+                not self.path.is_dir() or any(not p.name.startswith(".") for p in self.path.iterdir())
+            ):
+                raise UserError(f"run_dir={self.path} exists and is not a run folder: choose an empty or new folder.")
+            return
+        stored = read_stored_config(stored_path, "restore it or remove its folder")
+        # A key that is younger than the run has its default there.
+        defaults = {key: field.default for key, field in Config.model_fields.items() if not field.is_required()}
+        differing = _differences({**defaults, **stored}, self._config)
+        if differing:
+            raise UserError(
+                f"run_dir={self.path} holds a run of another configuration ({'; '.join(differing)}): "
+                "repeat its command, or choose another run_dir."
+            )
+
+
+def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in dict.fromkeys([*stored, *wanted]):
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: stored {old}, now {new}")
+    return found

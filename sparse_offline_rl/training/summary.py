@@ -1,0 +1,77 @@
+"""``summary.json`` and the deployable policy of a finished run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sparse_offline_rl.config import Config
+from sparse_offline_rl.pruning.layer_reports import LayerReport
+from sparse_offline_rl.training.loop import Clock
+
+_VERSIONED = ("sparse-offline-rl", "torch", "numpy", "gymnasium", "mujoco", "minari", "numba")
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None for one that is absent, or run from a clone without installation."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def sparsity_by_network(reports: Sequence[LayerReport]) -> dict[str, float]:
+    """Fraction of the weights removed, for each network."""
+    networks = dict.fromkeys(report.network for report in reports)
+    return {name: 1 - _count(reports, name, "kept") / _count(reports, name, "total") for name in networks}
+
+
+def summarize(
+    config: Config,
+    reports: Sequence[LayerReport],
+    env_id: str,
+    evaluation: Mapping[str, float],
+    clock: Clock,
+    engine: str,
+    files: Mapping[str, int],
+) -> dict[str, Any]:
+    """The contents of ``summary.json``; ``files`` holds the three byte counts."""
+    return {
+        "agent": config.agent.name,
+        "prune": config.prune.name,
+        "sparsity": config.sparsity,
+        "env": env_id,
+        "dataset": config.dataset.id or config.dataset.path or config.dataset.name,
+        "seed": config.seed,
+        "updates": config.updates,
+        "return_mean": evaluation["eval/return_mean"],
+        "return_std": evaluation["eval/return_std"],
+        "normalized_score": evaluation.get("eval/normalized_score"),
+        "sparsity_achieved": sparsity_by_network(reports),
+        "nonzero_weights": sum(report.kept for report in reports),
+        "total_weights": sum(report.total for report in reports),
+        "layers": [report.as_dict() for report in reports],
+        "collapsed_layers": [report.full_name for report in reports if report.collapsed],
+        **files,
+        "updates_per_second": config.updates / max(clock.train, 1e-9),
+        "train_seconds": clock.train,
+        "eval_seconds": clock.evaluate,
+        "engine": engine,
+        "versions": {"python": platform.python_version()} | {name: installed_version(name) for name in _VERSIONED},
+    }
+
+
+def file_sizes(checkpoint: Path, policy: Path, dense_bytes: int) -> dict[str, int]:
+    """Bytes of the checkpoint, of the policy file, and of the policy's own networks as dense float32."""
+    return {
+        "checkpoint_bytes": checkpoint.stat().st_size,
+        "policy_bytes": policy.stat().st_size,
+        "policy_dense_bytes": dense_bytes,
+    }
+
+
+def _count(reports: Sequence[LayerReport], network: str, field: str) -> int:
+    return sum(getattr(report, field) for report in reports if report.network == network)
