@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from sparse_offline_rl.errors import UserError
 
@@ -58,26 +58,13 @@ class DatasetConfig(_Section):
 
 
 class AgentConfig(_Section):
-    """Hyper-parameters of BCQ (Fujimoto et al. 2019) and of the paper's BC."""
+    """What all agents have; each adds its own hyper-parameters in a model of its own beside its code."""
 
-    name: Literal["bcq", "bc"]
-    twin: Literal["copy", "copy_mask", "independent"] = "copy_mask"
-    actor_hidden: HiddenSizes = (400, 300)
-    critic_hidden: HiddenSizes = (400, 300)
-    vae_hidden: HiddenSizes = (750, 750)
-    latent_dim: PositiveInt | None = None  # null: twice the action dimension
+    name: str
+    twin: Literal["copy", "copy_mask", "independent"] = "copy_mask"  # how the second critic is pruned
+    rewards: Literal["raw", "return_range"] = "raw"
     discount: Fraction = 0.99
     polyak: Fraction = 0.005
-    soft_clip: Fraction = 0.75  # λ: weight of the smaller of the two Q values
-    perturbation: NonNegative = 0.05  # Φ
-    target_candidates: PositiveInt = 10
-    acting_candidates: PositiveInt = 100
-    latent_clip: PositiveFloat = 0.5  # |z| <= this for candidates in training
-    acting_latent_clip: PositiveFloat = 0.5
-    kl_weight: NonNegative = 0.5
-    actor_lr: PositiveFloat = 1e-3
-    critic_lr: PositiveFloat = 1e-3
-    vae_lr: PositiveFloat = 1e-3
     weight_decay: NonNegative = 0.0
 
 
@@ -113,14 +100,14 @@ class LogConfig(_Section):
 class Config(_Section):
     """One run."""
 
-    agent: AgentConfig
+    agent: SerializeAsAny[AgentConfig]
     prune: PruneConfig
     env: EnvConfig
     dataset: DatasetConfig
     sparsity: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     updates: PositiveInt = 1_000_000
-    batch_size: PositiveInt = 100
+    batch_size: PositiveInt  # each agent's YAML has its authors' number
     device: Literal["cpu", "cuda"] = "cpu"
     threads: PositiveInt = 1
     engine: Literal["auto", "dense", "sparse"] = "auto"
@@ -144,10 +131,21 @@ class Config(_Section):
         return self
 
 
-def parse_config(values: Mapping[str, Any]) -> Config:
-    """Check a composed configuration. Raises :class:`UserError` naming the first bad key, its value and the remedy."""
+def parse_config(values: Mapping[str, Any], agents: Mapping[str, type[AgentConfig]]) -> Config:
+    """Check a composed configuration; ``agents`` maps the names that ``agent.name`` may have to their models.
+
+    Raises :class:`UserError` naming the first bad key, its value and the remedy.
+    """
+    section = values.get("agent")
+    name = section.get("name") if isinstance(section, Mapping) else None
+    if not isinstance(name, str) or name not in agents:
+        raise UserError(f"agent.name={name!r} cannot be used: choose one of {', '.join(agents)}.")
     try:
-        return Config.model_validate(values)
+        agent = agents[name].model_validate(section)
+    except ValidationError as error:
+        raise UserError(_sentence(error, "agent.")) from None
+    try:
+        return Config.model_validate({**values, "agent": agent})
     except ValidationError as error:
         raise UserError(_sentence(error)) from None
 
@@ -155,11 +153,11 @@ def parse_config(values: Mapping[str, Any]) -> Config:
 _SPARSITY_HINT = "give the fraction of weights to remove, at least 0 and less than 1, e.g. sparsity=0.95"
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, section: str = "") -> str:
     first = error.errors(include_url=False)[0]
     if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ") + "."
-    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    key = section + ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     if first["type"] == "extra_forbidden":
         return f"{key}={first['input']!r}: there is no such key here; remove it."
     hint = _SPARSITY_HINT if key == "sparsity" else first["msg"][0].lower() + first["msg"][1:]

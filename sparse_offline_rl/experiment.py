@@ -1,29 +1,37 @@
-"""The composition root: reads the configuration, builds everything, trains, and leaves a finished run folder."""
+"""The composition root: builds everything that a configuration names, trains, and leaves a finished run folder."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from sparse_offline_rl.agents.bcq import BCQ
-from sparse_offline_rl.agents.registry import AGENTS
-from sparse_offline_rl.config import Config
+from sparse_offline_rl.agents.registry import AGENTS, agent_configs
+from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
-from sparse_offline_rl.engines.selection import choose_engine, choose_update, install_engine
+from sparse_offline_rl.datasets.rewards import scale_rewards
+from sparse_offline_rl.engines.selection import choose_engine, choose_update, left_out, use_threads
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.layer_reports import layer_reports
-from sparse_offline_rl.pruning.masks import Masks
-from sparse_offline_rl.pruning.prune import apply_masks, find_masks
+from sparse_offline_rl.pruning.prune import find_masks, prune_state, redraw
 from sparse_offline_rl.seeding import generator, seed_everything
-from sparse_offline_rl.training.checkpoint import Checkpoint, load_checkpoint
+from sparse_offline_rl.training.checkpoint import load_checkpoint
 from sparse_offline_rl.training.console import say, show_layers
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
-from sparse_offline_rl.training.session import Experience, Result, Session, Trainee
+from sparse_offline_rl.training.session import ActiveAgent, Result, Session, TrainingData
 from sparse_offline_rl.types import Spaces
+
+
+def read_config(values: Mapping[str, Any]) -> Config:
+    """Check a composed configuration against the models of all parts. Raises UserError for the first bad key."""
+    return parse_config(values, agent_configs())
 
 
 def run(config: Config) -> Result:
@@ -39,61 +47,67 @@ def run(config: Config) -> Result:
     prepare_process(config.threads)
     seed_everything(config.seed)
     checkpoint = load_checkpoint(folder.checkpoint) if folder.resumable else None
-    experience = load_experience(config)
-    trainee = build_agent(config, experience.data.spaces, experience.buffer, checkpoint)
+    data = load_training_data(config)
+    spaces = data.loaded.spaces
+    if checkpoint is None:
+        state = initial_state(config, spaces, data.buffer)
+        if config.prune.name != "none":
+            networks = state.networks.items()
+            show_layers([report for name, it in networks for report in layer_reports(name, it.topology)])
+    else:
+        state = checkpoint.state
     folder.claim()
     try:
-        session = Session(config, folder, experience, trainee, checkpoint)
+        begun_on = checkpoint.progress.engine if checkpoint is not None else None
+        session = Session(
+            config, folder, data, state, lambda state: put_on_engine(config, spaces, state, begun_on), checkpoint
+        )
         with closing(session), stop_on_signal() as should_stop:
             return session.run(should_stop)
     finally:
         folder.release()
 
 
-def load_experience(config: Config) -> Experience:
+def load_training_data(config: Config) -> TrainingData:
     """The dataset with its normalisation, ready to sample from."""
-    data = load_dataset(config.dataset, config.env)
-    observations = data.transitions.observations
+    loaded = load_dataset(config.dataset, config.env)
+    if config.agent.rewards == "return_range":
+        loaded = replace(loaded, transitions=scale_rewards(loaded.transitions))
+    observations = loaded.transitions.observations
     wanted = config.dataset.normalize
     normalization = Normalization.fit(observations) if wanted else Normalization.identity(observations.shape[1])
-    buffer = ReplayBuffer(data.transitions, normalization, config.device)
+    buffer = ReplayBuffer(loaded.transitions, normalization, config.device)
     buffer.require(config.batch_size, "batch_size")
-    return Experience(data, normalization, buffer)
+    return TrainingData(loaded, normalization, buffer)
 
 
-def build_agent(config: Config, spaces: Spaces, buffer: ReplayBuffer, checkpoint: Checkpoint | None) -> Trainee:
-    """Networks, masks, twin, engine, targets and optimisers, in the order of Algorithm 1; weights of a checkpoint come later."""
-    agent = AGENTS[config.agent.name](spaces, config.agent, config.device, generator(config.seed, "init"))
-    mlps = agent.networks.dense_mlps()
-    if checkpoint is not None:
-        for name, layers in checkpoint.masks.items():
-            apply_masks(
-                mlps[name], Masks({layer: torch.from_numpy(mask).to(config.device) for layer, mask in layers.items()})
-            )
-    elif config.prune.name != "none":
-        _prune(config, agent, buffer)
-        agent.tie_twin()
-    reports = [report for name, mlp in mlps.items() for report in layer_reports(name, *mlp.masks())]
-    masks = {name: {layer: m.mask.cpu().numpy() for layer, m in mlp.layers().items()} for name, mlp in mlps.items()}
-    if config.prune.name != "none" and checkpoint is None:
-        show_layers(reports)
-    engine = choose_engine(config.engine, config.device, sum(r.kept for r in reports) / sum(r.total for r in reports))
-    remark = install_engine(engine, agent.networks, config.threads, config.agent.weight_decay)
-    say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
-    agent.begin_training()
-    update = choose_update(agent, engine.name, config.capture)
-    return Trainee(agent, engine.name, update, masks, reports)
-
-
-def _prune(config: Config, agent: BCQ, buffer: ReplayBuffer) -> None:
-    buffer.require(config.prune.batch_size, "prune.batch_size")
+def initial_state(config: Config, spaces: Spaces, buffer: ReplayBuffer) -> AgentState:
+    """New weights, scored and pruned, in the order of Algorithm 1."""
+    kind = AGENTS[config.agent.name]
+    agent = kind.create(spaces, config.agent, generator(config.seed, "init"), config.device)
+    state, prune = agent.state(), config.prune
+    if prune.name == "none":
+        return state
+    buffer.require(prune.batch_size, "prune.batch_size")
     draws = generator(config.seed, "prune", config.device)
-    objectives = agent.objectives(buffer.sampler(config.prune.batch_size)(draws), draws)
-    masks = find_masks(objectives, config.prune, config.sparsity, draws)
-    for name, mlp in agent.networks.dense_mlps().items():
-        if config.prune.reinit:
-            redraw = generator(config.seed, f"reinit-{name}")
-            for layer in mlp.layers().values():
-                layer.reset_parameters(redraw)
-        if name in masks:
-            apply_masks(mlp, masks[name])
+    objectives = agent.objectives(buffer.sampler(prune.batch_size)(draws), draws)
+    masks = find_masks(objectives, prune, config.sparsity, draws)
+    if prune.reinit:
+        state = redraw(state, lambda network: generator(config.seed, f"reinit-{network}"))
+    return prune_state(state, masks, kind.TWINS, config.agent.twin)
+
+
+def put_on_engine(config: Config, spaces: Spaces, state: AgentState, begun_on: str | None = None) -> ActiveAgent:
+    """The agent of ``state`` on the engine that suits it. Raises UserError if that is not the one that the run began on."""
+    kind = AGENTS[config.agent.name]
+    engine = choose_engine(config.engine, config.device, state.density, config.agent.weight_decay)
+    if begun_on is not None and begun_on != engine.name:
+        raise UserError(
+            f"this run began on the {begun_on} engine and would go on with the {engine.name} one ({engine.reason}), which rounds "
+            "differently: mend that, or choose another run_dir."
+        )
+    use_threads(engine, config.threads)
+    agent = engine.restore(kind, state, spaces, config.agent, config.device)
+    remark = left_out(agent)
+    say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
+    return ActiveAgent(agent, engine.name, choose_update(agent, engine.name, config.capture))

@@ -7,16 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_offline_rl.agents.bcq import BCQ
+from sparse_offline_rl.agents.base import Agent
 from sparse_offline_rl.agents.registry import AGENTS
-from sparse_offline_rl.config import AgentConfig, PruneConfig
-from sparse_offline_rl.pruning.prune import apply_masks, find_masks
+from sparse_offline_rl.config import PruneConfig
+from sparse_offline_rl.engines.selection import Engine, choose_engine
+from sparse_offline_rl.engines.sparse.module import SparseMLP
+from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.pruning.prune import find_masks, prune_state
 from sparse_offline_rl.types import Batch, Spaces
 
 # Numba counts the cores that this process may use.
 needs_two_threads = pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
 
-SMALL = {"actor_hidden": (24, 16), "critic_hidden": (24, 16), "vae_hidden": (32, 32)}
+_SIZES = {"actor_hidden": (24, 16), "critic_hidden": (24, 16), "vae_hidden": (32, 32), "value_hidden": (24, 16)}
+MASKED = Engine("dense", "without compaction", MLP.from_packed)
 
 
 def spaces(observations: int = 5, actions: int = 2) -> Spaces:
@@ -34,20 +39,49 @@ def random_batch(size: int = 20, observations: int = 5, actions: int = 2, seed: 
     )
 
 
-def small_agent(name: str = "bcq", seed: int = 0, **overrides: object) -> BCQ:
-    config = AgentConfig.model_validate({"name": name, **SMALL, **overrides})
-    return AGENTS[name](spaces(), config, "cpu", torch.Generator().manual_seed(seed))
+def small_agent(name: str = "bcq", seed: int = 0, **overrides: object) -> Agent:
+    """A dense agent with small networks."""
+    kind = AGENTS[name]
+    sizes = {key: size for key, size in _SIZES.items() if key in kind.Config.model_fields}
+    config = kind.Config.model_validate({"name": name, **sizes, **overrides})
+    return kind.create(spaces(), config, torch.Generator().manual_seed(seed))
 
 
-def prune(agent: BCQ, method: str = "snip", sparsity: float = 0.8, seed: int = 0, **options: object) -> dict:
+def prune(agent: Agent, method: str = "snip", sparsity: float = 0.8, seed: int = 0, **options: object) -> AgentState:
+    """The state of ``agent`` after pruning."""
     g = torch.Generator().manual_seed(seed)
-    masks = find_masks(
-        agent.objectives(random_batch(50), g), PruneConfig.model_validate({"name": method, **options}), sparsity, g
-    )
-    for network, found in masks.items():
-        apply_masks(agent.networks.dense_mlps()[network], found)
-    agent.tie_twin()
-    return masks
+    config = PruneConfig.model_validate({"name": method, **options})
+    masks = find_masks(agent.objectives(random_batch(50), g), config, sparsity, g)
+    return prune_state(agent.state(), masks, agent.TWINS, agent.config.twin)
+
+
+def on_engine(agent: Agent, state: AgentState, engine: Engine | str = MASKED) -> Agent:
+    """The agent of ``state`` on an engine, of the kind and settings of ``agent``."""
+    if isinstance(engine, str):
+        engine = choose_engine(engine, "cpu", 0.2, agent.config.weight_decay)
+    return engine.restore(type(agent), state, agent.spaces, agent.config)
+
+
+def pruned_agent(
+    name: str = "bcq", method: str = "snip", sparsity: float = 0.8, engine: Engine | str = MASKED, **overrides: object
+) -> Agent:
+    """A small agent after pruning, on an engine."""
+    agent = small_agent(name, **overrides)
+    return on_engine(agent, prune(agent, method, sparsity), engine)
+
+
+def sparse_twin(mlp: MLP) -> SparseMLP:
+    """The same network on the sparse engine."""
+    return SparseMLP(mlp.topology, mlp.packed_values())
+
+
+def flat(state: AgentState) -> dict[str, torch.Tensor]:
+    """All vectors of a state: ``values/actor``, ``exp_avg/actor``, …, ``parameter/actor.log_std/values``."""
+    vectors = {f"{kind}/{name}": v for name, it in state.networks.items() for kind, v in it.vectors().items()}
+    for name, parameter in state.parameters.items():
+        vectors |= {f"parameter/{name}/{kind}": v for kind, v in parameter.vectors().items()}
+    vectors |= {f"buffer/{name}": v for name, v in state.buffers.items()}
+    return {name: torch.from_numpy(vector) for name, vector in vectors.items()}
 
 
 def dense_layers(mlp: torch.nn.Module) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -7,7 +7,8 @@ import json
 
 import numpy as np
 
-from sparse_offline_rl.policy.content import KINDS, PolicyContent, PolicyLayer, PolicyNetwork
+from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer, PolicyNetwork
+from sparse_offline_rl.types import Acting
 
 PREFIX_BYTES, HEADER_LENGTH, DIGEST_BYTES = 24, slice(20, 24), 32
 
@@ -36,39 +37,41 @@ def make_network(rng, name, widths, density, heads=None):
 
 
 def make_policy(kind="bcq", density=0.3, state=5, action=3, hidden=(40, 30), candidates=7, perturbation=0.05, seed=0):
+    """A policy that acts as BCQ does, as BC does, or by its actor alone (TD3+BC, IQL)."""
     rng = np.random.default_rng(seed)
-    latent = 2 * action
-    shapes = {"decoder": (state + latent, action), "actor": (state + action, action), "critic1": (state + action, 1)}
+    latents = {"latent_dim": 2 * action, "latent_clip": 0.5}
+    ranked = {"perturb": "actor", "perturbation": perturbation, "rank": "critic1", "candidates": candidates}
+    acting = {
+        "bcq": Acting("decoder", **latents, **ranked),
+        "bc": Acting("decoder", **latents),
+        "actor": Acting("actor"),
+    }[kind]
     networks = {
-        name: make_network(rng, name, [shapes[name][0], *hidden, shapes[name][1]], density) for name in KINDS[kind]
+        name: make_network(rng, name, [inputs, *hidden, outputs], density)
+        for name, (inputs, outputs) in acting.shapes(state, action).items()
     }
     return PolicyContent(
-        kind=kind,
+        acting=acting,
         networks=networks,
         observation_mean=rng.normal(size=state).astype(np.float32),
         observation_std=rng.uniform(0.5, 2, state).astype(np.float32),
         action_low=-rng.uniform(0.5, 2, action).astype(np.float32),
         action_high=rng.uniform(0.5, 2, action).astype(np.float32),
-        latent_dim=latent,
-        latent_clip=0.5,
-        candidates=candidates,
-        perturbation=perturbation,
         env_id="HalfCheetah-v5",
-        metadata={"prune": "snip", "sparsity": "0.95"},
+        metadata={"agent": kind, "prune": "snip", "sparsity": "0.95"},
     )
 
 
 def halfcheetah_policy(kind, density=0.05):
     """The sizes of the paper's networks on HalfCheetah."""
     state, action, rng = 17, 6, np.random.default_rng(0)
-    small = make_policy(kind, state=state, action=action, hidden=(4,))
-    widths = {
-        "decoder": [state + 2 * action, 750, 750, action],
-        "actor": [state + action, 400, 300, action],
-        "critic1": [state + action, 400, 300, 1],
+    small = make_policy(kind, state=state, action=action, hidden=(4,), candidates=100)
+    hidden = {"decoder": [750, 750], "actor": [400, 300], "critic1": [400, 300]}
+    networks = {
+        name: make_network(rng, name, [inputs, *hidden[name], outputs], density)
+        for name, (inputs, outputs) in small.acting.shapes(state, action).items()
     }
-    networks = {name: make_network(rng, name, widths[name], density) for name in small.networks}
-    return PolicyContent(**{**vars(small), "networks": networks, "candidates": 100})
+    return PolicyContent(**{**vars(small), "networks": networks})
 
 
 def forward(network, x):
@@ -80,16 +83,18 @@ def forward(network, x):
 
 def reference_candidates(content, observation, noise):
     """Actions ``[rows, A]`` that acting chooses from, and their scores ``[rows]``."""
+    acting, networks = content.acting, content.networks
     low, high = content.action_low.astype(float), content.action_high.astype(float)
     scale = (high - low) / 2
-    z = np.clip(noise.astype(float), -content.latent_clip, content.latent_clip)
-    o = np.tile((observation.astype(float) - content.observation_mean) / content.observation_std, (content.rows, 1))
-    a = (low + high) / 2 + scale * np.tanh(forward(content.networks["decoder"], np.hstack([o, z])))
-    if content.kind == "bc":
-        return a, np.zeros(1)
-    change = content.perturbation * scale * np.tanh(forward(content.networks["actor"], np.hstack([o, a])))
-    a = np.clip(a + change, low, high)
-    return a, forward(content.networks["critic1"], np.hstack([o, a]))[:, 0]
+    z = np.clip(noise.astype(float), -acting.latent_clip, acting.latent_clip)
+    o = np.tile(
+        (observation.astype(float) - content.observation_mean) / content.observation_std, (acting.candidates, 1)
+    )
+    a = (low + high) / 2 + scale * np.tanh(forward(networks[acting.propose], np.hstack([o, z])))
+    if acting.perturb is not None:
+        change = acting.perturbation * scale * np.tanh(forward(networks[acting.perturb], np.hstack([o, a])))
+        a = np.clip(a + change, low, high)
+    return a, np.zeros(1) if acting.rank is None else forward(networks[acting.rank], np.hstack([o, a]))[:, 0]
 
 
 def assert_follows_rule(content, observations, noise, actions, tolerance=1e-5):
@@ -97,7 +102,7 @@ def assert_follows_rule(content, observations, noise, actions, tolerance=1e-5):
     assert actions.shape == (len(observations), content.action_dim) and actions.dtype == np.float32
     for i, (observation, action) in enumerate(zip(observations, actions, strict=True)):
         candidates, scores = reference_candidates(
-            content, observation, noise[i * content.rows : (i + 1) * content.rows]
+            content, observation, noise[i * content.acting.candidates : (i + 1) * content.acting.candidates]
         )
         near = np.abs(candidates - action).max(1) <= tolerance
         assert near.any(), f"action {i} is no candidate"

@@ -22,7 +22,8 @@ def layers(sparsity: float, last_head_empty: bool = False) -> list[dict[str, obj
         for name, total in shapes:
             density = 1 - sparsity if name == "hidden1" else min(1, 6 * (1 - sparsity))
             kept = 0 if last_head_empty and name == "mean" else round(density * total)
-            found.append({"name": f"{network}.{name}", "kept": kept, "total": total})
+            outputs = total // (sizes[int(name[6:])] if name.startswith("hidden") else sizes[2])
+            found.append({"name": f"{network}.{name}", "kept": kept, "total": total, "outputs": outputs})
     return found
 
 
@@ -71,6 +72,7 @@ def write_run(
             "nonzero_weights": sum(layer["kept"] for layer in found),
             "total_weights": sum(layer["total"] for layer in found),
             "layers": found,
+            "policy_networks": ["decoder", "actor", "critic1"] if agent == "bcq" else ["decoder"],
             "collapsed_layers": ["encoder.mean"] if collapsed else [],
             "policy_bytes": int(3.2e6 * (1 - sparsity)) + 9000,
             "policy_dense_bytes": 3_400_000 if agent == "bcq" else 2_350_000,

@@ -6,31 +6,22 @@ import numpy as np
 import pytest
 import torch
 from bcq_oracle import bcq_update
-from helpers import dense_layers, prune, random_batch, small_agent
+from helpers import dense_layers, pruned_agent, random_batch, small_agent
 
-from sparse_offline_rl.agents import adam as adam_module
-from sparse_offline_rl.agents.bcq import BCQ
-from sparse_offline_rl.config import AgentConfig
-from sparse_offline_rl.networks.latent import gaussian_latent
+from sparse_offline_rl.agents import optimizers
+from sparse_offline_rl.agents.bcq import BCQ, BCQConfig
+from sparse_offline_rl.networks.bcq import gaussian_latent
 from sparse_offline_rl.types import Spaces
-
-
-def _masks(mlp):
-    hidden, heads = mlp.masks()
-    return [m.numpy() for m in hidden.values()] + [np.vstack([m.numpy() for m in heads.values()])]
 
 
 @pytest.mark.parametrize("name", ["bcq", "bc"])
 @pytest.mark.parametrize("sparsity", [0.0, 0.7])
 def test_one_update_equals_the_equations(name, sparsity):
-    agent = small_agent(name)
-    if sparsity:
-        prune(agent, sparsity=sparsity)
-    agent.begin_training()
+    agent = pruned_agent(name, sparsity=sparsity) if sparsity else small_agent(name)
     batch = random_batch()
-    mlps = agent.networks.dense_mlps()
+    mlps = agent.mlps()
     nets = {k: dense_layers(m) for k, m in mlps.items()}
-    masks = {k: _masks(m) for k, m in mlps.items()}
+    masks = {k: m.topology.stacked for k, m in mlps.items()}
     draws = torch.Generator().manual_seed(3)
     noises = torch.randn(240, 4, generator=draws).split((20, 200, 20))
     noises = [noises[0], noises[1].clamp(-0.5, 0.5), noises[2].clamp(-0.5, 0.5)]
@@ -54,19 +45,17 @@ def test_one_update_equals_the_equations(name, sparsity):
 
 @pytest.mark.parametrize("method", ["snip", "grasp", "random", "magnitude"])
 def test_pruned_weights_and_moments_stay_zero(method):
-    agent = small_agent(weight_decay=0.1)
-    prune(agent, method)
-    agent.begin_training()
+    agent = pruned_agent(method=method, weight_decay=0.1)
     draws = torch.Generator().manual_seed(0)
     before = copy.deepcopy(agent.networks)
     for i in range(30):
         agent.update(random_batch(seed=i), draws)
     moments = {
         p: (m, v)
-        for learner in agent.learners.values()
-        for p, m, v in zip(learner.parameters, learner.adam.exp_avg, learner.adam.exp_avg_sq, strict=True)
+        for optimizer in agent.optimizers.values()
+        for p, m, v in zip(optimizer.parameters, optimizer.exp_avg, optimizer.exp_avg_sq, strict=True)
     }
-    for mlp in [*agent.networks.dense_mlps().values(), *agent.target_mlps().values()]:
+    for mlp in [*agent.mlps().values(), *agent.target_mlps().values()]:
         for layer in mlp.layers().values():
             pruned = ~layer.mask
             assert pruned.any()
@@ -80,9 +69,8 @@ def test_pruned_weights_and_moments_stay_zero(method):
 
 @pytest.mark.parametrize("twin", ["copy", "copy_mask", "independent"])
 def test_twin_modes(twin):
-    agent = small_agent(twin=twin)
-    prune(agent, sparsity=0.5)
-    q1, q2 = (agent.networks.dense_mlps()[k] for k in ("critic1", "critic2"))
+    agent = pruned_agent(sparsity=0.5, twin=twin)
+    q1, q2 = (agent.mlps()[k] for k in ("critic1", "critic2"))
     masks_equal = all(
         torch.equal(a.mask, b.mask) for a, b in zip(q1.layers().values(), q2.layers().values(), strict=True)
     )
@@ -93,9 +81,7 @@ def test_twin_modes(twin):
 
 
 def test_a_literal_copy_degenerates_the_twin():
-    agent = small_agent(twin="copy")
-    agent.tie_twin()
-    agent.begin_training()
+    agent = pruned_agent(sparsity=0.1, twin="copy")
     for i in range(5):
         metrics = agent.update(random_batch(seed=i), torch.Generator().manual_seed(i))
     assert torch.equal(metrics["q/q1"], metrics["q/q2"])
@@ -103,7 +89,6 @@ def test_a_literal_copy_degenerates_the_twin():
 
 def test_time_limits_bootstrap_and_terminals_do_not():
     agent = small_agent()
-    agent.begin_training()
     batch = random_batch()
     noise = torch.zeros(200, 4)
     live = agent.target(batch._replace(terminated=torch.zeros(20, 1)), noise)
@@ -114,7 +99,6 @@ def test_time_limits_bootstrap_and_terminals_do_not():
 
 def test_the_target_takes_the_best_candidate_of_each_state():
     agent = small_agent(target_candidates=3, soft_clip=1.0, discount=1.0)
-    agent.begin_training()
     batch = random_batch(4)
     batch = batch._replace(terminated=torch.zeros(4, 1))
     noise = torch.randn(12, 4, generator=torch.Generator().manual_seed(1)).clamp(-0.5, 0.5)
@@ -125,7 +109,7 @@ def test_the_target_takes_the_best_candidate_of_each_state():
         for candidate in range(3):
             s = batch.next_observations[row : row + 1]
             a = agent.networks.vae.decode(s, noise[3 * row + candidate][None])
-            values.append(float(torch.minimum(*agent.critic_target(s, agent.actor_target(s, a)))))
+            values.append(float(torch.minimum(*agent.targets["critic"](s, agent.targets["actor"](s, a)))))
         expected.append(float(batch.rewards[row]) + max(values))
     np.testing.assert_allclose(agent.target(batch, noise).flatten().numpy(), expected, rtol=1e-5)
 
@@ -157,7 +141,7 @@ def test_bcq_acts_with_its_best_candidate():
 
 def test_actions_respect_asymmetric_bounds():
     low, high = np.array([-3.0, 0.5], np.float32), np.array([1.0, 0.75], np.float32)
-    agent = BCQ(Spaces(5, low, high), AgentConfig(name="bcq", vae_hidden=(8,)), "cpu", torch.Generator().manual_seed(0))
+    agent = BCQ.create(Spaces(5, low, high), BCQConfig(vae_hidden=(8,)), torch.Generator().manual_seed(0))
     actions = agent.act(10 * torch.randn(50, 5), torch.Generator().manual_seed(0)).numpy()
     assert (actions >= low).all()
     assert (actions <= high).all()
@@ -166,10 +150,9 @@ def test_actions_respect_asymmetric_bounds():
 
 def test_the_actor_step_leaves_critic_and_vae_alone():
     agent = small_agent(critic_lr=1e-3)
-    agent.begin_training()
     before = [p.clone() for p in agent.networks.critic.parameters()]
     loss = agent.actor_loss(random_batch(), torch.zeros(20, 4))
-    agent.learners["actor"].step(loss)
+    agent.optimizers["actor"].minimize(loss)
     assert all(torch.equal(a, b) for a, b in zip(before, agent.networks.critic.parameters(), strict=True))
     assert all(p.grad is None for p in agent.networks.critic.parameters())
     assert all(p.requires_grad for p in agent.networks.critic.parameters())
@@ -192,11 +175,11 @@ def test_the_latent_step_has_the_gradients_of_its_formula():
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_adam_is_torchs(compiled, weight_decay, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(adam_module, "_compiled", lambda: None)
+        monkeypatch.setattr(optimizers, "_compiled", lambda: None)
     g = torch.Generator().manual_seed(0)
     ours = [torch.randn(7, 5, generator=g), torch.randn(301, generator=g)]
     theirs = [torch.nn.Parameter(p.clone()) for p in ours]
-    adam = adam_module.Adam(ours, 1e-3, weight_decay)
+    adam = optimizers.Adam(ours, 1e-3, weight_decay)
     reference = torch.optim.Adam(theirs, lr=1e-3, weight_decay=weight_decay)
     for _ in range(50):
         gradients = [torch.randn(p.shape, generator=g) for p in ours]

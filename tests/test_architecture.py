@@ -95,7 +95,7 @@ import sparse_offline_rl
 from policy_samples import make_policy
 from sparse_offline_rl.policy.format import write_policy
 path = sys.argv[1]
-for kind in ("bcq", "bc"):
+for kind in ("bcq", "bc", "actor"):
     for density in (0.1, 1.0):
         write_policy(__import__("pathlib").Path(path), make_policy(kind, density))
         assert sparse_offline_rl.load_policy(path).act(np.zeros(5)).shape == (3,)

@@ -8,33 +8,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import needs_two_threads, prune, random_batch, small_agent
+from helpers import flat, needs_two_threads, pruned_agent, random_batch
 from torch import nn
 
 from sparse_offline_rl.agents.bcq import BCQ
-from sparse_offline_rl.agents.learner import Learner
-from sparse_offline_rl.agents.state import agent_tensors
+from sparse_offline_rl.agents.optimizers import Adam
 from sparse_offline_rl.engines.capture import interpreter
 from sparse_offline_rl.engines.capture.update import CapturedUpdate
 from sparse_offline_rl.engines.selection import choose_update
-from sparse_offline_rl.engines.sparse.module import convert
 from sparse_offline_rl.types import Batch
 
 
 def sparse_agent(name="bcq", method="snip", sparsity=0.8, **overrides):
-    agent = small_agent(name, **overrides)
-    prune(agent, method, sparsity)
-    convert(agent.networks)
-    agent.begin_training()
-    return agent
+    return pruned_agent(name, method, sparsity, "sparse", **overrides)
 
 
 def train(agent, update, first, last, draws, size=64):
     for i in range(first, last):
         metrics = update(random_batch(size, seed=i), draws)
-    return {name: value.clone() for name, value in metrics.items()}, {
-        name: tensor.clone() for name, tensor in agent_tensors(agent).items()
-    }
+    return {name: value.clone() for name, value in metrics.items()}, flat(agent.state())
 
 
 def assert_close(left, right):
@@ -50,23 +42,31 @@ SETTINGS = [
     {"twin": "independent", "target_candidates": 1, "perturbation": 0.5, "polyak": 1.0},
     {"critic_hidden": (16,), "vae_hidden": (24, 16, 8), "latent_dim": 1},
 ]
+OTHERS = [
+    ("bc", {"train_critic": False}),
+    ("td3bc", {}),
+    ("td3bc", {"method": "grasp", "sparsity": 0.95, "policy_every": 3}),
+    ("iql", {"actor_lr_decay": 7}),
+    ("iql", {"method": "magnitude", "sparsity": 0.95, "twin": "independent", "actor_lr_decay": None}),
+]
 
 
-@pytest.mark.parametrize("name", ["bcq", "bc"])
-@pytest.mark.parametrize("options", SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, options) for name in ("bcq", "bc") for options in SETTINGS] + OTHERS
+)
 def test_replays_agree_with_the_update_itself(name, options):
     results = []
     for captured in (False, True):
         agent, draws = sparse_agent(name, **options), torch.Generator().manual_seed(1)
         update = CapturedUpdate(agent) if captured else agent.update
-        results.append((*train(agent, update, 0, 10, draws), draws.get_state(), agent.learners))
-    (metrics, tensors, state, learners), (other_metrics, other, other_state, others) = results
+        results.append((*train(agent, update, 0, 10, draws), draws.get_state(), agent.optimizers))
+    (metrics, tensors, state, optimizers), (other_metrics, other, other_state, others) = results
     assert_close(metrics, other_metrics)
     assert_close(tensors, other)
     assert torch.equal(state, other_state)  # the same noise was drawn
-    for group, learner in learners.items():
-        assert others[group].adam.steps == learner.adam.steps == 10
-        torch.testing.assert_close(others[group].gradient_norm(), learner.gradient_norm(), rtol=1e-3, atol=1e-6)
+    for group, optimizer in optimizers.items():
+        assert others[group].steps == optimizer.steps
+        torch.testing.assert_close(others[group].gradient_norm(), optimizer.gradient_norm(), rtol=1e-3, atol=1e-6)
 
 
 def test_programs_of_other_shapes_share_the_agent_and_only_the_last_few_are_kept():
@@ -78,11 +78,11 @@ def test_programs_of_other_shapes_share_the_agent_and_only_the_last_few_are_kept
         expected = twin.update(random_batch(size, seed=i), others)
         metrics["mine"] = torch.zeros(1)  # the caller's own affair
         assert set(expected) == set(metrics) - {"mine"}
-        for group, learner in twin.learners.items():
+        for group, optimizer in twin.optimizers.items():
             torch.testing.assert_close(
-                agent.learners[group].gradient_norm(), learner.gradient_norm(), rtol=1e-3, atol=1e-6
+                agent.optimizers[group].gradient_norm(), optimizer.gradient_norm(), rtol=1e-3, atol=1e-6
             )
-    assert_close(agent_tensors(twin), agent_tensors(agent))
+    assert_close(flat(twin.state()), flat(agent.state()))
     assert len(update.programs) == 8
 
 
@@ -111,7 +111,7 @@ def test_batches_of_other_shapes_and_strides():
         twin.update(batch, others)
         update(Batch(*(x.t().contiguous().t() for x in batch)), draws)  # columns contiguous
         twin.update(batch, others)
-    assert_close(agent_tensors(twin), agent_tensors(agent))
+    assert_close(flat(twin.state()), flat(agent.state()))
 
 
 def test_a_batch_that_is_drawn_into_the_same_tensors():
@@ -125,7 +125,7 @@ def test_a_batch_that_is_drawn_into_the_same_tensors():
         for batch in (same, other) if i == 3 else (same,):
             update(batch, draws)
             twin.update(batch, others)
-    assert_close(agent_tensors(twin), agent_tensors(agent))
+    assert_close(flat(twin.state()), flat(agent.state()))
 
 
 @needs_two_threads
@@ -239,9 +239,11 @@ class Temperature(nn.Module):
 class Tempered(BCQ):
     def update(self, batch, generator):
         metrics = super().update(batch, generator)
-        self.temperature.mean_target.lerp_(metrics["q/target"].mean(), 0.1)
-        self.learners["temperature"].step((self.temperature.log.exp() * metrics["q/target"].mean()).sum())
-        self.learners["critic"].step(
+        self.networks.temperature.mean_target.lerp_(metrics["q/target"].mean(), 0.1)
+        self.optimizers["temperature"].minimize(
+            (self.networks.temperature.log.exp() * metrics["q/target"].mean()).sum()
+        )
+        self.optimizers["critic"].minimize(
             self.critic_loss(batch, metrics["q/target"].new_zeros(10 * len(batch.rewards), 4))[0]
         )
         return metrics
@@ -251,15 +253,16 @@ def test_an_agent_with_more_to_learn_and_an_optimiser_that_steps_twice():
     results = []
     for captured in (False, True):
         agent = sparse_agent()
-        agent.__class__, agent.temperature = Tempered, Temperature()
-        agent.learners["temperature"] = Learner(agent.temperature, 0.01, 0.0)
+        agent.__class__, agent.networks.temperature = Tempered, Temperature()
+        agent.optimizers["temperature"] = Adam(agent.networks.temperature.parameters(), 0.01)
         update = CapturedUpdate(agent) if captured else agent.update
         _, tensors = train(agent, update, 0, 6, torch.Generator().manual_seed(1))
-        assert {name: learner.adam.steps for name, learner in agent.learners.items()} == {
+        assert {name: optimizer.steps for name, optimizer in agent.optimizers.items()} == {
             "vae": 6, "critic": 12, "actor": 6, "temperature": 6
         }  # fmt: skip
         assert not captured or len(update.programs) == 1
-        results.append({**tensors, **{k: v.clone() for k, v in agent.temperature.state_dict().items()}})
+        assert {"parameter/temperature.log/values", "buffer/temperature.mean_target"} <= set(tensors)
+        results.append(tensors)
     assert_close(*results)
 
 

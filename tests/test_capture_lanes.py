@@ -6,12 +6,11 @@ import numba
 import numpy as np
 import pytest
 import torch
-from helpers import needs_two_threads, random_batch
+from helpers import flat, needs_two_threads, random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_capture import sparse_agent
 
-from sparse_offline_rl.agents.state import agent_tensors
 from sparse_offline_rl.engines.capture import assembly as assembly_module
 from sparse_offline_rl.engines.capture.assembly import Assembly
 from sparse_offline_rl.engines.capture.builder import Builder
@@ -101,20 +100,19 @@ def test_any_order_that_respects_the_dependencies_gives_the_same_bits(use_thread
     tasks = recorded_tasks(monkeypatch, update, random_batch(200), draws)
     needs = dependencies(tasks)
     assert len(tasks) > 60
-    state = {key: value.clone() for key, value in agent_tensors(agent).items()}
+    state = agent.state()
     noise = [draw.clone() for draw in update.programs[0]._draws]
 
     def run(order):
-        for key, value in agent_tensors(agent).items():
-            value.copy_(state[key])
+        agent.load_state(state)
         for place, value in zip(update.programs[0]._draws, noise, strict=True):
             place.copy_(value)
         program = Assembly([tasks[i] for i in order], 1)
         program()
-        return {key: value.clone() for key, value in agent_tensors(agent).items()}
+        return flat(agent.state())
 
     expected = run(range(len(tasks)))
-    assert any(not torch.equal(value, state[key]) for key, value in expected.items())
+    assert any(not torch.equal(value, flat(state)[key]) for key, value in expected.items())
     for seed in range(20):
         shuffle, waiting, order = random.Random(seed), [set(before) for before in needs], []
         while len(order) < len(tasks):
@@ -133,7 +131,7 @@ def results(updates=20):
     update = CapturedUpdate(agent)
     for i in range(updates):
         update(random_batch(200, seed=i), draws)
-    return agent, update.programs[0], {key: value.clone() for key, value in agent_tensors(agent).items()}
+    return agent, update.programs[0], flat(agent.state())
 
 
 @needs_two_threads
@@ -159,7 +157,7 @@ def test_a_thread_pool_that_has_one_thread_only(use_threads):
     for i in (1, 2):
         update(random_batch(200, seed=i), draws)
     assert update.programs[0].assembly.lanes == program.assembly.lanes == 2
-    assert all(torch.equal(value, expected[key]) for key, value in agent_tensors(agent).items())
+    assert all(torch.equal(value, expected[key]) for key, value in flat(agent.state()).items())
 
 
 def test_more_lanes_than_cores(monkeypatch):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from helpers import prune, random_batch, small_agent
+from helpers import MASKED, flat, on_engine, prune, random_batch, small_agent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
 from sparse_offline_rl.engines.dense import CompactMLP, compacted, hidden_units
-from sparse_offline_rl.engines.selection import Engine, install_engine
+from sparse_offline_rl.engines.selection import left_out
 from sparse_offline_rl.engines.sparse.module import SparseMLP
 from sparse_offline_rl.networks.mlp import MLP
 
@@ -35,7 +35,7 @@ def output_and_gradients(network, a, b):
     a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
     out = network(a, b)
     *inner, grad_a, grad_b = torch.autograd.grad(out.sin().sum(), [*network.parameters(), a, b])
-    return [out, network.pack(inner), grad_a, grad_b]
+    return [out, torch.from_numpy(network.pack(inner)), grad_a, grad_b]
 
 
 @settings(deadline=None, max_examples=200)
@@ -52,18 +52,18 @@ def test_function_gradients_and_packing_are_those_of_the_mlp(hidden, density, cu
     a, b = torch.randn(7, 3, generator=g).double(), torch.randn(7, 1, generator=g).double()
     for ours, theirs in zip(output_and_gradients(compact, a, b), output_and_gradients(mlp, a, b), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    vector = mlp.packed_parameters()
-    assert torch.equal(compact.packed_parameters(), vector)
-    other = torch.randn(vector.shape, generator=g).double()
+    vector = mlp.packed_values()
+    assert np.array_equal(compact.packed_values(), vector)
+    other = torch.randn(vector.shape, generator=g).double().numpy()
     target = copy.deepcopy(compact)
-    compact.load_parameters(other)
-    mlp.load_parameters(other)
-    assert torch.equal(compact.packed_parameters(), other)
+    compact.load_values(other)
+    mlp.load_values(other)
+    assert np.array_equal(compact.packed_values(), other)
     torch.testing.assert_close(compact(a, b), mlp(a, b))
-    assert torch.equal(target.packed_parameters(), vector)
+    assert np.array_equal(target.packed_values(), vector)
     moments = [torch.randn(p.shape, generator=g) for p in compact.parameters()]
     packed = compact.pack(compact.unpack(compact.pack(moments)))
-    assert torch.equal(packed, compact.pack(moments))
+    assert np.array_equal(packed, compact.pack(moments))
 
 
 def test_units_by_hand():
@@ -82,7 +82,7 @@ def test_units_by_hand():
     assert torch.equal(compact.biases, torch.stack([first.bias[1], second.bias[2]]))
     assert torch.equal(compact.weights, torch.stack([second.weight[0, 1], second.weight[3, 1], out.weight[0, 2]]))
     # Dead are 2 weights and 2 biases of the first layer, and 1 weight and 1 bias of the second.
-    assert len(mlp.packed_parameters()) - len(compact.trained) == 6
+    assert (compact.pack([torch.ones_like(p) for p in compact.parameters()]) == 0).sum() == 6
 
 
 def test_an_mlp_with_hardly_an_idle_unit_stays_as_it_is():
@@ -111,14 +111,10 @@ def test_building_one_draws_no_random_numbers():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def pruned_agent(engine=None, sparsity=0.9, **overrides):
-    """A pruned agent, ready to train; without an engine, on the whole masked matrices."""
+def pruned_agent(engine=MASKED, sparsity=0.9, **overrides):
+    """A pruned agent; without an engine, on the whole masked matrices."""
     agent = small_agent(**overrides)
-    prune(agent, sparsity=sparsity)
-    if engine:
-        install_engine(Engine(engine, ""), agent.networks, 1, agent.config.weight_decay)
-    agent.begin_training()
-    return agent
+    return on_engine(agent, prune(agent, sparsity=sparsity), engine)
 
 
 def train(agent, updates, first=0):
@@ -126,11 +122,11 @@ def train(agent, updates, first=0):
     for i in range(first, first + updates):
         batch = random_batch(64, seed=i)
         agent.update(type(batch)(*(x.to(torch.get_default_dtype()) for x in batch)), draws)
-    return agent_tensors(agent)
+    return flat(agent.state())
 
 
 def kinds(agent):
-    return {type(mlp) for mlp in [*agent.networks.mlps().values(), *agent.target_mlps().values()]}
+    return {type(mlp) for mlp in [*agent.mlps().values(), *agent.target_mlps().values()]}
 
 
 @pytest.mark.parametrize("name", ["bcq", "bc"])
@@ -138,7 +134,7 @@ def kinds(agent):
 def test_twenty_updates_are_those_of_the_whole_matrices(name, sparsity):
     torch.set_default_dtype(torch.float64)
     try:
-        compact, whole = (pruned_agent(engine, sparsity, name=name) for engine in ("dense", None))
+        compact, whole = (pruned_agent(engine, sparsity, name=name) for engine in ("dense", MASKED))
         assert (kinds(compact), kinds(whole)) == ({CompactMLP}, {MLP})
         ours, theirs = train(compact, 20), train(whole, 20)
     finally:
@@ -149,34 +145,37 @@ def test_twenty_updates_are_those_of_the_whole_matrices(name, sparsity):
 
 
 def test_in_float32_they_agree_to_rounding():
-    ours, theirs = (train(pruned_agent(engine), 20) for engine in ("dense", None))
+    ours, theirs = (train(pruned_agent(engine), 20) for engine in ("dense", MASKED))
     for key, value in theirs.items():
         if not key.startswith("exp_avg"):
             assert (ours[key] - value).norm() <= 1e-3 * value.norm(), key
 
 
 def test_a_checkpoint_goes_from_engine_to_engine_and_back_exactly():
-    sparse, compact, back = pruned_agent("sparse"), pruned_agent("dense"), pruned_agent("sparse")
-    assert (kinds(sparse), kinds(compact)) == ({SparseMLP}, {CompactMLP})
+    sparse = pruned_agent("sparse")
+    assert kinds(sparse) == {SparseMLP}
     with torch.no_grad():  # dead parameters that differ from the other agents' initial ones, in targets too
-        for mlp in [*sparse.networks.mlps().values(), *sparse.target_mlps().values()]:
+        for mlp in [*sparse.mlps().values(), *sparse.target_mlps().values()]:
             mlp.values.add_(torch.randn(mlp.values.shape, generator=torch.Generator().manual_seed(len(mlp.values))))
-    first = {name: tensor.clone() for name, tensor in train(sparse, 5).items()}
-    load_agent_tensors(compact, first, 5)
-    second = agent_tensors(compact)
+    first = train(sparse, 5)
+    compact = on_engine(sparse, sparse.state(), "dense")
+    assert kinds(compact) == {CompactMLP}
+    second = flat(compact.state())
     assert all(torch.equal(value, second[key]) for key, value in first.items())
-    load_agent_tensors(back, train(compact, 5, first=5), 10)
-    third, after = agent_tensors(compact), agent_tensors(back)
+    third = train(compact, 5, first=5)
+    back = on_engine(compact, compact.state(), "sparse")
+    after = flat(back.state())
     assert all(torch.equal(value, after[key]) for key, value in third.items())
-    moved = {key: float((third[key] != first[key]).float().mean()) for key in first if key.startswith("online")}
+    assert {optimizer.steps for optimizer in back.optimizers.values()} == {10}
+    moved = {key: float((third[key] != first[key]).float().mean()) for key in first if key.startswith("values")}
     assert all(0.3 < share < 1 for share in moved.values()), moved  # the living learned, the dead stayed
 
 
 def test_a_resumed_compact_agent_ends_with_the_same_bits():
-    whole, broken, resumed = (pruned_agent("dense") for _ in range(3))
+    whole, broken = (pruned_agent("dense") for _ in range(2))
     train(whole, 4)
-    state = train(broken, 4)
-    load_agent_tensors(resumed, {name: tensor.clone() for name, tensor in state.items()}, 4)
+    train(broken, 4)
+    resumed = on_engine(broken, broken.state(), "dense")
     ours, theirs = train(resumed, 4, first=4), train(whole, 4, first=4)
     assert all(torch.equal(value, ours[key]) for key, value in theirs.items())
 
@@ -184,7 +183,7 @@ def test_a_resumed_compact_agent_ends_with_the_same_bits():
 def test_gradients_of_one_network_can_be_frozen():
     agent = pruned_agent("dense")
     before = [p.clone() for p in agent.networks.critic.parameters()]
-    agent.learners["actor"].step(agent.actor_loss(random_batch(), torch.zeros(20, 4)))
+    agent.optimizers["actor"].minimize(agent.actor_loss(random_batch(), torch.zeros(20, 4)))
     assert all(torch.equal(a, b) for a, b in zip(before, agent.networks.critic.parameters(), strict=True))
     assert all(p.requires_grad for p in agent.networks.critic.parameters())
 
@@ -192,8 +191,8 @@ def test_gradients_of_one_network_can_be_frozen():
 def test_with_weight_decay_dead_parameters_decay_on_both_engines_alike():
     dense, sparse = (pruned_agent(engine, weight_decay=0.1) for engine in ("dense", "sparse"))
     assert kinds(dense) == {MLP}
-    start = agent_tensors(pruned_agent())["online/decoder"]
-    ours, theirs = train(dense, 5)["online/decoder"], train(sparse, 5)["online/decoder"]
+    start = flat(pruned_agent().state())["values/decoder"]
+    ours, theirs = train(dense, 5)["values/decoder"], train(sparse, 5)["values/decoder"]
     torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
     dead = torch.from_numpy(sparse.networks.vae.decoder.plan.dead).long()
     assert len(dead) > 0
@@ -201,13 +200,12 @@ def test_with_weight_decay_dead_parameters_decay_on_both_engines_alike():
 
 
 def test_what_the_engine_says_it_left_out():
-    networks = {sparsity: small_agent().networks for sparsity in (0.0, 0.9)}
-    assert install_engine(Engine("dense", ""), networks[0.0], 1, 0.0) == ""
-    agent = small_agent()
-    prune(agent, sparsity=0.9)
-    before = hidden_units(agent.networks)
-    remark = install_engine(Engine("dense", ""), agent.networks, 1, 0.0)
-    assert remark == f"{hidden_units(agent.networks)} of {before} hidden units are computed"
-    assert hidden_units(agent.networks) < before == 3 * (24 + 16) + 4 * 32
-    with pytest.raises(TypeError, match="belongs to the CompactMLP engine"):
-        agent.networks.dense_mlps()
+    whole = small_agent()
+    assert left_out(on_engine(whole, whole.state(), "dense")) == ""
+    agent = pruned_agent("dense")
+    total = 3 * (24 + 16) + 4 * 32
+    assert left_out(agent) == f"{hidden_units(agent.networks)} of {total} hidden units are computed"
+    assert hidden_units(agent.networks) < total
+    assert left_out(pruned_agent("sparse")) == ""
+    with pytest.raises(TypeError, match="is a CompactMLP, and only dense networks can be scored"):
+        agent.objectives(random_batch(), torch.Generator())

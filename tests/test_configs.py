@@ -13,10 +13,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
+from sparse_offline_rl.agents.registry import agent_configs
 from sparse_offline_rl.cli.configs import check_overrides, config_dir
-from sparse_offline_rl.config import AgentConfig, Config, DatasetConfig, EnvConfig, PruneConfig, parse_config
+from sparse_offline_rl.config import Config, DatasetConfig, EnvConfig, PruneConfig
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.experiment import read_config
 
-SECTIONS = {"agent": AgentConfig, "prune": PruneConfig, "env": EnvConfig, "dataset": DatasetConfig}
+SECTIONS = {"agent": None, "prune": PruneConfig, "env": EnvConfig, "dataset": DatasetConfig}
 FILES = sorted(config_dir().rglob("*.yaml"))
 NAMES = [str(path.relative_to(config_dir())) for path in FILES]
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name in SECTIONS]
@@ -70,7 +73,7 @@ def test_the_first_line_is_a_command_that_works(path):
     arguments = command_of(path)
     check_overrides(arguments)
     for overrides in jobs(arguments):
-        config = parse_config(composed(*overrides))
+        config = read_config(composed(*overrides))
         if path.parent.name in SECTIONS:
             assert getattr(config, path.parent.name).name == path.stem, "the command does not select its own file"
 
@@ -78,18 +81,21 @@ def test_the_first_line_is_a_command_that_works(path):
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes_and_parses(group, choice):
     sparsity = ["sparsity=0.95"] if group == "prune" and choice != "none" else []
-    config = parse_config(composed(f"{group}={choice}", *sparsity))
+    config = read_config(composed(f"{group}={choice}", *sparsity))
     assert getattr(config, group).name == choice
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_yaml_and_schema_have_the_same_keys(group, choice):
-    assert keys_of(composed(f"{group}={choice}")) == schema_keys(Config)
-    assert keys_of(composed(f"{group}={choice}")[group]) == schema_keys(SECTIONS[group])
+    values, agents = composed(f"{group}={choice}"), agent_configs()
+    agent_keys = schema_keys(agents[values["agent"]["name"]], "agent.")
+    assert keys_of(values) == {key for key in schema_keys(Config) if not key.startswith("agent.")} | agent_keys
+    model = agents[choice] if group == "agent" else SECTIONS[group]
+    assert keys_of(values[group]) == schema_keys(model)
 
 
 def test_the_defaults_are_those_of_the_contract():
-    config = parse_config(composed())
+    config = read_config(composed())
     chosen = (config.agent.name, config.prune.name, config.env.name, config.dataset.name)
     assert chosen == ("bcq", "none", "halfcheetah", "expert")
     assert (config.sparsity, config.updates, config.eval.every, config.eval.episodes) == (0.0, 1_000_000, 5000, 10)
@@ -98,19 +104,40 @@ def test_the_defaults_are_those_of_the_contract():
 
 
 def test_the_run_folder_names_the_run():
-    config = parse_config(
-        composed("agent=bc", "prune=grasp", "sparsity=0.95", "env=hopper", "dataset=medium", "seed=3")
-    )
+    config = read_config(composed("agent=bc", "prune=grasp", "sparsity=0.95", "env=hopper", "dataset=medium", "seed=3"))
     assert config.run_dir == "runs/bc/hopper-medium/grasp-0.95/seed3"
 
 
-def test_the_schema_has_the_defaults_of_the_yaml_files():
-    config = parse_config(composed())
-    sections = {"agent": {"name": "bcq"}, "prune": {"name": "none"}, "dataset": {"name": "expert"}}
-    assert Config.model_validate({**sections, "env": config.env.model_dump(), "run_dir": config.run_dir}) == config
+@pytest.mark.parametrize("name", sorted(agent_configs()))
+def test_the_schema_has_the_defaults_of_the_yaml_files(name):
+    config = read_config(composed(f"agent={name}"))
+    assert config.agent == agent_configs()[name]()
+    sections = {"prune": {"name": "none"}, "dataset": {"name": "expert"}, "env": config.env.model_dump()}
+    defaults = Config.model_validate(
+        {**sections, "agent": config.agent, "batch_size": config.batch_size, "run_dir": "x"}
+    )
+    assert defaults.model_dump(exclude={"run_dir"}) == config.model_dump(exclude={"run_dir"})
 
 
 def test_bc_acts_as_in_the_paper():
-    bcq, bc = composed("agent=bcq")["agent"], composed("agent=bc")["agent"]
-    differing = {key: (bcq[key], bc[key]) for key in bcq if bcq[key] != bc[key]}
-    assert differing == {"name": ("bcq", "bc"), "acting_candidates": (100, 1), "acting_latent_clip": (0.5, 0.25)}
+    bcq, bc = (composed(f"agent={name}")["agent"] for name in ("bcq", "bc"))
+    differing = {key: (bcq.get(key), bc.get(key)) for key in {**bcq, **bc} if bcq.get(key) != bc.get(key)}
+    assert differing == {
+        "name": ("bcq", "bc"),
+        "acting_candidates": (100, None),
+        "acting_latent_clip": (0.5, 0.25),
+        "train_critic": (None, True),
+    }
+
+
+def test_an_agent_has_its_own_keys_only():
+    with pytest.raises(UserError, match=r"there is no key 'agent.vae_hidden'"):
+        check_overrides(["agent=td3bc", "agent.vae_hidden=[5]"])
+    with pytest.raises(UserError, match=r"agent.vae_hidden=\[5\]: there is no such key here"):
+        values = composed("agent=td3bc")
+        read_config({**values, "agent": {**values["agent"], "vae_hidden": [5]}})
+    check_overrides(["-m", "agent=bcq,td3bc", "agent.policy_noise=0.1"])
+    with pytest.raises(UserError, match=r"agent\.name='sac' cannot be used: choose one of bcq, bc, td3bc, iql"):
+        read_config({**composed(), "agent": {"name": "sac"}})
+    assert read_config(composed("agent=iql", "updates=77")).agent.actor_lr_decay == 77
+    assert [read_config(composed(f"agent={name}")).batch_size for name in ("bcq", "td3bc", "iql")] == [100, 256, 256]

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import needs_two_threads, prune, random_batch, small_agent
+from helpers import flat, needs_two_threads, on_engine, pruned_agent, random_batch, small_agent
 
-from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
-from sparse_offline_rl.engines.selection import CROSSOVER_DENSITY, choose_engine, install_engine
+from sparse_offline_rl.engines.selection import CROSSOVER_DENSITY, choose_engine
 from sparse_offline_rl.engines.sparse import kernels, split_kernels
 from sparse_offline_rl.engines.sparse.module import SparseMLP
 from sparse_offline_rl.errors import UserError
@@ -17,14 +16,7 @@ from sparse_offline_rl.errors import UserError
 
 def pair(name="bcq", method="snip", sparsity=0.8, **overrides):
     """The same pruned agent on both engines, ready to train."""
-    agents = []
-    for sparse in (False, True):
-        agent = small_agent(name, **overrides)
-        prune(agent, method, sparsity)
-        install_engine(choose_engine("sparse" if sparse else "dense", "cpu", 0.2), agent.networks, 1, 0.0)
-        agent.begin_training()
-        agents.append(agent)
-    return agents
+    return [pruned_agent(name, method, sparsity, engine, **overrides) for engine in ("dense", "sparse")]
 
 
 def train(agent, updates):
@@ -38,12 +30,12 @@ def train(agent, updates):
 @pytest.mark.parametrize("method", ["snip", "grasp", "random"])
 def test_one_update_agrees_to_rounding(name, method):
     dense, sparse = pair(name, method)
-    before = agent_tensors(dense)
-    assert all(torch.equal(value, agent_tensors(sparse)[key]) for key, value in before.items())
+    before = flat(dense.state())
+    assert all(torch.equal(value, flat(sparse.state())[key]) for key, value in before.items())
     left, right = train(dense, 1), train(sparse, 1)
     for key, value in left.items():
         torch.testing.assert_close(value.mean(), right[key].mean(), rtol=1e-5, atol=1e-6)
-    after, other = agent_tensors(dense), agent_tensors(sparse)
+    after, other = flat(dense.state()), flat(sparse.state())
     for key, value in after.items():
         # Gradients agree to rounding; where one is zero up to rounding, Adam's first step has a random sign of size lr.
         if key.startswith("exp_avg"):
@@ -59,8 +51,8 @@ def test_a_hundred_updates_stay_close(name):
     left, right = train(dense, 100), train(sparse, 100)
     for key in ("loss/vae", "vae/reconstruction", "q/target"):
         assert float(right[key].mean()) == pytest.approx(float(left[key].mean()), rel=0.02, abs=1e-3)
-    after, other = agent_tensors(dense), agent_tensors(sparse)
-    for key in ("online/encoder", "online/decoder", "online/critic1", "target/critic2"):
+    after, other = flat(dense.state()), flat(sparse.state())
+    for key in ("values/encoder", "values/decoder", "values/critic1", "target/critic2"):
         distance = (after[key] - other[key]).norm() / after[key].norm()
         assert distance < 1e-2, (key, float(distance))
 
@@ -68,8 +60,8 @@ def test_a_hundred_updates_stay_close(name):
 def test_moments_of_dead_weights_are_zero_and_nothing_pruned_is_stored():
     _, sparse = pair(sparsity=0.95)
     train(sparse, 10)
-    for learner in sparse.learners.values():
-        for parameter in learner.parameters:
+    for optimizer in sparse.optimizers.values():
+        for parameter in optimizer.parameters:
             assert parameter.dim() == 1  # one vector of survivors per network
     total = sum(p.numel() for p in sparse.networks.parameters())
     biases = 2 * (24 + 16) + 24 + 16 + 4 * 32 + 2 + 2 * 1 + 8 + 2
@@ -81,15 +73,13 @@ def test_moments_of_dead_weights_are_zero_and_nothing_pruned_is_stored():
 def test_state_crosses_engines_exactly():
     dense, sparse = pair()
     train(dense, 5)
-    load_agent_tensors(sparse, agent_tensors(dense), 5)
-    there = agent_tensors(sparse)
-    assert all(torch.equal(value, there[key]) for key, value in agent_tensors(dense).items())
-    back, _ = pair()
-    load_agent_tensors(back, there, 5)
+    there = on_engine(dense, dense.state(), "sparse").state()
+    assert all(torch.equal(value, flat(there)[key]) for key, value in flat(dense.state()).items())
+    back = on_engine(sparse, there, "dense")
     draws = torch.Generator().manual_seed(9), torch.Generator().manual_seed(9)
     dense.update(random_batch(seed=7), draws[0])
     back.update(random_batch(seed=7), draws[1])
-    assert all(torch.equal(value, agent_tensors(back)[key]) for key, value in agent_tensors(dense).items())
+    assert all(torch.equal(value, flat(back.state())[key]) for key, value in flat(dense.state()).items())
 
 
 @pytest.mark.parametrize("engine", ["dense", "sparse"])
@@ -102,7 +92,7 @@ def test_a_collapsed_agent_trains(engine, sparsity):
 
 def test_targets_share_the_plan_and_not_the_values():
     _, sparse = pair()
-    online, target = sparse.networks.critic.q1, sparse.critic_target.q1
+    online, target = sparse.networks.critic.q1, sparse.targets["critic"].q1
     assert isinstance(target, SparseMLP)
     assert target.plan is online.plan
     assert target.values.data_ptr() != online.values.data_ptr()
@@ -119,7 +109,7 @@ def test_results_do_not_depend_on_the_run_and_threads_leave_torch_alone(use_thre
         assert torch.get_num_threads() == threads
         _, sparse = pair()
         train(sparse, 20)
-        results.append(agent_tensors(sparse))
+        results.append(flat(sparse.state()))
     assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
     for key, value in results[0].items():
         torch.testing.assert_close(results[2][key], value, rtol=1e-3, atol=1e-4)
@@ -134,11 +124,10 @@ def test_the_choice_of_engine():
     assert choose_engine("sparse", "cpu", 1.0).name == "sparse"
     with pytest.raises(UserError, match="engine=sparse runs on the CPU, not on device=cuda"):
         choose_engine("sparse", "cuda", 0.05)
-    agent = small_agent()
-    install_engine(choose_engine("sparse", "cpu", 1.0), agent.networks, 1, 0.0)
-    assert all(isinstance(mlp, SparseMLP) for mlp in agent.networks.mlps().values())
-    with pytest.raises(TypeError, match="actor belongs to the SparseMLP engine"):
-        agent.networks.dense_mlps()
+    agent = on_engine(small_agent(), small_agent().state(), "sparse")
+    assert all(isinstance(mlp, SparseMLP) for mlp in agent.mlps().values())
+    with pytest.raises(TypeError, match="network actor is a SparseMLP, and only dense networks can be scored"):
+        agent.objectives(random_batch(), torch.Generator())
 
 
 @pytest.mark.parametrize(

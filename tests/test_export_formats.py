@@ -7,6 +7,7 @@ import ctypes
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -29,7 +30,7 @@ GCC = ["gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 
 def inputs(content, count, seed=3):
     rng = np.random.default_rng(seed)
-    noise = rng.normal(size=(count * content.rows, content.latent_dim)).astype(np.float32)
+    noise = rng.normal(size=(count * content.acting.candidates, content.acting.latent_dim)).astype(np.float32)
     return rng.normal(size=(count, content.observation_dim)).astype(np.float32), noise
 
 
@@ -37,7 +38,25 @@ def changed(content, **fields):
     return PolicyContent(**{**vars(content), **fields})
 
 
+def collapsed(name, **options):
+    """A policy one of whose networks gives the same for every input, so that candidates tie where it ranks."""
+    whole, empty = make_policy("bcq", 0.2, **options), make_policy("bcq", 0.0, **options)
+    return changed(whole, networks={**whole.networks, name: empty.networks[name]})
+
+
+def unranked():
+    content = make_policy("bcq", 0.2)
+    networks = {name: content.networks[name] for name in ("decoder", "actor")}
+    return changed(content, acting=replace(content.acting, rank=None, candidates=1), networks=networks)
+
+
 POLICIES = {
+    "actor": make_policy("actor", 0.2),
+    "actor, all pruned": make_policy("actor", 0.0),
+    "decoder collapsed": collapsed("decoder"),
+    "perturbation collapsed": collapsed("actor"),
+    "critic collapsed": collapsed("critic1"),
+    "perturbed and not ranked": unranked(),
     "bc": make_policy("bc", 0.2),
     "bcq": make_policy("bcq", 0.2),
     "dense": make_policy("bcq", 1.0),
@@ -45,6 +64,10 @@ POLICIES = {
     "bc, all pruned": make_policy("bc", 0.0),
     "bcq, all pruned": make_policy("bcq", 0.0),
 }
+
+
+def onnx_inputs(content, states, noise):
+    return {"observation": states, **({"noise": noise} if content.acting.latent_dim else {})}
 
 
 def onnx_session(path):
@@ -58,7 +81,7 @@ def test_onnx_runtime_acts_alike(tmp_path, name, count):
     (path,) = export_onnx(content, tmp_path / "policy.onnx")
     onnx.checker.check_model(onnx.load(path), full_check=True)
     states, noise = inputs(content, count)
-    (actions,) = onnx_session(path).run(["action"], {"observation": states, "noise": noise})
+    (actions,) = onnx_session(path).run(["action"], onnx_inputs(content, states, noise))
     assert_follows_rule(content, states, noise, actions)
     assert_follows_rule(content, states, noise, Policy(content).act(states, noise))
 
@@ -66,7 +89,7 @@ def test_onnx_runtime_acts_alike(tmp_path, name, count):
 def test_onnx_takes_any_number_of_candidates(tmp_path):
     content = make_policy("bcq", 0.3)
     session = onnx_session(export_onnx(content, tmp_path / "policy.onnx")[0])
-    fewer = changed(content, candidates=2)
+    fewer = changed(content, acting=replace(content.acting, candidates=2))
     states, noise = inputs(fewer, 4)
     (actions,) = session.run(["action"], {"observation": states, "noise": noise})
     assert_follows_rule(fewer, states, noise, actions)
@@ -104,7 +127,7 @@ def c_actions(library, content, states, noise):
     kind = ctypes.POINTER(ctypes.c_float)
     actions = np.empty((len(states), content.action_dim), np.float32)
     for i, action in enumerate(actions):
-        own = np.ascontiguousarray(noise[i * content.rows : (i + 1) * content.rows])
+        own = np.ascontiguousarray(noise[i * content.acting.candidates : (i + 1) * content.acting.candidates])
         library.policy_act(*(array.ctypes.data_as(kind) for array in (states[i], own, action)))
     return actions
 
@@ -189,7 +212,7 @@ def test_dense_tensors_are_the_weights(tmp_path):
     assert np.array_equal(tensors["observation_std"], content.observation_std)
     with open_safetensors(path, framework="numpy") as file:
         facts = json.loads(file.metadata()["policy"])
-    assert facts["env_id"] == "HalfCheetah-v5" and facts["candidates"] == 7
+    assert facts["env_id"] == "HalfCheetah-v5" and facts["acting"]["candidates"] == 7
     assert facts["networks"]["actor"] == {"hidden": ["hidden0", "hidden1"], "heads": ["head0"]}
 
 

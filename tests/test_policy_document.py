@@ -81,7 +81,7 @@ def read_mask(code, outputs, inputs):
 def read_document(data):
     """Header, the four vectors, and (network, layer, mask, weights, biases) of each layer."""
     magic, version, length, header_bytes = struct.unpack_from("<8sIQI", data)
-    assert (magic, version, length) == (b"\x89SORL\r\n\x1a", 1, len(data))
+    assert (magic, version, length) == (b"\x89SORL\r\n\x1a", 2, len(data))
     assert hashlib.sha256(data[:-32]).digest() == data[-32:]
     header = json.loads(data[24 : 24 + header_bytes])
     listed = [(net["name"], it) for net in header["networks"] for it in net["hidden"] + net["heads"]]
@@ -113,7 +113,16 @@ def test_the_document_describes_the_file(tmp_path, density):
     header, vectors, layers = read_document(data)
     expected = [content.observation_mean, content.observation_std, content.action_low, content.action_high]
     assert [it.tolist() for it in expected] == vectors
-    assert (header["kind"], header["candidates"], header["env_id"]) == ("bcq", 7, "HalfCheetah-v5")
+    assert (header["acting"]["candidates"], header["env_id"]) == (7, "HalfCheetah-v5")
+    assert list(header["acting"]) == [
+        "propose",
+        "latent_dim",
+        "latent_clip",
+        "perturb",
+        "perturbation",
+        "rank",
+        "candidates",
+    ]
     known = [(name, layer) for name, network in content.networks.items() for layer in network.layers]
     for (network, name, mask, weights, biases), (known_network, layer) in zip(layers, known, strict=True):
         assert (network, name) == (known_network, layer.name)

@@ -17,6 +17,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer, PolicyNetwork
 from sparse_offline_rl.policy.format import read_policy, write_policy
 from sparse_offline_rl.policy.header import MAX_POSITIONS
+from sparse_offline_rl.types import Acting
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +62,8 @@ def bc_policies(draw):
     decoder = PolicyNetwork("decoder", tuple(layers[:-1]), tuple(layers[-1:]))
     texts = st.text(max_size=10)
     metadata = draw(st.dictionaries(texts, texts, max_size=3))
-    return PolicyContent(
-        "bc",
-        {"decoder": decoder},
-        ones,
-        ones,
-        -ones,
-        ones,
-        1,
-        draw(st.floats(0, 1e300)),
-        1,
-        0.05,
-        draw(texts),
-        metadata,
-    )
+    acting = Acting("decoder", latent_dim=1, latent_clip=draw(st.floats(0, 1e300)))
+    return PolicyContent(acting, {"decoder": decoder}, ones, ones, -ones, ones, draw(texts), metadata)
 
 
 @settings(max_examples=150, deadline=None)
@@ -103,7 +92,7 @@ def test_special_values_come_back(tmp_path):
     assert_same(content, read_policy(tmp_path / "p.sorl"))
 
 
-@pytest.mark.parametrize("kind", ["bc", "bcq"])
+@pytest.mark.parametrize("kind", ["bc", "bcq", "actor"])
 def test_size_at_95_percent(tmp_path, kind):
     content = halfcheetah_policy(kind)
     size = write_policy(tmp_path / "p.sorl", content)
@@ -124,7 +113,7 @@ def test_reading_1500000_positions_takes_well_under_300_ms(tmp_path):
     last = PolicyLayer("out", np.zeros((1, 1500), np.float32), np.zeros((1, 1500), bool), np.zeros(1, np.float32))
     decoder = PolicyNetwork("decoder", (first,), (last,))
     ones, one = np.ones(998, np.float32), np.ones(1, np.float32)
-    write_policy(tmp_path / "p", PolicyContent("bc", {"decoder": decoder}, ones, ones, -one, one, 2, 0.5, 1, 0.0, "x"))
+    write_policy(tmp_path / "p", PolicyContent(Acting("decoder", 2, 0.5), {"decoder": decoder}, ones, ones, -one, one, "x"))
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -155,8 +144,34 @@ def test_foreign_files_are_refused(folder, data):
 
 
 def test_a_later_version_is_named(folder, sound):
-    body = sound[:8] + (2).to_bytes(4, "little") + sound[12:-32]
-    assert "format version 2 and this software reads version 1" in refusal(folder, body + hashlib.sha256(body).digest())
+    body = sound[:8] + (3).to_bytes(4, "little") + sound[12:-32]
+    assert "format version 3 and this software reads versions 1 to 2" in refusal(
+        folder, body + hashlib.sha256(body).digest()
+    )
+
+
+@pytest.mark.parametrize("kind", ["bcq", "bc"])
+def test_files_of_version_1_are_read(folder, kind):
+    content = make_policy(kind)
+    write_policy(folder / "old.sorl", content)
+
+    def downgrade(header):
+        acting = header.pop("acting")
+        header |= {key: acting[key] for key in ("latent_dim", "latent_clip", "candidates", "perturbation")}
+        header |= {"kind": kind, "candidates": 7 if kind == "bc" else header["candidates"]}
+        del header["metadata"]["agent"]
+
+    data = edit_header((folder / "old.sorl").read_bytes(), downgrade)
+    body = data[:8] + (1).to_bytes(4, "little") + data[12:-32]
+    (folder / "old.sorl").write_bytes(body + hashlib.sha256(body).digest())
+    assert_same(read_policy(folder / "old.sorl"), content)
+
+
+def test_acting_is_bounded(folder):
+    networks = make_policy("bcq", candidates=2**20).networks
+    with pytest.raises(ValueError, match="would need 2097152 candidates of 40 units, more than 67108864 numbers"):
+        make_policy("bcq", candidates=2**21)
+    assert networks
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
@@ -174,6 +189,10 @@ def _claim(**sizes):
 
 def _set(key, value):
     return lambda header: header.update({key: value})
+
+
+def _act(**fields):
+    return lambda header: header["acting"].update(fields)
 
 
 @pytest.mark.parametrize(
@@ -194,16 +213,25 @@ def _set(key, value):
         _set("networks", []),
         _set("networks", [{}]),
         _set("networks", [3]),
-        _set("kind", "sac"),
-        _set("latent_dim", 0),
-        _set("latent_dim", 5),
-        _set("candidates", 0.5),
-        _set("latent_clip", -1.0),
-        _set("latent_clip", "0.5"),
-        _set("latent_clip", float("nan")),
+        _set("acting", None),
+        _act(propose="critic"),
+        _act(propose=None),
+        _act(latent_dim=0),
+        _act(latent_dim=5),
+        _act(latent_dim=2**27),
+        _act(candidates=0.5),
+        _act(candidates=0),
+        _act(candidates=2**27),
+        _act(latent_clip=-1.0),
+        _act(latent_clip="0.5"),
+        _act(latent_clip=float("nan")),
+        _act(latent_clip=10**400),
+        _act(perturb="actor"),
+        _act(rank="decoder"),
+        _act(rank=3),
         _set("metadata", {"seed": 3}),
         _set("env_id", None),
-        lambda header: header.pop("candidates") and None,
+        lambda header: header["acting"].pop("candidates") and None,
         lambda header: header["networks"].append(header["networks"][0]),
         lambda header: [header],
         lambda header: "text",

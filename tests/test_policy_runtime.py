@@ -9,15 +9,21 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import prune, small_agent
+from helpers import pruned_agent
 from policy_samples import assert_follows_rule, assert_same, halfcheetah_policy, make_network, make_policy
+from test_configs import composed
 
 import sparse_offline_rl
+from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.datasets.load import LoadedDataset
+from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.experiment import read_config
 from sparse_offline_rl.policy import runner
-from sparse_offline_rl.policy.content import KINDS, PolicyContent, PolicyLayer, PolicyNetwork
+from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.format import write_policy
 from sparse_offline_rl.policy.runtime import Policy, load_policy
+from sparse_offline_rl.training.deploy import policy_content
 
 
 def observations(content, count, seed=1):
@@ -25,12 +31,16 @@ def observations(content, count, seed=1):
 
 
 def noise_for(content, count, seed=2):
-    return np.random.default_rng(seed).normal(size=(count * content.rows, content.latent_dim)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .normal(size=(count * content.acting.candidates, content.acting.latent_dim))
+        .astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 700])
 @pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("kind", ["bc", "bcq"])
+@pytest.mark.parametrize("kind", ["bc", "bcq", "actor"])
 def test_actions_follow_the_rule(kind, density, count):
     content = make_policy(kind, density)
     states, noise = observations(content, count), noise_for(content, count)
@@ -49,7 +59,7 @@ def test_perturbed_actions_stay_within_the_bounds():
 
 
 @pytest.mark.parametrize("density", [0.2, 1.0])
-@pytest.mark.parametrize("kind", ["bc", "bcq"])
+@pytest.mark.parametrize("kind", ["bc", "bcq", "actor"])
 def test_one_observation_gives_one_action(kind, density):
     content = make_policy(kind, density)
     state, noise = observations(content, 1), noise_for(content, 1)
@@ -66,14 +76,14 @@ def test_heads_stand_side_by_side():
     assert_follows_rule(content, states, noise, Policy(content).act(states, noise))
 
 
-@pytest.mark.parametrize("kind", ["bc", "bcq"])
+@pytest.mark.parametrize("kind", ["bc", "bcq", "actor"])
 def test_sparse_and_dense_execution_agree(monkeypatch, kind):
     content = halfcheetah_policy(kind)
     states, noise = observations(content, 3), noise_for(content, 3)
     sparse = Policy(content)
     monkeypatch.setattr(runner, "DENSE_ABOVE", -1.0)
     dense = Policy(content)
-    assert isinstance(sparse._decoder, runner.SparseRunner) and isinstance(dense._decoder, runner.DenseRunner)
+    assert isinstance(sparse._propose, runner.SparseRunner) and isinstance(dense._propose, runner.DenseRunner)
     for policy in (sparse, dense):
         assert_follows_rule(content, states, noise, policy.act(states, noise))
 
@@ -81,35 +91,25 @@ def test_sparse_and_dense_execution_agree(monkeypatch, kind):
 def test_without_numba_policies_act_densely(monkeypatch):
     monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
     policy = Policy(make_policy("bc", 0.1))
-    assert isinstance(policy._decoder, runner.DenseRunner)
+    assert isinstance(policy._propose, runner.DenseRunner)
     assert policy.act(np.zeros(5)).shape == (3,)
 
 
-def _network(name, mlp):
-    layers = [
-        PolicyLayer(key, layer.weight.detach().numpy(), layer.mask.numpy(), layer.bias.detach().numpy())
-        for key, layer in mlp.layers().items()
-    ]
-    return PolicyNetwork(name, tuple(layers[:-1]), tuple(layers[-1:]))
-
-
-@pytest.mark.parametrize("kind", ["bc", "bcq"])
-def test_the_torch_agent_does_the_same(kind):
-    agent = small_agent(kind, acting_candidates=9)
-    prune(agent)
-    config, mlps, ones = agent.config, agent.networks.mlps(), np.ones(2, np.float32)
-    content = PolicyContent(
-        kind, {name: _network(name, mlps[name]) for name in KINDS[kind]}, np.zeros(5, np.float32), np.ones(5, np.float32),
-        -ones, ones, agent.networks.vae.latent_dim, config.acting_latent_clip, config.acting_candidates,
-        config.perturbation, "env",
-    )  # fmt: skip
-    states = observations(content, 6)
+@pytest.mark.parametrize("engine", ["dense", "sparse"])
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_the_torch_agent_does_the_same(name, engine):
+    agent = pruned_agent(name, engine=engine, **({"acting_candidates": 9} if name == "bcq" else {}))
+    normalization = Normalization.identity(5)
+    content = policy_content(
+        read_config(composed(f"agent={name}")), agent, normalization, LoadedDataset(None, agent.spaces, "env", "data")
+    )
+    states, rows = observations(content, 6), 6 * content.acting.candidates
     expected = agent.act(torch.from_numpy(states), torch.Generator().manual_seed(3))
-    noise = torch.randn(6 * content.rows, content.latent_dim, generator=torch.Generator().manual_seed(3))
+    noise = torch.randn(rows, content.acting.latent_dim, generator=torch.Generator().manual_seed(3))
     assert np.allclose(Policy(content).act(states, noise=noise.numpy()), expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bc", "bcq"])
+@pytest.mark.parametrize("kind", ["bc", "bcq", "actor"])
 def test_a_seed_repeats_itself_and_a_batch_sees_the_noise_of_single_calls(kind):
     content = make_policy(kind)
     states = observations(content, 300)
@@ -118,7 +118,7 @@ def test_a_seed_repeats_itself_and_a_batch_sees_the_noise_of_single_calls(kind):
     again = Policy(content)
     again.seed(5)
     assert np.allclose(again.act(states), singles, atol=1e-5)
-    assert not np.allclose(again.act(states), singles, atol=1e-3)
+    assert np.allclose(again.act(states), singles, atol=1e-3) == (kind == "actor")  # which draws no noise
     again.seed(5)
     uneven = [again.act(states[:7]), again.act(states[7:290]), again.act(states[290:])]
     assert np.allclose(np.concatenate(uneven), singles, atol=1e-5)
@@ -167,7 +167,7 @@ def test_an_empty_batch_gives_no_actions():
         ([1e300, 0, 0, 0, 0], "value 0 of observation 0 is not finite"),
     ],
 )
-@pytest.mark.parametrize("kind", ["bc", "bcq"])
+@pytest.mark.parametrize("kind", ["bc", "bcq", "actor"])
 def test_wrong_observations_are_refused(kind, observation, sentence):
     with pytest.raises(UserError, match=sentence):
         Policy(make_policy(kind)).act(observation)

@@ -4,20 +4,22 @@ import copy
 
 import pytest
 import torch
-from helpers import prune, random_batch, small_agent, spaces
+from helpers import on_engine, prune, random_batch, small_agent, spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_offline_rl.agents.bcq import BCQ
-from sparse_offline_rl.config import AgentConfig, PruneConfig
+from sparse_offline_rl.agents.bcq import BCQ, BCQConfig
+from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.config import PruneConfig
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.masked import MaskedLinear
 from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.pruning.allocate import allocate
 from sparse_offline_rl.pruning.controls import shuffle_layerwise
 from sparse_offline_rl.pruning.layer_reports import coo_bytes, layer_reports
 from sparse_offline_rl.pruning.masks import Masks
-from sparse_offline_rl.pruning.prune import apply_masks, find_masks
+from sparse_offline_rl.pruning.prune import find_masks, prune_state
 from sparse_offline_rl.pruning.scores import SCORERS, grasp, snip
 from sparse_offline_rl.types import Objective
 
@@ -103,7 +105,7 @@ def test_scoring_leaves_no_trace_and_ignores_earlier_losses(method):
     first = SCORERS[method](objectives["critic1"], torch.Generator().manual_seed(1))
     SCORERS[method](objectives["actor"], torch.Generator().manual_seed(1))
     objectives["actor"].loss().backward()
-    assert all(p.grad is None for p in agent.networks.critic.parameters())
+    assert all(p.grad is None for p in agent.networks.critic.q1.parameters())
     for p in agent.networks.parameters():
         p.grad = None
     again = SCORERS[method](objectives["critic1"], torch.Generator().manual_seed(1))
@@ -115,11 +117,13 @@ def test_scoring_leaves_no_trace_and_ignores_earlier_losses(method):
 
 @pytest.mark.parametrize("method", sorted(SCORERS))
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9, 0.95])
-def test_every_network_gets_its_exact_sparsity(method, sparsity):
-    masks = prune(small_agent(), method, sparsity)
-    assert set(masks) == {"actor", "critic1", "encoder", "decoder"}
-    for found in masks.values():
-        assert found.kept == round((1 - sparsity) * found.total)
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_every_network_gets_its_exact_sparsity(name, method, sparsity):
+    agent = small_agent(name)
+    state = prune(agent, method, sparsity)
+    assert set(state.networks) == set(agent.mlps())
+    for network in state.networks.values():
+        assert network.topology.kept == round((1 - sparsity) * network.topology.total)
 
 
 def test_shuffle_keeps_counts_and_moves_positions():
@@ -166,27 +170,30 @@ def test_collapse_is_detected():
     full = torch.ones(4, 3, dtype=torch.bool)
     empty = torch.zeros(4, 4, dtype=torch.bool)
     head = torch.ones(1, 4, dtype=torch.bool)
-    reports = {r.name: r for r in layer_reports("net", {"hidden0": full, "hidden1": empty}, {"out": head})}
+    masks = {"hidden0": full.numpy(), "hidden1": empty.numpy()}
+    reports = {r.name: r for r in layer_reports("net", Topology(masks, {"out": head.numpy()}))}
     assert all(r.collapsed for r in reports.values())
     # Units 0 and 1 are fed, only units 2 and 3 are read: every layer has weights, yet no signal gets through.
     first, second = torch.zeros(4, 3, dtype=torch.bool), torch.zeros(1, 4, dtype=torch.bool)
     first[:2], second[:, 2:] = True, True
-    broken = layer_reports("net", {"hidden0": first}, {"out": second})
+    broken = layer_reports("net", Topology({"hidden0": first.numpy()}, {"out": second.numpy()}))
     assert [r.collapsed for r in broken] == [True, True]
     assert (broken[0].live_inputs, broken[0].live_outputs, broken[0].kept) == (3, 2, 6)
     second[:, 1] = True
-    assert not any(r.collapsed for r in layer_reports("net", {"hidden0": first}, {"out": second}))
+    assert not any(
+        r.collapsed for r in layer_reports("net", Topology({"hidden0": first.numpy()}, {"out": second.numpy()}))
+    )
 
 
 def test_one_empty_head_is_named():
     mlp = MLP(3, [4], {"mean": 2, "log_std": 2})
     mlp.layers()["mean"].set_mask(torch.zeros(2, 4, dtype=torch.bool))
-    reports = {r.full_name: r.collapsed for r in layer_reports("encoder", *mlp.masks())}
+    reports = {r.full_name: r.collapsed for r in layer_reports("encoder", mlp.topology)}
     assert reports == {"encoder.hidden0": False, "encoder.mean": True, "encoder.log_std": False}
 
 
 def _paper_agent():
-    return BCQ(spaces(17, 6), AgentConfig(name="bcq"), "cpu", torch.Generator().manual_seed(0))
+    return BCQ.create(spaces(17, 6), BCQConfig(), torch.Generator().manual_seed(0))
 
 
 def test_weight_counts_of_table_1():
@@ -211,9 +218,7 @@ def test_file_sizes_of_table_1(network, dense, dense_coo, snip):
     agent = _paper_agent()
     g = torch.Generator().manual_seed(0)
     masks = find_masks(agent.objectives(random_batch(100, 17, 6), g), PruneConfig(name="snip"), 0.95, g)
-    for name, found in masks.items():
-        apply_masks(agent.networks.dense_mlps()[name], found)
-    agent.tie_twin()
+    agent = on_engine(agent, prune_state(agent.state(), masks, agent.TWINS, agent.config.twin))
     parameters = list(getattr(agent.networks, network).parameters())
     biases = sum(p.numel() for p in parameters if p.dim() == 1)
     weights = sum(p.numel() for p in parameters if p.dim() == 2)

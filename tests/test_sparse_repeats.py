@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from helpers import needs_two_threads
+from helpers import needs_two_threads, sparse_twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse_offline_rl.engines.sparse.engine import KernelEngine
-from sparse_offline_rl.engines.sparse.module import SparseMLP
 from sparse_offline_rl.engines.sparse.plan import SparsePlan
 from sparse_offline_rl.engines.sparse.repeats import Layout
 from sparse_offline_rl.engines.sparse.split import SplitPlan
@@ -35,7 +34,7 @@ def pruned(widths, hidden, outputs, density, seed):
 )
 def test_it_equals_float64_dense(distinct, repeats, widths, hidden, outputs, density, seed):
     mlp = pruned(widths, hidden, outputs, density, seed)
-    sparse = SparseMLP.from_mlp(mlp)
+    sparse = sparse_twin(mlp)
     rows = (distinct, *[distinct * repeats] * (len(widths) - 1))
     inputs = [torch.randn(n, width) for n, width in zip(rows, widths, strict=True)]
     with torch.no_grad():
@@ -48,7 +47,7 @@ def test_it_equals_float64_dense(distinct, repeats, widths, hidden, outputs, den
 
 def test_inputs_with_strides_and_of_any_number():
     mlp = pruned((4, 2, 3, 2), (40, 30), 5, 0.3, 0)
-    sparse = SparseMLP.from_mlp(mlp)
+    sparse = sparse_twin(mlp)
     wide = torch.randn(60, 20)
     for inputs in (
         (wide[:20, 3:10], wide[:, 10:14]),  # views of rows
@@ -62,7 +61,7 @@ def test_inputs_with_strides_and_of_any_number():
 
 def test_gradients_flow_through_repeated_rows():
     mlp = pruned((6, 3), (40, 30), 2, 0.3, 0)
-    sparse = SparseMLP.from_mlp(mlp)
+    sparse = sparse_twin(mlp)
     results = []
     for network in (mlp, sparse):
         first, second = (torch.ones(n, width).cumsum(0).requires_grad_() for n, width in ((4, 6), (12, 3)))
@@ -75,7 +74,7 @@ def test_gradients_flow_through_repeated_rows():
 @pytest.mark.parametrize(("distinct", "repeats"), [(100, 10), (7, 9), (3, 100), (1, 300), (33, 2)])
 def test_the_same_bits_on_one_thread_and_on_two(use_threads, monkeypatch, distinct, repeats):
     monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine._WORTH_A_THREAD", 0)
-    sparse = SparseMLP.from_mlp(pruned((6, 3), (80, 60), 2, 0.1, 0))
+    sparse = sparse_twin(pruned((6, 3), (80, 60), 2, 0.1, 0))
     first, second = torch.randn(distinct, 6), torch.randn(distinct * repeats, 3)
     results = []
     for threads in (1, 2):
@@ -86,7 +85,7 @@ def test_the_same_bits_on_one_thread_and_on_two(use_threads, monkeypatch, distin
 
 
 def test_nan_of_one_row_stays_in_its_repeats():
-    sparse = SparseMLP.from_mlp(pruned((6, 3), (40, 30), 2, 0.5, 0))
+    sparse = sparse_twin(pruned((6, 3), (40, 30), 2, 0.5, 0))
     first, second = torch.randn(20, 6), torch.randn(100, 3)
     with torch.no_grad():
         clean = sparse(first, second)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_BETA2 = np.float32(0.999)
-_REST1, _REST2 = np.float32(1 - 0.9), np.float32(1 - 0.999)
-_EPS = np.float32(1e-8)
-
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def adam_step(parameters, exp_avg, exp_avg_sq, gradients, factors):  # type: ignore[no-untyped-def]
     """One step on float32 vectors of equal length, in place.
 
-    ``factors`` are the step size and the scale of √v, which hold the bias corrections, and the weight decay.
+    ``factors`` are the step size and the scale of √v, which hold the bias corrections, the weight decay, 1 - β₁, β₂, 1 - β₂ and ε.
     """
-    size, scale, weight_decay = factors[0], factors[1], factors[2]
+    size, scale, weight_decay, rest1 = factors[0], factors[1], factors[2], factors[3]
+    beta2, rest2, epsilon = factors[4], factors[5], factors[6]
     for i in range(parameters.size):
         gradient = gradients[i] + weight_decay * parameters[i]
-        mean = exp_avg[i] + _REST1 * (gradient - exp_avg[i])
-        square = _BETA2 * exp_avg_sq[i] + _REST2 * gradient * gradient
+        mean = exp_avg[i] + rest1 * (gradient - exp_avg[i])
+        square = beta2 * exp_avg_sq[i] + rest2 * gradient * gradient
         exp_avg[i] = mean
         exp_avg_sq[i] = square
-        parameters[i] -= size * mean / (np.sqrt(square) * scale + _EPS)
+        parameters[i] -= size * mean / (np.sqrt(square) * scale + epsilon)

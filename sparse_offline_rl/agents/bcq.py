@@ -2,77 +2,89 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from sparse_offline_rl.agents.learner import Learner, PolyakAverage, frozen
-from sparse_offline_rl.config import AgentConfig
-from sparse_offline_rl.networks.factory import Networks
-from sparse_offline_rl.networks.packing import Packable
-from sparse_offline_rl.types import Batch, Objective, Spaces
+from sparse_offline_rl.agents.base import Agent, Metrics
+from sparse_offline_rl.agents.optimizers import frozen
+from sparse_offline_rl.config import AgentConfig, Fraction, HiddenSizes, NonNegative, PositiveFloat, PositiveInt
+from sparse_offline_rl.networks.actor_critic import TwinCritic
+from sparse_offline_rl.networks.bcq import VAE, PerturbationActor
+from sparse_offline_rl.networks.mlp import MLPBuilder
+from sparse_offline_rl.types import Acting, Batch, Spaces
 
-Metrics = dict[str, Tensor]  # name -> tensor of any shape, reduced to its mean only when it is logged
-Update = Callable[[Batch, torch.Generator], Metrics]
+
+class GenerativeConfig(AgentConfig):
+    """What BCQ and the paper's BC have in common."""
+
+    actor_hidden: HiddenSizes = (400, 300)
+    critic_hidden: HiddenSizes = (400, 300)
+    vae_hidden: HiddenSizes = (750, 750)
+    latent_dim: PositiveInt | None = None  # None: twice the action dimension
+    soft_clip: Fraction = 0.75  # λ: weight of the smaller of the two Q values
+    perturbation: NonNegative = 0.05  # Φ
+    target_candidates: PositiveInt = 10
+    latent_clip: PositiveFloat = 0.5  # |z| <= this for candidates in training
+    acting_latent_clip: PositiveFloat = 0.5  # … and when acting
+    kl_weight: NonNegative = 0.5
+    actor_lr: PositiveFloat = 1e-3
+    critic_lr: PositiveFloat = 1e-3
+    vae_lr: PositiveFloat = 1e-3
 
 
-class BCQ:
-    """Actor, twin critics and VAE with their targets and optimisers.
+class BCQConfig(GenerativeConfig):
+    """Hyper-parameters of BCQ."""
 
-    The life of an agent: build; ``objectives`` (only if it is pruned); perhaps an engine replaces ``networks``' MLPs;
-    ``begin_training``; then ``update`` and ``act``.
-    """
+    name: Literal["bcq"] = "bcq"
+    acting_candidates: PositiveInt = 100
 
-    def __init__(
-        self, spaces: Spaces, config: AgentConfig, device: str = "cpu", generator: torch.Generator | None = None
-    ) -> None:
-        self.spaces = spaces
-        self.config = config
-        self.networks = Networks(spaces, config, generator).to(device)
-        self.device = torch.device(device)
-        # Before training the targets are the networks themselves: a copy would be equal (Algorithm 1 copies after masking).
-        self.actor_target, self.critic_target = self.networks.actor, self.networks.critic
-        self.learners: dict[str, Learner] = {}
-        self.average = PolyakAverage((), (), config.polyak)
 
-    def begin_training(self) -> None:
-        """Copy the targets and create the optimisers; call after pruning and after the engine took the networks."""
-        nets, config = self.networks, self.config
-        self.actor_target, self.critic_target = copy.deepcopy(nets.actor), copy.deepcopy(nets.critic)
-        self.actor_target.requires_grad_(False)
-        self.critic_target.requires_grad_(False)
-        self.learners = {
-            "vae": Learner(nets.vae, config.vae_lr, config.weight_decay),
-            "critic": Learner(nets.critic, config.critic_lr, config.weight_decay),
-            "actor": Learner(nets.actor, config.actor_lr, config.weight_decay),
-        }
-        targets = (self.critic_target, self.actor_target)
-        self.average = PolyakAverage(targets, (nets.critic, nets.actor), config.polyak)
+class BCQNetworks(nn.Module):
+    """Perturbation actor, twin critic and VAE."""
 
-    def target_mlps(self) -> dict[str, Packable]:
-        """The target networks, by the names that :meth:`Networks.mlps` gives the online ones."""
-        target = self.critic_target
-        return {"actor": self.actor_target.net, "critic1": target.q1, "critic2": target.q2}
+    def __init__(self, spaces: Spaces, config: GenerativeConfig, build: MLPBuilder) -> None:
+        super().__init__()
+        latent_dim = config.latent_dim or 2 * spaces.action_dim
+        self.actor = PerturbationActor(spaces, config.actor_hidden, config.perturbation, build)
+        self.critic = TwinCritic(spaces, config.critic_hidden, build)
+        self.vae = VAE(spaces, config.vae_hidden, latent_dim, build)
+
+
+class BCQ(Agent):
+    """Actor, twin critics and VAE with their targets and optimisers."""
+
+    Config: ClassVar[type[AgentConfig]] = BCQConfig
+    METRICS = (
+        "loss/vae", "loss/critic", "loss/actor", "vae/reconstruction", "vae/kl", "q/q1", "q/q2", "q/target",
+    )  # fmt: skip
+    build_networks = BCQNetworks  # type: ignore[assignment]
+    networks: BCQNetworks
+    config: BCQConfig
+
+    def __init__(self, networks: BCQNetworks, spaces: Spaces, config: GenerativeConfig) -> None:
+        rates = {"vae": config.vae_lr, "critic": config.critic_lr, "actor": config.actor_lr}
+        super().__init__(networks, spaces, config, rates, targets=("critic", "actor"))
 
     def update(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """One training step on B transitions; reads as the stages of the paper's Algorithm 1."""
-        learn, rows = self.learners, len(batch.rewards)
+        optimizers, rows = self.optimizers, len(batch.rewards)
         vae_noise, target_noise, actor_noise = self._draw_noise(rows, generator)
 
         # VAE: imitate the dataset's actions.
         vae_loss, vae_metrics = self.vae_loss(batch, vae_noise)
-        learn["vae"].step(vae_loss)
+        optimizers["vae"].minimize(vae_loss)
 
         # Critic: regress both Q values on the soft-clipped target.
         critic_loss, critic_metrics = self.critic_loss(batch, target_noise)
-        learn["critic"].step(critic_loss)
+        optimizers["critic"].minimize(critic_loss)
 
         # Actor: perturb the VAE's actions towards higher Q.
         actor_loss = self.actor_loss(batch, actor_noise)
-        learn["actor"].step(actor_loss)
+        optimizers["actor"].minimize(actor_loss)
 
         # Targets: Polyak averaging.
         self.average.step()
@@ -98,7 +110,7 @@ class BCQ:
         """``r + γ (1 - terminated) max over candidates of λ min(Q1, Q2) + (1 - λ) max(Q1, Q2)``, ``[B, 1]``."""
         config = self.config
         following = batch.next_observations  # each stands for all of its candidates
-        q1, q2 = self.critic_target(following, self.target_actions(following, noise))
+        q1, q2 = self.targets["critic"](following, self.target_actions(following, noise))
         soft = torch.lerp(torch.maximum(q1, q2), torch.minimum(q1, q2), config.soft_clip)
         best = soft.view(len(batch.rewards), config.target_candidates).amax(1, keepdim=True)
         target: Tensor = batch.rewards + config.discount * (1 - batch.terminated) * best
@@ -106,7 +118,7 @@ class BCQ:
 
     def target_actions(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Actions tried for each next state ``[B, S]``: decoded and perturbed, ``[B * target_candidates, A]``."""
-        perturbed: Tensor = self.actor_target(observations, self.networks.vae.decode(observations, noise))
+        perturbed: Tensor = self.targets["actor"](observations, self.networks.vae.decode(observations, noise))
         return perturbed
 
     def actor_loss(self, batch: Batch, noise: Tensor) -> Tensor:
@@ -114,7 +126,7 @@ class BCQ:
         nets = self.networks
         with torch.no_grad():
             decoded = nets.vae.decode(batch.observations, noise)
-        with frozen(list(nets.critic.q1.parameters())):
+        with frozen(nets.critic.q1):
             q: Tensor = nets.critic.q1(batch.observations, nets.actor(batch.observations, decoded))
         return -q.mean()
 
@@ -128,37 +140,34 @@ class BCQ:
         best = nets.critic.q1(observations, actions).view(-1, count).argmax(1)
         return actions.view(len(observations), count, -1)[torch.arange(len(best), device=best.device), best]
 
-    def objectives(self, batch: Batch, generator: torch.Generator) -> dict[str, Objective]:
-        """One objective per network to prune, each its own loss on ``batch`` with its noise frozen (Algorithm 1)."""
+    def acting(self) -> Acting:
+        """Decode candidates, perturb them, do the one that the first critic values most."""
+        config = self.config
+        return Acting(
+            propose="decoder",
+            latent_dim=self.networks.vae.latent_dim,
+            latent_clip=config.acting_latent_clip,
+            perturb="actor",
+            perturbation=config.perturbation,
+            rank="critic1",
+            candidates=config.acting_candidates,
+        )
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Callable[[], Tensor]]:
+        """Encoder and decoder have the VAE's loss, each critic its own squared error, the actor its own."""
         vae_noise, target_noise, actor_noise = self._draw_noise(len(batch.rewards), generator)
-        target = self.target(batch, target_noise)
-        critic = self.networks.critic
+        target, critic = self.target(batch, target_noise), self.networks.critic
 
         def q_loss(q: nn.Module) -> Tensor:
             return mse_loss(q(batch.observations, batch.actions), target)
 
-        losses = {
+        return {
             "actor": lambda: self.actor_loss(batch, actor_noise),
             "critic1": lambda: q_loss(critic.q1),
             "encoder": lambda: self.vae_loss(batch, vae_noise)[0],
             "decoder": lambda: self.vae_loss(batch, vae_noise)[0],
+            "critic2": lambda: q_loss(critic.q2),
         }
-        if self.config.twin == "independent":
-            losses["critic2"] = lambda: q_loss(critic.q2)
-        mlps = self.networks.dense_mlps()
-        weights = {name: {layer: m.weight for layer, m in mlps[name].layers().items()} for name in losses}
-        return {name: Objective(dict(weights[name]), loss) for name, loss in losses.items()}
-
-    @torch.no_grad()
-    def tie_twin(self) -> None:
-        """Give the second critic what ``twin`` says of the first: its mask and weights, its mask only, or nothing."""
-        mlps = self.networks.dense_mlps()
-        first, second = mlps["critic1"], mlps["critic2"]
-        if self.config.twin == "copy":
-            second.load_state_dict(first.state_dict())
-        elif self.config.twin == "copy_mask":
-            for name, layer in first.layers().items():
-                second.layers()[name].set_mask(layer.mask)
 
     def _draw_noise(self, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Latent noise for one update on ``rows`` transitions: VAE (not clipped), critic target and actor (clipped)."""
@@ -169,6 +178,7 @@ class BCQ:
         return vae, target, actor
 
     def _acting_noise(self, rows: int, generator: torch.Generator) -> Tensor:
-        limit = self.config.acting_latent_clip
+        """Clipped latent noise ``[rows, latent]``."""
         noise = torch.randn(rows, self.networks.vae.latent_dim, generator=generator, device=self.device)
-        return noise.clamp_(-limit, limit)
+        bound = self.config.acting_latent_clip
+        return noise.clamp_(-bound, bound)

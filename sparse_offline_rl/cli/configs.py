@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,21 @@ def check_overrides(arguments: Sequence[str]) -> None:
                     raise UserError(
                         f"{override.key_or_group}={choice}: there is no such {override.key_or_group}; {hint}."
                     )
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        known = set(_keys(OmegaConf.to_container(compose("train"), resolve=False)))
+    known = _known_keys([override for override in overrides if override.key_or_group in groups])
     for override in overrides:
         key = override.key_or_group
         if key not in groups and key not in known and not key.startswith("hydra"):
             raise UserError(f"{override.input_line}: there is no key '{key}'; {closest(key, {*known, *groups})}.")
     if not flags.multirun:
         _check_composition(flags.overrides)
+
+
+def _known_keys(choices: Sequence[Override]) -> set[str]:
+    """The keys of every composition of the chosen groups: each agent has keys of its own."""
+    options = [[f"{choice.key_or_group}={value}" for value in _values(choice)] for choice in choices]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        composed = (compose("train", list(selected)) for selected in itertools.product(*options))
+        return {key for config in composed for key in _keys(OmegaConf.to_container(config, resolve=False))}
 
 
 def _check_composition(overrides: list[str]) -> None:

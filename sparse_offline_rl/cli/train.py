@@ -14,9 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparse_offline_rl.cli.configs import check_overrides, config_dir
 from sparse_offline_rl.cli.errors import INTERRUPTED, user_errors
-from sparse_offline_rl.config import parse_config
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.experiment import run
+from sparse_offline_rl.experiment import read_config, run
 from sparse_offline_rl.training.console import say, show_summary
 
 # Jobs that failed; None in a worker process of a parallel launcher, which has no main().
@@ -56,7 +55,7 @@ def _hydra_main(composed: DictConfig) -> None:
 def _run_one(composed: DictConfig) -> None:
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
-    config = parse_config({str(key): value for key, value in values.items()})
+    config = read_config({str(key): value for key, value in values.items()})
     result = run(config)
     if result.summary is None:
         say(f"stopped after {result.update} of {config.updates} updates; all is saved: run the same command to go on.")

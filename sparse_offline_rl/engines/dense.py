@@ -1,23 +1,26 @@
-"""An MLP without the hidden units that need not be computed: what the dense engine trains after pruning."""
+"""The dense engine: masked matrices, without the hidden units that need not be computed after pruning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparse_offline_rl.networks.liveness import live_units
 from sparse_offline_rl.networks.masked import MaskedLinear
-from sparse_offline_rl.networks.mlp import MLP
-from sparse_offline_rl.networks.packing import Packable
+from sparse_offline_rl.networks.mlp import MLP, PrunableMLP
+from sparse_offline_rl.networks.packing import Topology
 
 # A compact MLP has some ten small operations more to do. BCQ updates took 5 % longer with 1 % of the hidden units left out
 # (SNIP, sparsity 0.4), and as long with 3 % (0.7), which are 6 % of the matrix entries.
 _WORTHWHILE = 0.9
 
 
-def compacted(mlp: MLP) -> Packable:
+def compacted(mlp: MLP) -> PrunableMLP:
     """The same function and gradients over smaller matrices, or ``mlp`` itself where they would be hardly smaller."""
     kept, constant = _sort_units(mlp)
     entries = sum(layer.weight.numel() for layer in mlp.layers().values())
@@ -28,10 +31,10 @@ def compacted(mlp: MLP) -> Packable:
 def hidden_units(root: nn.Module) -> int:
     """Hidden units that the MLPs below ``root`` compute for every row of a batch."""
     mlps = [module for module in root.modules() if isinstance(module, MLP)]
-    return sum(len(mask) for mlp in mlps for mask in mlp.masks()[0].values())
+    return sum(len(mask) for mlp in mlps for mask in mlp.topology.hidden.values())
 
 
-class CompactMLP(Packable):
+class CompactMLP(PrunableMLP):
     """A smaller :class:`MLP` in the place of a pruned one that has hidden units of two kinds, which it leaves out.
 
     A *dead* unit has no path to the output: its parameters have no gradient and keep the values they have. This is exact
@@ -40,8 +43,6 @@ class CompactMLP(Packable):
     biases. It is trained as before.
     """
 
-    trained: Tensor  # positions of the parameters in the vector that :meth:`pack` gives, int64
-    stored: Tensor  # that vector for the parameters, [n]; only what dead units hold is up to date
     source: Tensor  # of each of ``weights`` the constant unit that is read, int64
     reader: Tensor  # … and the unit that reads it, among those of all layers but the first
 
@@ -50,22 +51,32 @@ class CompactMLP(Packable):
         and at least one unit of a layer, and which of the others are constant and not dead.
         """
         super().__init__()
-        stored = mlp.packed_parameters()
-        positions = mlp.unpack(torch.arange(len(stored)))  # of every weight and bias in the vector
+        self._topology, self._stored = (
+            mlp.topology,
+            mlp.packed_values(),
+        )  # of the latter only what dead units hold is up to date
+        # Of every weight and bias its position in the packed vector.
+        positions = [torch.from_numpy(array) for array in self._topology.unpack(np.arange(self._topology.size))]
         biases = torch.cat([positions[2 * i + 1][units] for i, units in enumerate(constant[1:])])
         weights, source, reader = _read_constants(mlp, kept, constant, positions)
-        self.biases = nn.Parameter(stored[biases])
-        self.weights = nn.Parameter(stored[weights])
+        values = torch.from_numpy(self._stored)
+        self.biases = nn.Parameter(values[biases])
+        self.weights = nn.Parameter(values[weights])
         self.small = _cut(mlp, kept)
         self._widths = [layer.out_features for layer in list(self.small.layers().values())[1:]]
         rest = []
         for i, (_, level, outputs) in enumerate(_layers(mlp, kept)):
             rest += [positions[2 * i][outputs][:, kept[level]], positions[2 * i + 1][outputs]]
-        self.register_buffer("trained", torch.cat([biases, weights, self.small.pack(rest)]))
-        self.register_buffer("stored", stored)
+        # Positions of the parameters in the packed vector.
+        self._trained = np.concatenate([biases.numpy(), weights.numpy(), self.small.pack(rest)])
         self.register_buffer("source", torch.searchsorted(biases, source))
         self.register_buffer("reader", reader)
-        self.load_parameters(stored)
+        self.load_values(self._stored)
+
+    @property
+    def topology(self) -> Topology:
+        """As :attr:`PrunableMLP.topology`, with the units that are left out."""
+        return self._topology
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """As :meth:`MLP.forward`."""
@@ -73,41 +84,44 @@ class CompactMLP(Packable):
         shift = given.new_zeros(sum(self._widths)).index_add(0, self.reader, given)
         return self.small.forward(*inputs, shifts=(None, *shift.split(self._widths)))
 
-    def pack(self, tensors: Sequence[Tensor]) -> Tensor:
-        """As :meth:`Packable.pack`: gradients and moments of dead units are 0."""
-        packed = self._pack_trained(tensors)
-        return packed.new_zeros(len(self.stored)).index_copy(0, self.trained, packed)
+    def pack(self, tensors: Sequence[Tensor]) -> NDArray[Any]:
+        """As :meth:`PrunableMLP.pack`: gradients and moments of dead units are 0."""
+        return self._spread(tensors, np.zeros_like(self._stored))
 
-    def unpack(self, vector: Tensor) -> list[Tensor]:
-        """As :meth:`Packable.unpack`."""
-        packed = vector.to(self.trained.device)[self.trained]
-        biases, weights, rest = packed.tensor_split([len(self.biases), len(self.biases) + len(self.weights)])
-        return [biases, weights, *self.small.unpack(rest)]
+    def unpack(self, vector: NDArray[Any]) -> list[Tensor]:
+        """As :meth:`PrunableMLP.unpack`."""
+        first, second = len(self.biases), len(self.biases) + len(self.weights)
+        biases, weights, rest = np.split(vector[self._trained], [first, second])
+        device = self.biases.device
+        return [*(torch.from_numpy(array).to(device) for array in (biases, weights)), *self.small.unpack(rest)]
 
-    def packed_parameters(self) -> Tensor:
-        """As :meth:`Packable.packed_parameters`, with the values that dead units keep."""
-        return self.stored.index_copy(0, self.trained, self._pack_trained([p.detach() for p in self.parameters()]))
+    def packed_values(self) -> NDArray[Any]:
+        """As :meth:`PrunableMLP.packed_values`, with the values that dead units keep."""
+        return self._spread([parameter.detach() for parameter in self.parameters()], self._stored.copy())
 
-    def load_parameters(self, vector: Tensor) -> None:
-        """As :meth:`Packable.load_parameters`, dead units included."""
-        super().load_parameters(vector)
-        self.stored.copy_(vector)
+    def load_values(self, vector: NDArray[Any]) -> None:
+        """As :meth:`PrunableMLP.load_values`, dead units included."""
+        super().load_values(vector)
+        self._stored = vector.copy()
 
-    def _pack_trained(self, tensors: Sequence[Tensor]) -> Tensor:
+    def _spread(self, tensors: Sequence[Tensor], vector: NDArray[Any]) -> NDArray[Any]:
+        """Put tensors shaped like the parameters into their places in ``vector``."""
         biases, weights, *rest = tensors
-        return torch.cat([biases, weights, self.small.pack(rest)])
+        packed = [biases.cpu().numpy(), weights.cpu().numpy(), self.small.pack(rest)]
+        vector[self._trained] = np.concatenate(packed)
+        return vector
 
 
 def _sort_units(mlp: MLP) -> tuple[list[Tensor], list[Tensor]]:
     """Which units to keep and which of the others are constant: of the inputs, then of each hidden layer."""
-    device, masks = next(mlp.parameters()).device, mlp.stacked_masks()
-    kept = [torch.ones(masks[0].shape[1], dtype=torch.bool, device=device)]
+    masks = mlp.topology.stacked
+    kept = [torch.ones(masks[0].shape[1], dtype=torch.bool)]
     constant = [torch.zeros_like(kept[0])]
     for mask, live in zip(masks[:-1], live_units(masks)[1:], strict=False):
         busy = live & mask.any(1)
         busy[0] |= not busy.any()  # a layer has at least one unit
-        kept.append(torch.from_numpy(busy).to(device))
-        constant.append(torch.from_numpy(live & ~busy).to(device))
+        kept.append(torch.from_numpy(busy))
+        constant.append(torch.from_numpy(live & ~busy))
     return kept, constant
 
 
@@ -121,7 +135,8 @@ def _layers(mlp: MLP, kept: Sequence[Tensor]) -> Iterator[tuple[MaskedLinear, in
 def _cut(mlp: MLP, kept: Sequence[Tensor]) -> MLP:
     """An MLP of the kept units, with the masks that it needs and with values that are still to be loaded."""
     unused = torch.Generator()  # initial values must not be drawn from a stream that anything else draws from
-    small = MLP(len(kept[0]), [int(units.sum()) for units in kept[1:]], mlp.head_widths(), unused)
+    heads = {name: mask.shape[0] for name, mask in mlp.topology.heads.items()}
+    small = MLP(len(kept[0]), [int(units.sum()) for units in kept[1:]], heads, unused)
     small = small.to(next(mlp.parameters()))
     for smaller, (layer, level, outputs) in zip(small.layers().values(), _layers(mlp, kept), strict=True):
         smaller.set_mask(layer.mask[outputs][:, kept[level]])

@@ -1,72 +1,109 @@
-"""Which engine runs the networks: dense (masked, without idle hidden units) or sparse (surviving values only)."""
+"""Which engine runs an agent's networks: dense (masked, without idle hidden units) or sparse (surviving values only)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from numpy.typing import NDArray
 
-from sparse_offline_rl.agents.bcq import BCQ, Update
+from sparse_offline_rl.agents.base import Agent, Update
+from sparse_offline_rl.config import AgentConfig
 from sparse_offline_rl.engines.dense import compacted, hidden_units
 from sparse_offline_rl.engines.sparse.fallback import engine_factory
-from sparse_offline_rl.engines.sparse.module import convert, set_threads
+from sparse_offline_rl.engines.sparse.module import SparseMLP, set_threads
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.networks.mlp import replace_mlps
+from sparse_offline_rl.networks.mlp import MLP, PrunableMLP
+from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.types import Spaces
 
 # Whole updates of BCQ and BC were equally fast at 0.61 (results/benchmark.md, "Engine crossover"); below this sparse wins.
 CROSSOVER_DENSITY = 0.5
 
+# Makes a network of its masks and packed values.
+NetworkMaker = Callable[[Topology, NDArray[Any]], PrunableMLP]
+
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine and why it was taken."""
+    """An engine, why it was taken, and how it makes its networks."""
 
     name: str
     reason: str
+    make: NetworkMaker
+
+    def restore(
+        self, agent: type[Agent], state: AgentState, spaces: Spaces, config: AgentConfig, device: str = "cpu"
+    ) -> Agent:
+        """The agent of ``state`` on this engine. ValueError if the state is not that of ``config``'s networks."""
+
+        def build(name: str, in_features: int, hidden: Sequence[int], heads: Mapping[str, int]) -> PrunableMLP:
+            stored = state.networks[name]
+            _check_shapes(name, stored.topology, Topology.dense(in_features, hidden, heads))
+            network = self.make(stored.topology, stored.values)
+            network.name = name
+            return network
+
+        return agent.restore(state, spaces, config, build, device)
 
 
-def choose_engine(requested: str, device: str, density: float) -> Engine:
+def choose_engine(requested: str, device: str, density: float, weight_decay: float = 0.0) -> Engine:
     """Resolve ``engine=auto|dense|sparse`` for networks of which ``density`` of the weights survive.
 
     Raises UserError for ``engine=sparse`` on a device that it does not run on.
     """
+    # Weight decay moves the parameters of dead units, too, which takes a place to do it in.
+    dense: NetworkMaker = _dense if weight_decay else _dense_compacted
     if device != "cpu":
         if requested == "sparse":
             raise UserError(f"engine=sparse runs on the CPU, not on device={device}: use engine=dense, or device=cpu.")
-        return Engine("dense", f"the sparse engine is for the CPU, and device={device}")
+        return Engine("dense", f"the sparse engine is for the CPU, and device={device}", dense)
     if requested == "auto" and engine_factory() is None:
-        return Engine("dense", "the sparse kernels are not available here")
+        return Engine("dense", "the sparse kernels are not available here", dense)
     if requested != "auto":
-        return Engine(requested, "as requested")
+        return Engine(requested, "as requested", SparseMLP if requested == "sparse" else dense)
     if density > CROSSOVER_DENSITY:
-        return Engine("dense", f"density {density:.3g} is above the measured crossover of {CROSSOVER_DENSITY:g}")
-    return Engine("sparse", f"density {density:.3g} is below the measured crossover of {CROSSOVER_DENSITY:g}")
+        return Engine("dense", f"density {density:.3g} is above the measured crossover of {CROSSOVER_DENSITY:g}", dense)
+    reason = f"density {density:.3g} is below the measured crossover of {CROSSOVER_DENSITY:g}"
+    return Engine("sparse", reason, SparseMLP)
 
 
-def install_engine(engine: Engine, networks: nn.Module, threads: int, weight_decay: float) -> str:
-    """Let ``engine`` take over every MLP in ``networks``; after pruning, before targets and optimisers exist.
-
-    Returns a few words on what it left out, or nothing. Raises UserError for ``threads`` that the sparse engine cannot use.
-    """
+def use_threads(engine: Engine, threads: int) -> None:
+    """Let ``engine`` run on ``threads`` threads. Raises UserError for a number that the sparse engine cannot use."""
     if engine.name == "sparse":
         try:
             set_threads(threads)
         except ValueError as error:
             raise UserError(f"threads={threads} cannot be used by the sparse engine: {error}.") from None
-        convert(networks)
-    elif weight_decay == 0:  # else the parameters of dead units have to decay, which takes a place to do it in
-        before = hidden_units(networks)
-        replace_mlps(networks, compacted)
-        after = hidden_units(networks)
-        if after < before:
-            return f"{after} of {before} hidden units are computed"
-    return ""
 
 
-def choose_update(agent: BCQ, engine: str, capture: bool) -> Update:
+def choose_update(agent: Agent, engine: str, capture: bool) -> Update:
     """``agent.update`` itself, or its recording where ``capture`` allows it and the sparse kernels do the work."""
     if engine != "sparse" or not capture or engine_factory() is None:
         return agent.update
     from sparse_offline_rl.engines.capture.update import CapturedUpdate  # needs Numba
 
     return CapturedUpdate(agent)
+
+
+def left_out(agent: Agent) -> str:
+    """A few words on the hidden units that the dense engine left out, or nothing."""
+    total = sum(len(mask) for mlp in agent.mlps().values() for mask in mlp.topology.hidden.values())
+    computed = hidden_units(agent.networks)
+    return f"{computed} of {total} hidden units are computed" if 0 < computed < total else ""
+
+
+def _dense(topology: Topology, values: NDArray[Any]) -> PrunableMLP:
+    return MLP.from_packed(topology, values)
+
+
+def _dense_compacted(topology: Topology, values: NDArray[Any]) -> PrunableMLP:
+    return compacted(MLP.from_packed(topology, values))
+
+
+def _check_shapes(name: str, found: Topology, wanted: Topology) -> None:
+    shapes = [{layer: mask.shape for layer, mask in it.layers.items()} for it in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"network {name} has layers {shapes[0]}, and the configuration asks for {shapes[1]}")

@@ -36,7 +36,7 @@ _HEADER = """\
 #define POLICY_CANDIDATES {candidates}
 
 /* observation[POLICY_OBSERVATION_DIM] as the environment gives it;
- * noise[POLICY_CANDIDATES * POLICY_LATENT_DIM] standard normal, clipped inside;
+ * noise[POLICY_CANDIDATES * POLICY_LATENT_DIM] standard normal, clipped inside, or NULL if that is 0;
  * action[POLICY_ACTION_DIM] is written, within the bounds of the environment. */
 void policy_act(const float *observation, const float *noise, float *action);
 
@@ -53,7 +53,8 @@ _SOURCE = """\
 #include <math.h>
 #include <stdint.h>
 
-#define POLICY_SCORED {scored}
+#define POLICY_PERTURBED {perturbed} /* whether a network moves the proposed action */
+#define POLICY_RANKED {ranked}    /* whether a network chooses among the candidates */
 #define POLICY_WIDTH {width} /* of the widest layer */
 #define POLICY_LATENT_CLIP {clip}
 #define POLICY_TESTS {tests}
@@ -68,7 +69,9 @@ def export_c(content: PolicyContent, path: Path) -> list[Path]:
     Weights are stored in CSR form with 16-bit columns after exact compaction. Raises UserError for layers wider than 65536,
     values that are not finite, or if the disk refuses.
     """
-    networks = {name: compact(network) for name, network in content.networks.items()}
+    acting = content.acting
+    roles = {"propose": acting.propose, "perturb": acting.perturb, "rank": acting.rank}
+    networks = {role: compact(content.networks[name]) for role, name in roles.items() if name is not None}
     layers = [layer for group in networks.values() for layer in group]
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", path.stem):
         raise UserError(f"{path.stem!r} cannot name a C file: use letters, digits, dots, dashes and underscores.")
@@ -76,29 +79,30 @@ def export_c(content: PolicyContent, path: Path) -> list[Path]:
     if width > 2**16:
         raise UserError(f"a layer of this policy has {width} units and to=c takes 65536 at most: use to=onnx.")
     vectors = self_test_vectors(content)
-    scored = content.kind == "bcq"
-    lanes = f"#ifndef POLICY_LANES\n#define POLICY_LANES {_LANES}\n#endif" if scored else "#define POLICY_LANES 1"
+    several = acting.candidates > 1
+    lanes = f"#ifndef POLICY_LANES\n#define POLICY_LANES {_LANES}\n#endif" if several else "#define POLICY_LANES 1"
     facts = {
-        "title": _plain(f"{content.kind} policy for {content.env_id}"),
+        "title": _plain(f"{content.metadata.get('agent', '')} policy for {content.env_id}"),
         "stem": path.stem,
         "state": content.observation_dim,
         "action": content.action_dim,
-        "latent": content.latent_dim,
-        "candidates": content.rows,
+        "latent": acting.latent_dim,
+        "candidates": acting.candidates,
         "width": width,
-        "scored": int(scored),
-        "clip": c_float(content.latent_clip),
+        "perturbed": int(acting.perturb is not None),
+        "ranked": int(acting.rank is not None),
+        "clip": c_float(acting.latent_clip),
         "tests": len(vectors),
     }
-    data = _vectors(content) + [line for name, group in networks.items() for line in _network(name, group)]
+    data = _vectors(content) + [line for role, group in networks.items() for line in _network(role, group)]
     data += _array("uint32_t", "policy_test_seed", [f"{vector.seed}u" for vector in vectors])
     data += _floats("policy_test_observation", np.concatenate([vector.observation for vector in vectors]))
     data += _floats("policy_test_action", np.concatenate([vector.action for vector in vectors]))
     types, code = Path(__file__).with_name("runtime.c").read_text().split("POLICY_NETWORKS\n")
     source = "".join([_SOURCE.format(**facts, lanes=lanes), types, "\n".join(data), "\n", code])
     header = path.with_suffix(".h")
-    stack = 8 * width * (_LANES if scored else 1)
-    advice = f"; compile {path.name} with -DPOLICY_LANES=1 for {8 * width}" if scored else ""
+    stack = 8 * width * (_LANES if several else 1)
+    advice = f"; compile {path.name} with -DPOLICY_LANES=1 for {8 * width}" if several else ""
     write_bytes(header, _HEADER.format(**facts, stack=stack, advice=advice).encode())
     write_bytes(path, source.encode())
     return [path, header]
@@ -122,16 +126,16 @@ def _vectors(content: PolicyContent) -> list[str]:
         "center": content.action_center,
         "scale": content.action_scale,
     }
-    if content.kind == "bcq":
-        change = np.float32(content.perturbation) * content.action_scale
+    if content.acting.perturb is not None:
+        change = np.float32(content.acting.perturbation) * content.action_scale
         arrays |= {"low": content.action_low, "high": content.action_high, "change": change}
     return [line for name, values in arrays.items() for line in _floats(f"policy_{name}", values)]
 
 
-def _network(name: str, layers: tuple[DenseLayer, ...]) -> list[str]:
+def _network(role: str, layers: tuple[DenseLayer, ...]) -> list[str]:
     lines, records = [], []
     for i, layer in enumerate(layers):
-        prefix = f"policy_{name}_{i}"
+        prefix = f"policy_{role}_{i}"
         rows, columns = np.nonzero(layer.weight)
         start = np.searchsorted(rows, np.arange(len(layer.bias) + 1))
         lines += _array("uint32_t", f"{prefix}_start", [str(n) for n in start])
@@ -142,7 +146,7 @@ def _network(name: str, layers: tuple[DenseLayer, ...]) -> list[str]:
         lines += _floats(f"{prefix}_bias", layer.bias)
         fields = ", ".join(f"{prefix}_{field}" for field in ("start", "column", "weight", "bias"))
         records.append(f"    {{{len(layer.bias)}, {fields}}}")
-    return [*lines, f"static const policy_layer policy_{name}[] = {{", ",\n".join(records), "};", ""]
+    return [*lines, f"static const policy_layer policy_{role}[] = {{", ",\n".join(records), "};", ""]
 
 
 def _floats(name: str, values: FloatArray) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -25,8 +27,7 @@ def export_dense(content: PolicyContent, path: Path) -> list[Path]:
         for layer in network.layers:
             tensors[f"{network.name}/{layer.name}/weight"] = np.ascontiguousarray(layer.weight)
             tensors[f"{network.name}/{layer.name}/bias"] = np.ascontiguousarray(layer.bias)
-    names = ("kind", "env_id", "latent_dim", "latent_clip", "candidates", "perturbation")
-    settings = {name: getattr(content, name) for name in names}
+    settings: dict[str, Any] = {"env_id": content.env_id, "acting": asdict(content.acting)}
     settings["metadata"] = dict(content.metadata)
     settings["networks"] = {
         network.name: {

@@ -23,8 +23,8 @@ _OPSET, _IR_VERSION = 17, 8  # old enough for runtimes of 2022
 def export_onnx(content: PolicyContent, path: Path) -> list[Path]:
     """Write the acting function: ``observation [n, S]`` and ``noise [n · candidates, latent]`` to ``action [n, A]``.
 
-    Noise is standard normal and clipped inside the graph, one row for each observation with BC. A BCQ graph takes any number
-    of candidates for each observation. Raises UserError without the onnx package, or if the disk refuses.
+    Noise is standard normal and clipped inside the graph; a policy without latents has no such input. A graph that ranks candidates
+    takes any number of them for each observation. Raises UserError without the onnx package, or if the disk refuses.
     """
     try:
         import onnx
@@ -49,58 +49,62 @@ class _Graph:
         onnx, helper = self._onnx, self._onnx.helper
         self._act(content)
         kind = onnx.TensorProto.FLOAT
-        inputs = [
-            helper.make_tensor_value_info("observation", kind, ["n", content.observation_dim]),
-            helper.make_tensor_value_info("noise", kind, ["n_candidates", content.latent_dim]),
-        ]
+        inputs = [helper.make_tensor_value_info("observation", kind, ["n", content.observation_dim])]
+        if content.acting.latent_dim:
+            inputs.append(helper.make_tensor_value_info("noise", kind, ["n_candidates", content.acting.latent_dim]))
         output = helper.make_tensor_value_info("action", kind, ["n", content.action_dim])
         graph = helper.make_graph(self._nodes, "policy", inputs, [output], self._constants)
         opset = helper.make_opsetid("", _OPSET)
         model = helper.make_model(
             graph, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="sparse_offline_rl"
         )
-        facts = {"kind": content.kind, "env_id": content.env_id, "candidates": str(content.candidates)}
+        facts = {"env_id": content.env_id, "candidates": str(content.acting.candidates)}
         helper.set_model_props(model, {**content.metadata, **facts})
         return model
 
     def _act(self, content: PolicyContent) -> None:
         centered = self._op("Sub", "observation", self._constant(content.observation_mean))
         states = self._op("Div", centered, self._constant(content.observation_std))
-        bound = np.float32(content.latent_clip)
-        latents = self._op("Clip", "noise", self._constant(-bound), self._constant(bound))
-        if content.kind == "bcq":
-            states, latents = self._spread(states, latents, content)
-        raw = self._op("Tanh", self._network(content.networks["decoder"], states, latents))
+        inputs, acting, networks = [states], content.acting, content.networks
+        if acting.latent_dim:
+            bound = np.float32(acting.latent_clip)
+            inputs.append(self._op("Clip", "noise", self._constant(-bound), self._constant(bound)))
+        if acting.rank is not None:
+            inputs = self._spread(inputs[0], inputs[1], content)
+        states = inputs[0]
+        raw = self._op("Tanh", self._network(networks[acting.propose], *inputs))
         scaled = self._op("Mul", raw, self._constant(content.action_scale))
-        if content.kind == "bc":
-            self._op("Add", scaled, self._constant(content.action_center), result="action")
+        actions = self._op("Add", scaled, self._constant(content.action_center))
+        if acting.perturb is not None:
+            actions = self._perturbed(content, networks[acting.perturb], states, actions)
+        if acting.rank is None:
+            self._op("Identity", actions, result="action")
             return
-        actions = self._perturbed(content, states, self._op("Add", scaled, self._constant(content.action_center)))
-        scores = self._network(content.networks["critic1"], states, actions)
+        scores = self._network(networks[acting.rank], states, actions)
         best = self._op("ArgMax", scores, axis=1, keepdims=1)  # [n, 1, 1]
         index = self._op("Squeeze", best, self._constant(np.array([2])))
         self._op("GatherND", actions, index, batch_dims=1, result="action")
 
-    def _spread(self, states: str, latents: str, content: PolicyContent) -> tuple[str, str]:
+    def _spread(self, states: str, latents: str, content: PolicyContent) -> list[str]:
         """Rows for each candidate: ``[n, candidates, S]`` and ``[n, candidates, latent]``."""
         count = self._op("Shape", "observation", start=0, end=1)
-        shape = self._op("Concat", count, self._constant(np.array([-1, content.latent_dim])), axis=0)
+        shape = self._op("Concat", count, self._constant(np.array([-1, content.acting.latent_dim])), axis=0)
         latents = self._op("Reshape", latents, shape)
         rows = self._op("Shape", latents, start=0, end=2)
         shape = self._op("Concat", rows, self._constant(np.array([content.observation_dim])), axis=0)
         single = self._op("Unsqueeze", states, self._constant(np.array([1])))
-        return self._op("Expand", single, shape), latents
+        return [self._op("Expand", single, shape), latents]
 
-    def _perturbed(self, content: PolicyContent, states: str, actions: str) -> str:
-        raw = self._op("Tanh", self._network(content.networks["actor"], states, actions))
-        change = self._op("Mul", raw, self._constant(np.float32(content.perturbation) * content.action_scale))
+    def _perturbed(self, content: PolicyContent, network: PolicyNetwork, states: str, actions: str) -> str:
+        raw = self._op("Tanh", self._network(network, states, actions))
+        change = self._op("Mul", raw, self._constant(np.float32(content.acting.perturbation) * content.action_scale))
         moved = self._op("Add", actions, change)
         return self._op(
             "Min", self._op("Max", moved, self._constant(content.action_low)), self._constant(content.action_high)
         )
 
     def _network(self, network: PolicyNetwork, *inputs: str) -> str:
-        x = self._op("Concat", *inputs, axis=-1)
+        x = inputs[0] if len(inputs) == 1 else self._op("Concat", *inputs, axis=-1)
         layers = compact(network)
         for i, layer in enumerate(layers):
             product = self._op("MatMul", x, self._constant(np.ascontiguousarray(layer.weight.T)))

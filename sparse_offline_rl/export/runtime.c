@@ -59,10 +59,12 @@ static const float *policy_run(const policy_layer *layers, int count, float *a, 
     return a;
 }
 
+#if POLICY_LATENT_DIM || POLICY_PERTURBED
 static float policy_clip(float value, float low, float high)
 {
     return value < low ? low : value > high ? high : value;
 }
+#endif
 
 static void policy_fill(float *x, const float *state, const float *rest, int rest_dim)
 {
@@ -78,17 +80,26 @@ static void policy_fill(float *x, const float *state, const float *rest, int res
 void policy_act(const float *observation, const float *noise, float *action)
 {
     float state[POLICY_OBSERVATION_DIM];
-    float latents[POLICY_LATENT_DIM * POLICY_LANES], actions[POLICY_ACTION_DIM * POLICY_LANES];
+    float actions[POLICY_ACTION_DIM * POLICY_LANES];
     float a[POLICY_WIDTH * POLICY_LANES], b[POLICY_WIDTH * POLICY_LANES];
     const float *out;
-    int first, i, l;
-#if POLICY_SCORED
+    int first, i;
+#if POLICY_LATENT_DIM || POLICY_RANKED
+    int l;
+#endif
+#if POLICY_LATENT_DIM
+    float latents[POLICY_LATENT_DIM * POLICY_LANES];
+#else
+    const float *const latents = noise; /* not read */
+#endif
+#if POLICY_RANKED
     float best = 0.0f;
 #endif
 
     for (i = 0; i < POLICY_OBSERVATION_DIM; i++)
         state[i] = (observation[i] - policy_mean[i]) / policy_std[i];
     for (first = 0; first < POLICY_CANDIDATES; first += POLICY_LANES) {
+#if POLICY_LATENT_DIM
         for (l = 0; l < POLICY_LANES; l++) {
             /* The last lanes repeat the last candidate, which cannot win twice. */
             const int row = first + l < POLICY_CANDIDATES ? first + l : POLICY_CANDIDATES - 1;
@@ -96,21 +107,24 @@ void policy_act(const float *observation, const float *noise, float *action)
                 latents[i * POLICY_LANES + l] =
                     policy_clip(noise[row * POLICY_LATENT_DIM + i], -POLICY_LATENT_CLIP, POLICY_LATENT_CLIP);
         }
+#endif
         policy_fill(a, state, latents, POLICY_LATENT_DIM);
-        out = policy_run(policy_decoder, POLICY_LENGTH(policy_decoder), a, b);
+        out = policy_run(policy_propose, POLICY_LENGTH(policy_propose), a, b);
         for (i = 0; i < POLICY_ACTION_DIM * POLICY_LANES; i++) {
             const int d = i / POLICY_LANES;
             actions[i] = policy_center[d] + policy_scale[d] * tanhf(out[i]);
         }
-#if POLICY_SCORED
+#if POLICY_PERTURBED
         policy_fill(a, state, actions, POLICY_ACTION_DIM);
-        out = policy_run(policy_actor, POLICY_LENGTH(policy_actor), a, b);
+        out = policy_run(policy_perturb, POLICY_LENGTH(policy_perturb), a, b);
         for (i = 0; i < POLICY_ACTION_DIM * POLICY_LANES; i++) {
             const int d = i / POLICY_LANES;
             actions[i] = policy_clip(actions[i] + policy_change[d] * tanhf(out[i]), policy_low[d], policy_high[d]);
         }
+#endif
+#if POLICY_RANKED
         policy_fill(a, state, actions, POLICY_ACTION_DIM);
-        out = policy_run(policy_critic1, POLICY_LENGTH(policy_critic1), a, b);
+        out = policy_run(policy_rank, POLICY_LENGTH(policy_rank), a, b);
         for (l = 0; l < POLICY_LANES; l++) {
             if ((first > 0 || l > 0) && !(out[l] > best))
                 continue;
@@ -126,11 +140,13 @@ void policy_act(const float *observation, const float *noise, float *action)
 }
 
 /* Latents that need no storage: a linear congruential generator, uniform in [-1, 1). */
+#define POLICY_NOISE (POLICY_CANDIDATES * POLICY_LATENT_DIM)
+
 static void policy_test_noise(uint32_t seed, float *noise)
 {
     int i;
 
-    for (i = 0; i < POLICY_CANDIDATES * POLICY_LATENT_DIM; i++) {
+    for (i = 0; i < POLICY_NOISE; i++) {
         seed = seed * 1664525u + 1013904223u;
         noise[i] = (float)(seed >> 8) / 8388608.0f - 1.0f;
     }
@@ -138,7 +154,7 @@ static void policy_test_noise(uint32_t seed, float *noise)
 
 int policy_self_test(void)
 {
-    static float noise[POLICY_CANDIDATES * POLICY_LATENT_DIM];
+    static float noise[POLICY_NOISE + 1]; /* C knows no empty arrays */
     float action[POLICY_ACTION_DIM];
     int test, i;
 

@@ -46,20 +46,22 @@ def self_test_vectors(content: PolicyContent) -> list[TestVector]:
 
 def _vector(content: PolicyContent, layers: dict[str, tuple[DenseLayer, ...]], seed: int) -> TestVector:
     spread = np.random.default_rng(seed).normal(size=content.observation_dim)
+    acting = content.acting
     observation = (content.observation_mean + content.observation_std * spread).astype(np.float32)
-    noise = test_noise(seed, content.rows * content.latent_dim).reshape(content.rows, -1).astype(np.float64)
+    noise = test_noise(seed, acting.candidates * acting.latent_dim).reshape(acting.candidates, -1).astype(np.float64)
     low, high = content.action_low.astype(np.float64), content.action_high.astype(np.float64)
     state = (observation.astype(np.float64) - content.observation_mean) / content.observation_std
-    states = np.broadcast_to(state, (content.rows, content.observation_dim))
-    latents = np.clip(noise, -content.latent_clip, content.latent_clip)
-    actions = (high + low) / 2 + (high - low) / 2 * np.tanh(_forward(layers["decoder"], states, latents))
-    if content.kind == "bc":
-        return TestVector(seed, observation, actions[0].astype(np.float32), 0.0)
-    change = np.tanh(_forward(layers["actor"], states, actions))
-    actions = np.clip(actions + content.perturbation * (high - low) / 2 * change, low, high)
-    scores = _forward(layers["critic1"], states, actions)[:, 0]
-    order = np.argsort(scores)[::-1]
-    gap = float(scores[order[0]] - scores[order[1]]) if len(order) > 1 else 0.0
+    states = np.broadcast_to(state, (acting.candidates, content.observation_dim))
+    latents = np.clip(noise, -acting.latent_clip, acting.latent_clip)
+    actions = (high + low) / 2 + (high - low) / 2 * np.tanh(_forward(layers[acting.propose], states, latents))
+    if acting.perturb is not None:
+        change = np.tanh(_forward(layers[acting.perturb], states, actions))
+        actions = np.clip(actions + acting.perturbation * (high - low) / 2 * change, low, high)
+    order, gap = np.zeros(1, np.int64), 0.0
+    if acting.rank is not None:
+        scores = _forward(layers[acting.rank], states, actions)[:, 0]
+        order = np.argsort(-scores, kind="stable")  # of equals the first, as every runtime does
+        gap = float(scores[order[0]] - scores[order[1]]) if len(order) > 1 else 0.0
     return TestVector(seed, observation, actions[order[0]].astype(np.float32), gap)
 
 

@@ -59,11 +59,21 @@ class _MaskedProduct(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum(0) if needs_bias else None, None, None
 
 
+def initial_parameters(
+    out_features: int, in_features: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weight ``[out, in]`` and bias ``[out]`` drawn as torch does for ``nn.Linear``: uniform in ±1/sqrt(in), on the CPU."""
+    bound = 1 / math.sqrt(in_features)
+    shapes = ((out_features, in_features), (out_features,))
+    weight, bias = (torch.empty(shape).uniform_(-bound, bound, generator=generator) for shape in shapes)
+    return weight, bias
+
+
 class MaskedLinear(nn.Module):
     """Linear layer ``[B, in] -> [B, out]`` some of whose weights are held at exactly zero.
 
     ``mask`` is a boolean buffer ``[out, in]`` (True = kept), so it survives ``deepcopy``, ``state_dict`` and ``to(device)``.
-    Biases are never pruned. Initialisation is torch's own for ``nn.Linear``: uniform in ±1/sqrt(in).
+    Biases are never pruned. Initial values are those of :func:`initial_parameters`.
     """
 
     mask: Tensor
@@ -82,9 +92,9 @@ class MaskedLinear(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Redraw weights and bias from a CPU ``generator``, so alike on every device; pruned positions stay zero."""
-        bound = 1 / math.sqrt(self.in_features)
-        for parameter in (self.weight, self.bias):
-            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+        drawn = initial_parameters(self.out_features, self.in_features, generator)
+        for parameter, value in zip((self.weight, self.bias), drawn, strict=True):
+            parameter.copy_(value)
         if self._keep is not None:
             self.weight.masked_fill_(~self.mask, 0.0)
 

@@ -1,25 +1,77 @@
-"""The multilayer perceptron on which actor, critics, encoder and decoder are built."""
+"""The multilayer perceptron on which every network of an agent is built, and what an engine's version of it must offer."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparse_offline_rl.networks.masked import MaskedLinear
-from sparse_offline_rl.networks.packing import Packable
-from sparse_offline_rl.types import BoolArray
+from sparse_offline_rl.networks.packing import Topology
 
 
-class MLP(Packable):
-    """Hidden ReLU layers, then one or more linear heads on the last hidden layer.
+class PrunableMLP(nn.Module, ABC):
+    """An MLP with ReLU hidden layers on some engine.
 
-    ``forward(*inputs)`` concatenates its inputs ``[B, ·]``, of which the first may be repeated, and returns the heads' outputs
-    side by side, ``[B, sum(heads)]``.
-    Layers are named ``hidden0``, ``hidden1``, … and by the heads' own names, in that order.
+    Called with inputs ``[B, ·]``, which it concatenates along features, it returns the outputs of its heads side by side,
+    ``[B, sum(heads)]``. The first input may have fewer rows, ``[B / r, ·]``: each of them then stands for ``r`` rows, as a state
+    does for its candidate actions.
+
+    Its parameters, gradients and moments are one NumPy vector ``[n]`` each in the order of its :attr:`topology`. An engine need not
+    hold all survivors as parameters: those that never change are in the vectors all the same.
     """
+
+    name: str = ""  # among the networks of its agent
+
+    @property
+    @abstractmethod
+    def topology(self) -> Topology:
+        """The masks: the one place that holds them for the agent that this network belongs to."""
+
+    @abstractmethod
+    def pack(self, tensors: Sequence[Tensor]) -> NDArray[Any]:
+        """Gradients or moments, shaped like :meth:`parameters`, to a new vector; 0 for a survivor that is no parameter."""
+
+    @abstractmethod
+    def unpack(self, vector: NDArray[Any]) -> list[Tensor]:
+        """The inverse of :meth:`pack`: new tensors on this network's device."""
+
+    def packed_values(self) -> NDArray[Any]:
+        """The values of all survivors, as a new vector ``[n]``."""
+        return self.pack([parameter.detach() for parameter in self.parameters()])
+
+    @torch.no_grad()
+    def load_values(self, vector: NDArray[Any]) -> None:
+        """Take the values that :meth:`packed_values` of this or another engine gave."""
+        for parameter, value in zip(self.parameters(), self.unpack(vector), strict=True):
+            parameter.copy_(value)
+
+
+class MLPBuilder(Protocol):
+    """Makes the networks of an agent: fresh ones (:func:`fresh_mlps`) or, from a state, an engine's."""
+
+    def __call__(self, name: str, in_features: int, hidden: Sequence[int], heads: Mapping[str, int]) -> PrunableMLP:
+        """The network ``name``: ``in_features`` inputs, widths of the hidden layers, head name -> width."""
+
+
+def fresh_mlps(generator: torch.Generator | None = None) -> MLPBuilder:
+    """Builds dense networks with new weights, drawn from ``generator``."""
+
+    def build(name: str, in_features: int, hidden: Sequence[int], heads: Mapping[str, int]) -> MLP:
+        mlp = MLP(in_features, hidden, heads, generator)
+        mlp.name = name
+        return mlp
+
+    return build
+
+
+class MLP(PrunableMLP):
+    """Masked linear layers. Layers are named ``hidden0``, ``hidden1``, … and by the heads' own names, in that order."""
 
     def __init__(
         self,
@@ -33,18 +85,25 @@ class MLP(Packable):
         self.hidden = nn.ModuleList(MaskedLinear(n_in, n_out, generator) for n_in, n_out in itertools.pairwise(sizes))
         self.heads = nn.ModuleDict({name: MaskedLinear(sizes[-1], width, generator) for name, width in heads.items()})
 
+    @classmethod
+    def from_packed(cls, topology: Topology, values: NDArray[Any]) -> MLP:
+        """The network of these masks and packed values ``[n]``."""
+        unused = torch.Generator()  # initial values must not be drawn from a stream that anything else draws from
+        widths = [mask.shape[0] for mask in topology.hidden.values()]
+        heads = {name: mask.shape[0] for name, mask in topology.heads.items()}
+        mlp = cls(topology.in_features, widths, heads, unused)
+        for layer, mask in zip(mlp.layers().values(), topology.layers.values(), strict=True):
+            layer.set_mask(torch.from_numpy(mask))
+        mlp.load_values(values)
+        return mlp
+
     def layers(self) -> dict[str, MaskedLinear]:
         """Layer name to layer, from input to output, heads last."""
         hidden = {f"hidden{i}": layer for i, layer in enumerate(self.hidden)}
         return {name: layer for name, layer in {**hidden, **self.heads}.items() if isinstance(layer, MaskedLinear)}
 
     def forward(self, *inputs: Tensor, shifts: Sequence[Tensor | None] = ()) -> Tensor:
-        """Inputs ``[B, ·]`` concatenated along features, to ``[B, sum(heads)]``.
-
-        The first input may have fewer rows, ``[B / r, ·]``: each of them stands for ``r`` rows, as many states do for the
-        candidate actions of each. A sparse network then computes once what depends on it alone. ``shifts``, if given, holds for
-        each layer nothing or a vector ``[out]`` to add to its bias.
-        """
+        """As :class:`PrunableMLP` says. ``shifts``, if given, holds for each layer nothing or ``[out]`` to add to its bias."""
         inputs = repeat_first(inputs)
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
         shift = iter(shifts)
@@ -53,47 +112,21 @@ class MLP(Packable):
         outputs = [head(x, False, next(shift, None)) for head in self.heads.values()]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
-    def head_widths(self) -> dict[str, int]:
-        """Head name to its number of outputs."""
-        layers = self.layers()
-        return {name: layers[name].out_features for name in self.heads}
-
-    def masks(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Masks of the hidden layers and of the heads, by layer name."""
-        masks = {name: layer.mask for name, layer in self.layers().items()}
+    @property
+    def topology(self) -> Topology:
+        """As :attr:`PrunableMLP.topology`; a copy of the masks as they are now."""
+        masks = {name: layer.mask.cpu().numpy().copy() for name, layer in self.layers().items()}
         heads = {name: masks.pop(name) for name in self.heads}
-        return masks, heads
+        return Topology(masks, heads)
 
-    def stacked_masks(self) -> list[BoolArray]:
-        """Masks ``[out, in]`` from input to output as NumPy arrays, the heads stacked as one last mask."""
-        return stack_masks(*self.masks())
+    def pack(self, tensors: Sequence[Tensor]) -> NDArray[Any]:
+        """As :meth:`PrunableMLP.pack`."""
+        return self.topology.pack([tensor.cpu().numpy() for tensor in tensors])
 
-    def pack(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Tensors shaped like :meth:`parameters` to one vector of what survives, in the order every engine shares.
-
-        The order is, layer by layer, the values at the mask's True positions row by row, then the bias; the heads together
-        count as one layer.
-        """
-        weights, biases = tensors[0::2], tensors[1::2]
-        kept = [weight[layer.mask] for weight, layer in zip(weights, self.layers().values(), strict=True)]
-        depth = len(self.hidden)
-        parts = [part for pair in zip(kept[:depth], biases[:depth], strict=True) for part in pair]
-        return torch.cat([*parts, *kept[depth:], *biases[depth:]])
-
-    def unpack(self, vector: Tensor) -> list[Tensor]:
-        """The inverse of :meth:`pack`; pruned positions are exactly zero."""
-        layers, depth = list(self.layers().values()), len(self.hidden)
-        order = [item for i in range(depth) for item in ((i, "weight"), (i, "bias"))]
-        order += [(i, kind) for kind in ("weight", "bias") for i in range(depth, len(layers))]
-        vector = vector.to(layers[0].mask.device)
-        sizes = [int(layers[i].mask.sum()) if kind == "weight" else layers[i].out_features for i, kind in order]
-        parts = dict(zip(order, vector.split(sizes), strict=True))
-        tensors = []
-        for i, layer in enumerate(layers):
-            weight = vector.new_zeros(layer.mask.shape)
-            weight[layer.mask] = parts[i, "weight"]
-            tensors += [weight, parts[i, "bias"]]
-        return tensors
+    def unpack(self, vector: NDArray[Any]) -> list[Tensor]:
+        """As :meth:`PrunableMLP.unpack`; pruned positions are exactly zero."""
+        device = next(self.parameters()).device
+        return [torch.from_numpy(array).to(device) for array in self.topology.unpack(vector)]
 
 
 def repeats_of_first(inputs: Sequence[Tensor]) -> int:
@@ -113,15 +146,10 @@ def repeat_first(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return inputs if repeats == 1 else (inputs[0].repeat_interleave(repeats, 0), *inputs[1:])
 
 
-def stack_masks(hidden: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> list[BoolArray]:
-    """What :meth:`MLP.masks` gave as NumPy arrays ``[out, in]`` from input to output, the heads stacked as one last mask."""
-    return [mask.cpu().numpy() for mask in (*hidden.values(), torch.cat(list(heads.values())))]
-
-
-def replace_mlps(root: nn.Module, replacement: Callable[[MLP], Packable]) -> None:
-    """Put ``replacement(mlp)`` in the place of every :class:`MLP` below ``root``."""
-    for name, child in root.named_children():
-        if isinstance(child, MLP):
-            setattr(root, name, replacement(child))
+def mlps_below(root: nn.Module) -> Iterator[PrunableMLP]:
+    """Every prunable network below ``root``; what a network consists of is not asked."""
+    for child in root.children():
+        if isinstance(child, PrunableMLP):
+            yield child
         else:
-            replace_mlps(child, replacement)
+            yield from mlps_below(child)

@@ -1,34 +1,131 @@
-"""What an MLP and every engine's replacement of it have in common, so that checkpoints cross engines."""
+"""Which weights of an MLP survive, and the order in which their values stand in one vector. NumPy only: acting imports no torch.
+
+This is the one place that knows the order. Checkpoints, policy files, every engine and every change of masks go through it.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_offline_rl.types import BoolArray
 
 
-class Packable(nn.Module, ABC):
-    """A network whose state is one vector ``[n]`` a kind: what survived pruning, in an order that all engines share.
+class Span(NamedTuple):
+    """Where a layer's parameters stand in the packed vector."""
 
-    An engine need not hold all survivors as parameters: those that never change are in the vector all the same.
+    values: slice  # its surviving weights, in the row-major order of the mask
+    bias: slice
+
+
+def packed_spans(masks: Sequence[BoolArray]) -> list[Span]:
+    """Spans of layers with these masks ``[out, in]``, from input to output: ``[values_0, bias_0, values_1, bias_1, …]``."""
+    sizes = [size for mask in masks for size in (int(np.count_nonzero(mask)), mask.shape[0])]
+    ends = [0, *itertools.accumulate(sizes)]
+    slices = [slice(start, end) for start, end in itertools.pairwise(ends)]
+    return [Span(*pair) for pair in zip(slices[0::2], slices[1::2], strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """The masks of an MLP: hidden layers from input to output, then one or more heads on the last hidden layer.
+
+    A mask is boolean ``[out, in]``, True where the weight survives. Several heads count as one layer whose outputs stand side by
+    side: in the packed vector the values of all heads come before the biases of all heads. Raises ValueError, naming the layer,
+    unless the masks are boolean matrices of which each takes what the one before gives.
     """
 
-    @abstractmethod
-    def pack(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Gradients or moments, shaped like :meth:`parameters`, to one vector; 0 for a survivor that is no parameter."""
+    hidden: Mapping[str, BoolArray]
+    heads: Mapping[str, BoolArray]
 
-    @abstractmethod
-    def unpack(self, vector: Tensor) -> list[Tensor]:
-        """The inverse of :meth:`pack`."""
+    def __post_init__(self) -> None:
+        if not self.heads:
+            raise ValueError("an MLP needs at least one head")
+        for name, mask in self.layers.items():
+            if mask.dtype != np.bool_ or mask.ndim != 2:
+                raise ValueError(f"the mask of {name} must be a boolean matrix, not {mask.dtype} of shape {mask.shape}")
+        width = self.in_features
+        for name, mask in self.layers.items():
+            if mask.shape[1] != width:
+                raise ValueError(f"the mask of {name} reads {mask.shape[1]} units and there are {width}")
+            width = mask.shape[0] if name in self.hidden else width
 
-    def packed_parameters(self) -> Tensor:
-        """The values of all survivors, ``[n]``."""
-        return self.pack([parameter.detach() for parameter in self.parameters()])
+    def __deepcopy__(self, memo: dict[int, Any]) -> Topology:
+        return self  # nothing in it changes
 
-    @torch.no_grad()
-    def load_parameters(self, vector: Tensor) -> None:
-        """Take the values that :meth:`packed_parameters` of this or another engine gave."""
-        for parameter, value in zip(self.parameters(), self.unpack(vector), strict=True):
-            parameter.copy_(value)
+    @classmethod
+    def dense(cls, in_features: int, hidden: Sequence[int], heads: Mapping[str, int]) -> Topology:
+        """Nothing pruned; hidden layers are called ``hidden0``, ``hidden1``, …"""
+        sizes = [in_features, *hidden]
+        masks = {
+            f"hidden{i}": np.ones((n_out, n_in), bool) for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
+        }
+        return cls(masks, {name: np.ones((width, sizes[-1]), bool) for name, width in heads.items()})
+
+    @property
+    def layers(self) -> dict[str, BoolArray]:
+        """Layer name to mask, from input to output, heads last."""
+        return {**self.hidden, **self.heads}
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+        return int(next(iter(self.layers.values())).shape[1])
+
+    @cached_property
+    def stacked(self) -> list[BoolArray]:
+        """Masks from input to output, the heads stacked as one last mask."""
+        return [*self.hidden.values(), np.concatenate(list(self.heads.values()))]
+
+    @cached_property
+    def spans(self) -> dict[str, Span]:
+        """Where the parameters of each layer stand in the packed vector."""
+        *hidden, last = packed_spans(self.stacked)
+        spans = dict(zip(self.hidden, hidden, strict=True))
+        value, bias = last.values.start, last.bias.start
+        for name, mask in self.heads.items():
+            kept, width = int(np.count_nonzero(mask)), mask.shape[0]
+            spans[name] = Span(slice(value, value + kept), slice(bias, bias + width))
+            value, bias = value + kept, bias + width
+        return spans
+
+    @property
+    def size(self) -> int:
+        """Length of the packed vector: surviving weights and all biases."""
+        return sum(int(np.count_nonzero(mask)) + mask.shape[0] for mask in self.layers.values())
+
+    @property
+    def kept(self) -> int:
+        """Number of surviving weights."""
+        return sum(int(np.count_nonzero(mask)) for mask in self.layers.values())
+
+    @property
+    def total(self) -> int:
+        """Number of weights, pruned ones counted."""
+        return sum(mask.size for mask in self.layers.values())
+
+    def pack(self, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Weight ``[out, in]`` and bias ``[out]`` of each layer in turn (of :attr:`layers`) to one new vector ``[size]``."""
+        vector = np.empty(self.size, arrays[0].dtype)
+        for (name, mask), weight, bias in zip(self.layers.items(), arrays[0::2], arrays[1::2], strict=True):
+            span = self.spans[name]
+            vector[span.values] = weight[mask]
+            vector[span.bias] = bias
+        return vector
+
+    def unpack(self, vector: NDArray[Any]) -> list[NDArray[Any]]:
+        """The inverse of :meth:`pack`, as new arrays; pruned positions are exactly zero. ValueError for another length."""
+        if vector.shape != (self.size,):
+            raise ValueError(f"a vector of {self.size} values is needed, not one of shape {vector.shape}")
+        arrays = []
+        for name, mask in self.layers.items():
+            weight = np.zeros(mask.shape, vector.dtype)
+            weight[mask] = vector[self.spans[name].values]
+            arrays += [weight, vector[self.spans[name].bias].copy()]
+        return arrays

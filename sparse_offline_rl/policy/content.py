@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,9 +9,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_offline_rl.types import BoolArray, FloatArray
+from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.types import Acting, BoolArray, FloatArray
 
-KINDS = {"bcq": ("decoder", "actor", "critic1"), "bc": ("decoder",)}  # kind -> the networks it acts with
+# Floats that acting on one observation may need for the outputs of its widest layer over all candidates: 256 MiB.
+MAX_ACTIVATIONS = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,12 @@ class PolicyNetwork:
         return self.hidden + self.heads
 
     @property
+    def topology(self) -> Topology:
+        """The masks, which say in which order the survivors are packed."""
+        hidden, heads = ({layer.name: layer.mask for layer in group} for group in (self.hidden, self.heads))
+        return Topology(hidden, heads)
+
+    @property
     def in_features(self) -> int:
         """Width of the input."""
         return int(self.layers[0].weight.shape[1])
@@ -90,48 +97,34 @@ class PolicyNetwork:
 
 @dataclass(frozen=True, eq=False)
 class PolicyContent:
-    """Everything that acting needs.
+    """Everything that acting needs. Raises ValueError if the parts do not fit together or acting would take too much memory.
 
-    With o = (observation - mean) / std and z = clip(noise, ±latent_clip), a BC policy does center + scale·tanh(decoder(o, z))
-    for one z; a BCQ policy decodes ``candidates`` of them, shifts each by perturbation·scale·tanh(actor(o, a)) inside the
-    bounds and does the one that critic1 scores best. Raises ValueError if the parts do not fit together.
+    The state is ``(observation - mean) / std``; ``acting`` says how the networks make an action of it.
     """
 
-    kind: str  # "bcq" or "bc"
-    networks: Mapping[str, PolicyNetwork]  # decoder S+latent -> A; bcq also: actor S+A -> A, critic1 S+A -> 1
+    acting: Acting
+    networks: Mapping[str, PolicyNetwork]  # exactly those that `acting` names, in that order
     observation_mean: FloatArray  # [S]
     observation_std: FloatArray  # [S], above 0
     action_low: FloatArray  # [A]
     action_high: FloatArray  # [A]
-    latent_dim: int
-    latent_clip: float
-    candidates: int
-    perturbation: float
     env_id: str
     metadata: Mapping[str, str] = field(default_factory=dict)  # agent, prune, sparsity, seed, versions, …
 
     def __post_init__(self) -> None:
-        _require(self.kind in KINDS, "policy", f"is of unknown kind {self.kind!r}")
-        _require(
-            set(self.networks) == set(KINDS[self.kind]), self.kind, f"needs the networks {', '.join(KINDS[self.kind])}"
-        )
-        _require(all(name == network.name for name, network in self.networks.items()), self.kind, "misnames a network")
-        _require(
-            self.latent_dim >= 1 and self.candidates >= 1, self.kind, "needs latent_dim and candidates of at least 1"
-        )
-        numbers_ok = math.isfinite(self.latent_clip) and self.latent_clip >= 0 and math.isfinite(self.perturbation)
-        _require(numbers_ok, self.kind, "needs a finite latent_clip >= 0 and perturbation")
+        wanted = self.acting.networks
+        _require(tuple(self.networks) == wanted, "policy", f"needs the networks {', '.join(wanted)}, in this order")
+        _require(all(name == network.name for name, network in self.networks.items()), "policy", "misnames a network")
         self._check_vectors()
-        state, action = self.observation_dim, self.action_dim
-        shapes = {
-            "decoder": (state + self.latent_dim, action),
-            "actor": (state + action, action),
-            "critic1": (state + action, 1),
-        }
-        for name, network in self.networks.items():
-            _require(
-                (network.in_features, network.out_features) == shapes[name], name, f"must map {shapes[name]} features"
-            )
+        for name, shape in self.acting.shapes(self.observation_dim, self.action_dim).items():
+            network = self.networks[name]
+            _require((network.in_features, network.out_features) == shape, name, f"must map {shape} features")
+        widest = max(max(layer.weight.shape) for network in self.networks.values() for layer in network.layers)
+        _require(
+            self.acting.candidates * widest <= MAX_ACTIVATIONS,
+            "policy",
+            f"would need {self.acting.candidates} candidates of {widest} units, more than {MAX_ACTIVATIONS} numbers",
+        )
 
     def _check_vectors(self) -> None:
         vectors: dict[str, NDArray[np.float32]] = {
@@ -169,11 +162,6 @@ class PolicyContent:
     def action_center(self) -> FloatArray:
         """The middle of the action range, ``[A]``."""
         return ((self.action_high + self.action_low) / 2).astype(np.float32)
-
-    @property
-    def rows(self) -> int:
-        """Latents drawn for one observation: the candidates of BCQ, 1 for BC."""
-        return self.candidates if self.kind == "bcq" else 1
 
     @property
     def dense_bytes(self) -> int:

@@ -16,12 +16,12 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import write_bytes
 from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer, PolicyNetwork
 from sparse_offline_rl.policy.floats import RAW_BYTES, join_floats, split_floats
-from sparse_offline_rl.policy.header import MAX_POSITIONS, Header, LayerSizes, describe, parse
+from sparse_offline_rl.policy.header import MAX_POSITIONS, MAX_POSITIONS_PER_BYTE, Header, LayerSizes, describe, parse
 from sparse_offline_rl.policy.rice import decode_mask, encode_mask
 from sparse_offline_rl.types import FloatArray
 
 MAGIC = b"\x89SORL\r\n\x1a"  # not text, and mangled visibly by a transfer that converts line ends
-VERSION = 1
+VERSION = 2  # of the files that are written; older ones are read
 _PREFIX = struct.Struct("<8sIQI")  # magic, version, length of the whole file, length of the JSON header
 _DIGEST_BYTES = 32
 
@@ -54,8 +54,8 @@ def read_policy(path: Path) -> PolicyContent:
     """
     path = Path(path)
     try:
-        data, header_bytes = _read_whole(path)
-        header = _header(data, header_bytes)
+        data, version, header_bytes = _read_whole(path)
+        header = _header(data, version, header_bytes)
         return _content(data, header, _PREFIX.size + header_bytes)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): give the path of a policy file.") from None
@@ -65,24 +65,24 @@ def read_policy(path: Path) -> PolicyContent:
         ) from None
 
 
-def _read_whole(path: Path) -> tuple[bytes, int]:
+def _read_whole(path: Path) -> tuple[bytes, int, int]:
     with path.open("rb") as file:
         prefix = file.read(_PREFIX.size)
         if len(prefix) < _PREFIX.size or not prefix.startswith(MAGIC):
             raise ValueError("it does not begin like one")
         _, version, length, header_bytes = _PREFIX.unpack(prefix)
-        if version != VERSION:
-            raise ValueError(f"it has format version {version} and this software reads version {VERSION}")
+        if not 1 <= version <= VERSION:
+            raise ValueError(f"it has format version {version} and this software reads versions 1 to {VERSION}")
         size = path.stat().st_size
         if size != length:
             raise ValueError(f"it is {size} bytes long and should be {length}")
         data = prefix + file.read()
     if hashlib.sha256(data[:-_DIGEST_BYTES]).digest() != data[-_DIGEST_BYTES:]:
         raise ValueError("it is damaged, for its checksum does not match")
-    return data, header_bytes
+    return data, version, header_bytes
 
 
-def _header(data: bytes, header_bytes: int) -> Header:
+def _header(data: bytes, version: int, header_bytes: int) -> Header:
     available = len(data) - _PREFIX.size - _DIGEST_BYTES
     if not 0 <= header_bytes <= available:
         raise ValueError("its header is longer than the file")
@@ -90,7 +90,9 @@ def _header(data: bytes, header_bytes: int) -> Header:
         values: Any = json.loads(data[_PREFIX.size : _PREFIX.size + header_bytes])
     except (ValueError, RecursionError):
         raise ValueError("its header is not JSON") from None
-    header = parse(values)
+    header = parse(values, version)
+    if header.positions > len(data) * MAX_POSITIONS_PER_BYTE:
+        raise ValueError(f"its header claims {header.positions} weights, more than {len(data)} bytes can hold")
     claimed = RAW_BYTES * header.floats + header.exponent_bytes + sum(layer.mask_bytes for layer in header.layers)
     if claimed != available - header_bytes:
         raise ValueError(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any
 
 from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer
+from sparse_offline_rl.types import Acting
 
 MAX_POSITIONS = 2**27  # weights of all networks together, kept or not: 512 MiB once expanded
+# A reader expands masks, so a short file must not claim a large one: at sparsity 0.9999 a file has 2000 weights a byte.
+MAX_POSITIONS_PER_BYTE = 2**12
 _MAX_WIDTH = 2**27
 
 
@@ -53,6 +57,11 @@ class Header:
         return [layer for network in self.networks for layer in network.hidden + network.heads]
 
     @property
+    def positions(self) -> int:
+        """Weights of all layers, kept or not."""
+        return sum(layer.inputs * layer.outputs for layer in self.layers)
+
+    @property
     def floats(self) -> int:
         """How many float32 values the file holds."""
         return 2 * self.observation_dim + 2 * self.action_dim + sum(layer.floats for layer in self.layers)
@@ -75,14 +84,10 @@ def describe(content: PolicyContent, exponent_bytes: int, mask_bytes: Sequence[i
         ]
 
     return {
-        "kind": content.kind,
+        "acting": asdict(content.acting),
         "env_id": content.env_id,
         "observation_dim": content.observation_dim,
         "action_dim": content.action_dim,
-        "latent_dim": content.latent_dim,
-        "latent_clip": content.latent_clip,
-        "candidates": content.candidates,
-        "perturbation": content.perturbation,
         "metadata": dict(content.metadata),
         "exponent_bytes": exponent_bytes,
         "networks": [
@@ -92,16 +97,16 @@ def describe(content: PolicyContent, exponent_bytes: int, mask_bytes: Sequence[i
     }
 
 
-def parse(values: Any) -> Header:
-    """Check what a file claims. Raises ValueError with a clause that says what is wrong."""
+def parse(values: Any, version: int) -> Header:
+    """Check what a file of that format version claims. Raises ValueError with a clause that says what is wrong."""
     metadata = _get(values, "metadata", dict)
     if not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its metadata are not text")
-    fields: dict[str, Any] = {name: _get(values, name, str) for name in ("kind", "env_id")}
-    fields |= {name: _size(values, name, 1) for name in ("latent_dim", "candidates")}
-    fields |= {name: float(_get(values, name, (int, float))) for name in ("latent_clip", "perturbation")}
+    acting = _acting(_get(values, "acting", dict)) if version >= 2 else _acting_of_version_1(values)
+    if version == 1:
+        metadata = {"agent": _get(values, "kind", str), **metadata}
     header = Header(
-        fields=fields | {"metadata": metadata},
+        fields={"acting": acting, "env_id": _get(values, "env_id", str), "metadata": metadata},
         observation_dim=_size(values, "observation_dim", 1),
         action_dim=_size(values, "action_dim", 1),
         exponent_bytes=_size(values, "exponent_bytes"),
@@ -109,9 +114,36 @@ def parse(values: Any) -> Header:
     )
     if len({network.name for network in header.networks}) < len(header.networks):
         raise ValueError("it names a network twice")
-    if sum(layer.inputs * layer.outputs for layer in header.layers) > MAX_POSITIONS:
+    if header.positions > MAX_POSITIONS:
         raise ValueError(f"it claims more than {MAX_POSITIONS} weights")
     return header
+
+
+def _acting(values: dict[str, Any]) -> Acting:
+    try:
+        return Acting(
+            propose=_get(values, "propose", str),
+            latent_dim=_size(values, "latent_dim"),
+            latent_clip=float(_get(values, "latent_clip", (int, float))),
+            perturb=_get(values, "perturb", (str, NoneType)),
+            perturbation=float(_get(values, "perturbation", (int, float))),
+            rank=_get(values, "rank", (str, NoneType)),
+            candidates=_size(values, "candidates", 1),
+        )
+    except OverflowError:
+        raise ValueError("its header claims a number beyond all bounds") from None
+
+
+def _acting_of_version_1(values: Any) -> Acting:
+    """Version 1 knew two kinds of policies, whose networks it took for granted."""
+    names = {"bcq": {"propose": "decoder", "perturb": "actor", "rank": "critic1"}, "bc": {"propose": "decoder"}}
+    kind = _get(values, "kind", str)
+    if kind not in names:
+        raise ValueError(f"it is of unknown kind {kind!r}")
+    fields = {key: values.get(key) for key in ("latent_dim", "latent_clip", "candidates", "perturbation")}
+    if kind == "bc":
+        fields |= {"candidates": 1, "perturbation": 0.0}
+    return _acting({"perturb": None, "rank": None} | fields | names[kind])
 
 
 def _network(values: Any) -> NetworkSizes:

@@ -77,18 +77,15 @@ class SparseRunner:
     """The kernels of the sparse engine: only surviving weights between units that matter, whole network in one call."""
 
     def __init__(self, network: PolicyNetwork) -> None:
-        from sparse_offline_rl.engines.sparse.engine import (
-            KernelEngine,
-        )  # here, for Numba is slow to import and may be missing
+        # Here, for Numba is slow to import and may be missing.
+        from sparse_offline_rl.engines.sparse.engine import KernelEngine
         from sparse_offline_rl.engines.sparse.plan import SparsePlan
 
-        heads = network.heads
-        masks = [*(layer.mask for layer in network.hidden), np.concatenate([head.mask for head in heads])]
-        parts = [part for layer in network.hidden for part in (layer.weight[layer.mask], layer.bias)]
-        parts += [head.weight[head.mask] for head in heads] + [head.bias for head in heads]
-        self._values: FloatArray = np.concatenate(parts)
+        topology = network.topology
+        arrays = [array for layer in network.layers for array in (layer.weight, layer.bias)]
+        self._values: FloatArray = topology.pack(arrays)
         self._address = self._values.ctypes.data
-        self._engine = KernelEngine(SparsePlan.from_masks(masks))
+        self._engine = KernelEngine(SparsePlan.from_masks(topology.stacked))
 
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
         """As :meth:`NetworkRunner.run`."""

@@ -59,15 +59,14 @@ class Policy:
 
     def __init__(self, content: PolicyContent, seed: int | None = None) -> None:
         self.content = content
-        self._rows = content.rows
-        self._decoder = make_runner(content.networks["decoder"])
-        self._scored = content.kind == "bcq"
-        if self._scored:
-            self._actor = make_runner(content.networks["actor"])
-            self._critic = make_runner(content.networks["critic1"])
+        acting = content.acting
+        self._rows, self._latent_dim = acting.candidates, acting.latent_dim
+        self._propose = make_runner(content.networks[acting.propose])
+        self._perturb = None if acting.perturb is None else make_runner(content.networks[acting.perturb])
+        self._rank = None if acting.rank is None else make_runner(content.networks[acting.rank])
         self._low, self._high = content.action_low, content.action_high
         self._scale, self._center = content.action_scale, content.action_center
-        self._change = np.float32(content.perturbation) * self._scale
+        self._change = np.float32(acting.perturbation) * self._scale
         self._shape = (content.observation_dim,)
         self._spaces: dict[int, _Space] = {}
         self.seed(seed)
@@ -75,14 +74,14 @@ class Policy:
     def seed(self, seed: int | None) -> None:
         """Restart the latent noise; the same seed and calls give the same actions. None takes fresh entropy."""
         self._generator = np.random.default_rng(seed)
-        self._noise = rows(np.empty((0, self.content.latent_dim), np.float32))
+        self._noise = rows(np.empty((0, self._latent_dim), np.float32))
         self._next = 0
 
     def act(self, observation: ArrayLike, noise: ArrayLike | None = None) -> FloatArray:
         """Actions within the bounds: ``[S]`` to ``[A]``, or a batch ``[n, S]`` to ``[n, A]``.
 
-        ``noise`` gives the standard normal latents, ``[n · candidates, latent_dim]`` (one row for each observation with BC),
-        in place of the policy's own; both are clipped. Raises UserError for a wrong shape or values that are not finite.
+        ``noise`` gives the standard normal latents, ``[n · candidates, latent_dim]``, in place of the policy's own; both are clipped.
+        A policy without latents takes none. Raises UserError for a wrong shape or values that are not finite.
         """
         array = _as_float32(observation, "observation")
         single = array.shape == self._shape
@@ -91,9 +90,8 @@ class Policy:
                 f"an observation of this policy has {self._shape[0]} values, not the shape {array.shape}: pass [S] or [n, S]."
             )
         count = 1 if single else len(array)
-        latents = (
-            self._own_latents(count * self._rows) if noise is None else self._given_latents(noise, count * self._rows)
-        )
+        needed = count * self._rows
+        latents = self._own_latents(needed) if noise is None else self._given_latents(noise, needed)
         if single:
             only: FloatArray = self._act(array, latents, 1)[0]
             return only
@@ -116,25 +114,28 @@ class Policy:
         if not np.isfinite(normal, out=space.finite).all():
             _refuse_non_finite(observations)
         actions = space.actions.array
-        self._decoder.run(space.observations, latents, space.actions)
+        self._propose.run(space.observations, latents, space.actions)
         np.tanh(actions, out=actions)
         np.multiply(actions, self._scale, out=actions)
         np.add(actions, self._center, out=actions)
-        return self._best(space, count) if self._scored else actions.copy()
+        if self._perturb is not None:
+            self._perturb.run(space.observations, space.actions, space.changes)
+            self._move(actions, space.changes.array)
+        if self._rank is None:
+            return actions.copy()
+        self._rank.run(space.observations, space.actions, space.scores)
+        best = space.scores.array.reshape(count, self._rows).argmax(1)
+        best += np.arange(0, count * self._rows, self._rows)
+        chosen: FloatArray = actions[best]
+        return chosen
 
-    def _best(self, space: _Space, count: int) -> FloatArray:
-        actions, changes = space.actions.array, space.changes.array
-        self._actor.run(space.observations, space.actions, space.changes)
+    def _move(self, actions: FloatArray, changes: FloatArray) -> None:
+        """Perturb ``actions`` by the squashed ``changes``, inside the bounds."""
         np.tanh(changes, out=changes)
         np.multiply(changes, self._change, out=changes)
         np.add(actions, changes, out=actions)
         np.maximum(actions, self._low, out=actions)
         np.minimum(actions, self._high, out=actions)
-        self._critic.run(space.observations, space.actions, space.scores)
-        best = space.scores.array.reshape(count, self._rows).argmax(1)
-        best += np.arange(0, count * self._rows, self._rows)
-        chosen: FloatArray = actions[best]
-        return chosen
 
     def _new_space(self, count: int) -> _Space:
         if len(self._spaces) >= _KEPT_SPACES:
@@ -152,9 +153,7 @@ class Policy:
         if stop > len(self._noise.array):
             # What is left goes first, so that a batch and as many single calls see the same noise.
             left = self._noise.array[start:]
-            fresh = self._generator.standard_normal(
-                (max(count, _NOISE_ROWS), self.content.latent_dim), dtype=np.float32
-            )
+            fresh = self._generator.standard_normal((max(count, _NOISE_ROWS), self._latent_dim), dtype=np.float32)
             self._noise = rows(np.concatenate([left, self._clip(fresh)]))
             start, stop = 0, count
         self._next = stop
@@ -163,7 +162,7 @@ class Policy:
 
     def _given_latents(self, noise: ArrayLike, count: int) -> Rows:
         array = _as_float32(noise, "noise")
-        shape = (count, self.content.latent_dim)
+        shape = (count, self._latent_dim)
         if array.shape != shape and not (count == 1 and array.shape == shape[1:]):
             raise UserError(f"the noise for these observations must have the shape {shape}, not {array.shape}.")
         if not np.isfinite(array).all():
@@ -171,7 +170,7 @@ class Policy:
         return rows(np.ascontiguousarray(self._clip(array).reshape(shape)))
 
     def _clip(self, latents: FloatArray) -> FloatArray:
-        bound = np.float32(self.content.latent_clip)
+        bound = np.float32(self.content.acting.latent_clip)
         return np.clip(latents, -bound, bound)
 
 

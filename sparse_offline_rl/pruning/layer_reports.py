@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from sparse_offline_rl.networks.liveness import live_units
-from sparse_offline_rl.networks.mlp import stack_masks
+from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.types import BoolArray
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,7 @@ class LayerReport:
     name: str
     kept: int
     total: int
+    outputs: int  # output units, each of which has a bias
     live_inputs: int  # input units with a surviving outgoing weight
     live_outputs: int  # output units with a surviving incoming weight
     collapsed: bool  # no surviving weight lies on a way from the network's input to its output
@@ -36,26 +36,25 @@ class LayerReport:
         return fields
 
 
-def layer_reports(network: str, hidden: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> list[LayerReport]:
-    """Reports for one network, from input to output; ``hidden`` and ``heads`` map layer names to masks ``[out, in]``."""
-    masks = list(hidden.values())
-    first = masks[0] if masks else next(iter(heads.values()))
-    reached = [torch.ones(first.shape[1], dtype=torch.bool, device=first.device)]
-    for mask in masks:
-        reached.append((mask & reached[-1]).any(1))
+def layer_reports(network: str, topology: Topology) -> list[LayerReport]:
+    """Reports for the network of that name, from input to output."""
+    hidden = list(topology.hidden.items())
+    reached: list[BoolArray] = [np.ones(topology.in_features, bool)]  # units that a signal from the input reaches
+    for _, mask in hidden:
+        reached.append(np.any(mask & reached[-1], axis=1))
+    useful = live_units(topology.stacked)
     reports = []
-    useful = [torch.from_numpy(live).to(first.device) for live in live_units(stack_masks(hidden, heads))]
-    for i, (name, mask) in enumerate(hidden.items()):
+    for i, (name, mask) in enumerate(hidden):
         alive = mask & reached[i] & useful[i + 1][:, None]
         reports.append(_report(network, name, mask, bool(alive.any())))
-    for name, mask in heads.items():
+    for name, mask in topology.heads.items():
         reports.append(_report(network, name, mask, bool((mask & reached[-1]).any())))
     return reports
 
 
-def _report(network: str, name: str, mask: Tensor, alive: bool) -> LayerReport:
+def _report(network: str, name: str, mask: BoolArray, alive: bool) -> LayerReport:
     live_inputs, live_outputs = int(mask.any(0).sum()), int(mask.any(1).sum())
-    return LayerReport(network, name, int(mask.sum()), mask.numel(), live_inputs, live_outputs, not alive)
+    return LayerReport(network, name, int(mask.sum()), mask.size, len(mask), live_inputs, live_outputs, not alive)
 
 
 def coo_bytes(kept: int, biases: int) -> int:

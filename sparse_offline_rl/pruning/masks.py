@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from sparse_offline_rl.types import BoolArray
+
 
 class Masks(Mapping[str, Tensor]):
     """A validated, read-only mapping from layer name to a boolean mask ``[out, in]`` (True = kept).
@@ -30,6 +32,10 @@ class Masks(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._masks)
+
+    def arrays(self) -> dict[str, BoolArray]:
+        """The masks as NumPy arrays."""
+        return {name: mask.cpu().numpy() for name, mask in self._masks.items()}
 
     @property
     def kept(self) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 
 from sparse_offline_rl.config import PruneConfig
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.networks.mlp import MLP
+from sparse_offline_rl.networks.masked import initial_parameters
+from sparse_offline_rl.networks.state import AgentState, with_masks, with_values
 from sparse_offline_rl.pruning.allocate import allocate
 from sparse_offline_rl.pruning.controls import shuffle_layerwise
 from sparse_offline_rl.pruning.masks import Masks
@@ -32,7 +34,32 @@ def find_masks(
     return masks
 
 
-def apply_masks(mlp: MLP, masks: Masks) -> None:
-    """Prune one network: what its masks do not keep becomes exactly zero and stays so."""
-    for name, layer in mlp.layers().items():
-        layer.set_mask(masks[name])
+def prune_state(state: AgentState, masks: Mapping[str, Masks], twins: Mapping[str, str], rule: str) -> AgentState:
+    """``state`` with ``masks`` (network -> masks): what they do not keep is gone, in targets and moments, too.
+
+    ``twins`` maps a network to the one that it follows by ``rule``: ``copy`` (its masks and its weights: Algorithm 1 to the letter),
+    ``copy_mask`` (its masks on own weights) or ``independent`` (own masks, in ``masks``).
+    """
+    networks = dict(state.networks)
+    for name, found in masks.items():
+        networks[name] = with_masks(networks[name], found.arrays())
+    for name, first in twins.items():
+        if name not in networks or rule == "independent":
+            continue
+        if rule == "copy":
+            networks[name] = networks[first]
+        else:
+            networks[name] = with_masks(networks[name], networks[first].topology.layers)
+    return replace(state, networks=networks)
+
+
+def redraw(state: AgentState, stream: Callable[[str], torch.Generator]) -> AgentState:
+    """A control: new initial weights under the same masks; ``stream`` gives the generator for each network's name."""
+    networks = {}
+    for name, network in state.networks.items():
+        generator, arrays = stream(name), []
+        for mask in network.topology.layers.values():
+            outputs, inputs = mask.shape
+            arrays += [tensor.numpy() for tensor in initial_parameters(outputs, inputs, generator)]
+        networks[name] = with_values(network, network.topology.pack(arrays))
+    return replace(state, networks=networks)

@@ -18,10 +18,10 @@ Scorer = Callable[[Objective, torch.Generator], dict[str, Tensor]]
 
 def snip(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:
     """Connection sensitivity ``|w · ∂L/∂w|`` (Lee et al. 2019; the paper's equation 1)."""
-    weights = list(objective.weights.values())
-    gradients = torch.autograd.grad(objective.loss(), weights)
-    scores = [(weight * gradient).detach().abs() for weight, gradient in zip(weights, gradients, strict=True)]
-    return dict(zip(objective.weights, scores, strict=True))
+    weights = objective.weights
+    gradients = torch.autograd.grad(objective.loss(), list(weights.values()))
+    pairs = zip(weights.items(), gradients, strict=True)
+    return {name: (weight * gradient).detach().abs() for (name, weight), gradient in pairs}
 
 
 def grasp(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:

@@ -10,14 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from sparse_offline_rl.policy.content import KINDS
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
 from sparse_offline_rl.reports.groups import Group, by_panel_and_agent
 from sparse_offline_rl.reports.runs import Run
 
 _MEGABYTE = 1e6
 _DASHES = ("-", "--", ":", "-.")  # lines of equal sizes show through each other
-_HIDDEN = {"actor": "actor", "critic1": "critic", "critic2": "critic", "encoder": "vae", "decoder": "vae"}
 
 
 def memory_use(groups: Sequence[Group]) -> Figure | None:
@@ -51,11 +49,10 @@ def policy_coo_bytes(run: Run) -> int:
     summary: Mapping[str, Any] = run.summary or {}
     kept, biases = 0, 0
     for layer in summary["layers"]:
-        network, name = layer["name"].split(".")
-        if network in KINDS[run.method[0]]:
-            hidden = run.settings[f"agent.{_HIDDEN[network]}_hidden"]
+        network, _ = layer["name"].split(".")
+        if network in summary["policy_networks"]:
             kept += layer["kept"]
-            biases += hidden[int(name[6:])] if name.startswith("hidden") else layer["total"] // hidden[-1]
+            biases += layer["outputs"]
     return coo_bytes(kept, biases)
 
 

@@ -15,29 +15,45 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import torch
-from safetensors.torch import save
-from torch import Tensor
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import write_bytes
+from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.networks.state import AgentState, NetworkState, ParameterState
 from sparse_offline_rl.policy.rice import decode_mask, encode_mask
 from sparse_offline_rl.types import BoolArray
 
-_FORMAT = "sparse_offline_rl.training.checkpoint/1"
+_FORMAT = "sparse_offline_rl.checkpoint/2"
+_NETWORK_VECTORS = ("values", "exp_avg", "exp_avg_sq", "target")
+_RANDOM = "random_state"
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop knows beside the agent."""
+
+    train_seconds: float
+    eval_seconds: float
+    evaluation: Mapping[str, float]  # the last one
+    csv_bytes: int  # length of metrics.csv …
+    csv_sha256: str  # … and its digest
+    data: str  # fingerprint of the dataset
+    engine: str  # which the run is on
+    config: Mapping[str, Any]  # of the run, without its folder
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point in training.
-
-    ``tensors`` and ``masks`` (network -> layer -> mask) hold the agent, ``progress`` what the loop knows as JSON values.
-    """
+    """A point in training: ``update`` updates are done, and ``random_state`` is that of the training's generator."""
 
     update: int
-    tensors: Mapping[str, Tensor]
-    masks: Mapping[str, Mapping[str, BoolArray]]
-    progress: Mapping[str, Any]
+    state: AgentState
+    random_state: NDArray[np.uint8]
+    progress: Progress
 
 
 def checkpoint_path(run_dir: Path) -> Path:
@@ -47,37 +63,47 @@ def checkpoint_path(run_dir: Path) -> Path:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint`` to ``path``, all or nothing. A full disk becomes a UserError; the older checkpoint stays."""
-    tensors = dict(checkpoint.tensors)
-    shapes: dict[str, list[int]] = {}
-    shared: dict[str, str] = {}
+    arrays: Arrays = {_RANDOM: checkpoint.random_state}
+    networks: dict[str, Any] = {}
     stored: dict[bytes, str] = {}
-    for network, masks in checkpoint.masks.items():
-        for layer, mask in masks.items():
-            name, code = f"mask/{network}/{layer}", encode_mask(mask)
-            shapes[name] = list(mask.shape)
+    for name, network in checkpoint.state.networks.items():
+        topology = network.topology
+        layers = [
+            {"name": layer, "head": layer in topology.heads, "shape": list(mask.shape)}
+            for layer, mask in topology.layers.items()
+        ]
+        for layer, mask in zip(layers, topology.layers.values(), strict=True):
+            code, key = encode_mask(mask), f"mask/{name}/{layer['name']}"
             # A mask that stands in the file already (a twin critic's) is stored once.
-            shared[name] = stored.setdefault(bytes(str(mask.shape), "ascii") + code, name)
-            if shared[name] == name:
-                tensors[name] = torch.from_numpy(np.frombuffer(code, dtype=np.uint8).copy())
+            layer["mask"] = stored.setdefault(bytes(str(mask.shape), "ascii") + code, key)
+            if layer["mask"] == key:
+                arrays[key] = np.frombuffer(code, np.uint8)
+        arrays |= {f"network/{name}/{kind}": vector for kind, vector in network.vectors().items()}
+        networks[name] = layers
+    for name, parameter in checkpoint.state.parameters.items():
+        arrays |= {f"parameter/{name}/{kind}": vector for kind, vector in parameter.vectors().items()}
+    arrays |= {f"buffer/{name}": buffer for name, buffer in checkpoint.state.buffers.items()}
     header = {
         "format": _FORMAT,
         "update": checkpoint.update,
-        "shapes": shapes,
-        "shared": shared,
-        "progress": dict(checkpoint.progress),
+        "steps": dict(checkpoint.state.steps),
+        "networks": networks,
+        "parameters": list(checkpoint.state.parameters),
+        "buffers": list(checkpoint.state.buffers),
+        "progress": vars(checkpoint.progress),
     }
-    header["sha256"] = _digest(header, tensors)
-    write_bytes(path, save(tensors, metadata={"sparse_offline_rl": json.dumps(header)}))
+    header["sha256"] = _digest(header, arrays)
+    write_bytes(path, save(arrays, metadata={"sparse_offline_rl": json.dumps(header)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Raises UserError naming the file if it is truncated, damaged, foreign or of another version."""
     remedy = "restore it from a copy, or remove the run folder to start again"
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="numpy") as file:
             metadata = (file.metadata() or {}).get("sparse_offline_rl")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is truncated or not a checkpoint ({error}): {remedy}.") from None
     if metadata is None:
         raise UserError(f"{path} is a safetensors file but not a checkpoint of sparse_offline_rl: {remedy}.")
@@ -85,26 +111,81 @@ def load_checkpoint(path: Path) -> Checkpoint:
         header = json.loads(metadata)
         if header["format"] != _FORMAT:
             raise UserError(f"{path} has format {header['format']!r}, this version reads {_FORMAT!r}: {remedy}.")
-        if header.pop("sha256") != _digest(header, tensors):
+        if header.pop("sha256") != _digest(header, arrays):
             raise ValueError("its checksum does not match its contents")
-        return _checkpoint(header, tensors)
-    except (ValueError, KeyError, TypeError) as error:
+        return _checkpoint(header, arrays)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): {remedy}.") from None
 
 
-def _checkpoint(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
-    masks: dict[str, dict[str, BoolArray]] = {}
-    for name, shape in header["shapes"].items():
-        _, network, layer = name.split("/")
-        code = tensors[header["shared"][name]].numpy().tobytes()
-        masks.setdefault(network, {})[layer] = decode_mask(code, tuple(shape))
-    values = {name: tensor for name, tensor in tensors.items() if not name.startswith("mask/")}
-    return Checkpoint(header["update"], values, masks, header["progress"])
+def _checkpoint(header: Mapping[str, Any], arrays: Arrays) -> Checkpoint:
+    """Check every claim of a file. Raises ValueError, KeyError, TypeError or AttributeError for one that cannot be."""
+    networks = {name: _network(name, layers, arrays) for name, layers in header["networks"].items()}
+    parameters = {}
+    for name in header["parameters"]:
+        vectors = [_floats(arrays, f"parameter/{name}/{kind}") for kind in ("values", "exp_avg", "exp_avg_sq")]
+        if len({vector.shape for vector in vectors}) > 1:
+            raise ValueError(f"parameter {name} and its moments differ in shape")
+        parameters[name] = ParameterState(*vectors)
+    buffers = {str(name): _floats(arrays, f"buffer/{name}") for name in header["buffers"]}
+    steps = {str(name): _count(count, f"steps of {name}") for name, count in header["steps"].items()}
+    random_state = arrays[_RANDOM]
+    if random_state.dtype != np.uint8 or random_state.ndim != 1:
+        raise ValueError("its random state is no vector of bytes")
+    update = _count(header["update"], "update")
+    if update < 1:
+        raise ValueError("it stands before the first update")
+    state = AgentState(networks, parameters, buffers, steps)
+    return Checkpoint(update, state, random_state, _progress(header["progress"]))
 
 
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def _network(name: str, layers: Any, arrays: Arrays) -> NetworkState:
+    hidden: dict[str, BoolArray] = {}
+    heads: dict[str, BoolArray] = {}
+    for layer in layers:
+        height, width = (_count(size, "a layer's width") for size in layer["shape"])
+        mask = decode_mask(arrays[layer["mask"]].tobytes(), (height, width))
+        (heads if layer["head"] else hidden)[layer["name"]] = mask
+    topology = Topology(hidden, heads)
+    vectors = {}
+    for kind in _NETWORK_VECTORS:
+        key = f"network/{name}/{kind}"
+        if kind == "target" and key not in arrays:
+            continue
+        vectors[kind] = _floats(arrays, key)
+        if vectors[kind].shape != (topology.size,):
+            raise ValueError(f"{key} has {vectors[kind].size} values and its masks keep {topology.size}")
+    return NetworkState(topology, vectors["values"], vectors["exp_avg"], vectors["exp_avg_sq"], vectors.get("target"))
+
+
+def _progress(values: Mapping[str, Any]) -> Progress:
+    kinds = {"csv_sha256": str, "data": str, "engine": str, "config": dict, "evaluation": dict}
+    for key, kind in kinds.items():
+        if not isinstance(values[key], kind):
+            raise ValueError(f"its {key} is no {kind.__name__}")
+    seconds = [float(values[key]) for key in ("train_seconds", "eval_seconds")]
+    if not all(0 <= it < float("inf") for it in seconds):
+        raise ValueError("its clocks show no time")
+    evaluation = {str(name): float(value) for name, value in values["evaluation"].items()}
+    texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config")}
+    return Progress(seconds[0], seconds[1], evaluation, _count(values["csv_bytes"], "csv_bytes"), **texts)
+
+
+def _floats(arrays: Arrays, key: str) -> NDArray[np.float32]:
+    if key not in arrays or arrays[key].dtype != np.float32:
+        raise ValueError(f"it lacks {key} in float32")
+    return arrays[key]
+
+
+def _count(value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise ValueError(f"its {name} is {value!r}")
+    return value
+
+
+def _digest(header: Mapping[str, Any], arrays: Arrays) -> str:
     digest = hashlib.sha256(json.dumps(header).encode())
-    for name in sorted(tensors):
+    for name in sorted(arrays):
         digest.update(name.encode())
-        digest.update(tensors[name].numpy().tobytes())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()

@@ -52,7 +52,7 @@ def show_layers(reports: Sequence[LayerReport]) -> None:
             )
 
 
-class Ticker:
+class ProgressLine:
     """Progress of the updates on a terminal; elsewhere one line per evaluation and nothing else."""
 
     def __init__(self, progress: Progress | None, total: int, done: int) -> None:
@@ -75,10 +75,10 @@ class Ticker:
 
 
 @contextmanager
-def ticker(total: int, done: int) -> Iterator[Ticker]:
+def progress_line(total: int, done: int) -> Iterator[ProgressLine]:
     """A progress bar while the block runs, if standard output is a terminal."""
     if not console.is_terminal:
-        yield Ticker(None, total, done)
+        yield ProgressLine(None, total, done)
         return
     # On a narrow terminal the losses at the end are cut, never the count or the time that is left.
     whole, rest = Column(no_wrap=True), Column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -89,7 +89,7 @@ def ticker(total: int, done: int) -> Iterator[Ticker]:
         TextColumn("{task.fields[detail]}", table_column=rest),
     )
     with Progress(*columns, console=console, expand=True) as progress:
-        yield Ticker(progress, total, done)
+        yield ProgressLine(progress, total, done)
 
 
 def show_summary(summary: Mapping[str, Any], run_dir: str, note: str) -> None:

@@ -3,49 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 import numpy as np
 
-from sparse_offline_rl.agents.bcq import BCQ
-from sparse_offline_rl.agents.state import agent_tensors
+from sparse_offline_rl.agents.base import Agent
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.load import LoadedDataset
 from sparse_offline_rl.datasets.normalization import Normalization
-from sparse_offline_rl.policy.content import KINDS, PolicyContent, PolicyLayer, PolicyNetwork
+from sparse_offline_rl.networks.mlp import PrunableMLP
+from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer, PolicyNetwork
 from sparse_offline_rl.training.summary import installed_version
-from sparse_offline_rl.types import BoolArray, FloatArray
+from sparse_offline_rl.types import FloatArray
 
 
-def policy_content(
-    config: Config,
-    agent: BCQ,
-    masks: Mapping[str, Mapping[str, BoolArray]],
-    normalization: Normalization,
-    data: LoadedDataset,
-) -> PolicyContent:
-    """What acting needs of ``agent``; ``masks`` maps network and layer names to ``[out, in]``, heads last.
+def policy_content(config: Config, agent: Agent, normalization: Normalization, data: LoadedDataset) -> PolicyContent:
+    """What acting needs of ``agent`` as it is now.
 
-    ``data`` names the environment; its settings beside the id (a time limit, say) go into the metadata as JSON.
+    ``data`` names the environment; its settings beside the id (a time limit, say) go into the metadata as JSON. Raises ValueError
+    if the agent's record of acting does not fit its networks.
     """
-    tensors, kind = agent_tensors(agent), config.agent.name
-    networks = {name: _network(name, masks[name], tensors[f"online/{name}"].numpy()) for name in KINDS[kind]}
+    acting, mlps = agent.acting(), agent.mlps()
+    if missing := set(acting.networks) - set(mlps):
+        raise ValueError(f"agent {config.agent.name} acts with {', '.join(sorted(missing))}, and has no such network")
     settings = {"env_kwargs": json.dumps(data.env_kwargs)} if data.env_kwargs else {}
-    facts = {"prune": config.prune.name, "sparsity": f"{config.sparsity:g}", "seed": str(config.seed)}
     return PolicyContent(
-        kind=kind,
-        networks=networks,
+        acting=acting,
+        networks={name: _network(mlps[name]) for name in acting.networks},
         observation_mean=normalization.mean,
         observation_std=normalization.std,
         action_low=agent.spaces.action_low,
         action_high=agent.spaces.action_high,
-        latent_dim=agent.networks.vae.latent_dim,
-        latent_clip=config.agent.acting_latent_clip,
-        candidates=config.agent.acting_candidates,
-        perturbation=config.agent.perturbation,
         env_id=data.env_id,
         metadata={
-            **facts,
+            "agent": config.agent.name,
+            "prune": config.prune.name,
+            "sparsity": f"{config.sparsity:g}",
+            "seed": str(config.seed),
             **settings,
             "updates": str(config.updates),
             "version": installed_version("sparse-offline-rl") or "",
@@ -53,13 +46,12 @@ def policy_content(
     )
 
 
-def _network(name: str, masks: Mapping[str, BoolArray], vector: FloatArray) -> PolicyNetwork:
-    """A network whose parameters stand in ``vector`` layer by layer, values first; it has one head, the last layer."""
-    layers, start = [], 0
-    for layer, mask in masks.items():
-        kept, outputs = int(mask.sum()), mask.shape[0]
-        weight = np.zeros(mask.shape, np.float32)
-        weight[mask] = vector[start : start + kept]
-        layers.append(PolicyLayer(layer, weight, mask, vector[start + kept : start + kept + outputs].copy()))
-        start += kept + outputs
-    return PolicyNetwork(name, tuple(layers[:-1]), tuple(layers[-1:]))
+def _network(mlp: PrunableMLP) -> PolicyNetwork:
+    topology = mlp.topology
+    arrays: list[FloatArray] = [np.asarray(array, np.float32) for array in topology.unpack(mlp.packed_values())]
+    layers = [
+        PolicyLayer(name, weight, mask, bias)
+        for (name, mask), weight, bias in zip(topology.layers.items(), arrays[0::2], arrays[1::2], strict=True)
+    ]
+    depth = len(topology.hidden)
+    return PolicyNetwork(mlp.name, tuple(layers[:depth]), tuple(layers[depth:]))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sparse_offline_rl.agents.bcq import Metrics
+from sparse_offline_rl.agents.base import Metrics
 
 
 @dataclass(frozen=True)

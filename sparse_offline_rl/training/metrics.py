@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,49 +13,53 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sparse_offline_rl.errors import UserError
 
+# What an evaluation adds to a row.
 EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std", "eval/normalized_score")
 
 
 class MetricsWriter:
     """Appends rows to ``metrics.csv`` and points to TensorBoard.
 
-    On a resume at ``update`` the CSV is cut back to ``offset`` bytes, where it stood at the checkpoint, and TensorBoard
-    purges later points, so that both hold what an uninterrupted run would have written.
+    ``columns`` are all metrics that a row may have; one that a row lacks is left empty there. On a resume at ``update`` the CSV is
+    cut back to ``offset`` bytes, where it stood at the checkpoint, and TensorBoard purges later points, so that both hold what an
+    uninterrupted run would have written. Raises UserError if those bytes do not have the digest ``sha256``.
     """
 
-    def __init__(self, run_dir: Path, offset: int = 0, update: int = 0) -> None:
+    def __init__(
+        self, run_dir: Path, columns: Sequence[str], offset: int = 0, sha256: str = "", update: int = 0
+    ) -> None:
         self._path = run_dir / "metrics.csv"
-        if offset and (not self._path.exists() or self._path.stat().st_size < offset):
+        if offset and (not self._path.exists() or _file_digest(self._path, offset) != sha256):
             raise UserError(
-                f"{self._path} is missing or shorter than it was at the checkpoint: restore it, or remove {run_dir} to start again."
+                f"{self._path} is not what this run had written up to its checkpoint: restore it, or remove {run_dir} to start again."
             )
         with self._disk_errors():
             self._file = self._path.open("r+" if offset else "w+", newline="", encoding="utf-8")
-            self._csv: csv.DictWriter[str] | None = None
             if offset:
-                self._csv = self._writer(next(csv.reader(self._file)))
+                columns = next(csv.reader(self._file))
                 self._file.truncate(offset)
                 self._file.seek(offset)
+            self._csv = csv.DictWriter(self._file, columns, restval="", lineterminator="\n")
+            if not offset:
+                self._csv.writeheader()
             self._board = SummaryWriter(str(run_dir), purge_step=update + 1 if update else None)
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
-        """Add one row; the first one sets the columns, later ones may lack the evaluation's but never bring new ones."""
+        """Add one row. ValueError for a metric that is no column."""
         with self._disk_errors():
-            if self._csv is None:
-                self._csv = self._writer(list(dict.fromkeys(["update", *values, *EVALUATION_COLUMNS])))
-                self._csv.writeheader()
             self._csv.writerow({"update": update} | {name: repr(value) for name, value in values.items()})
             self._file.flush()
             for name, value in values.items():
                 self._board.add_scalar(name, value, update)
 
-    def sync(self) -> int:
-        """Put everything on the disk; returns the CSV's length in bytes, for the checkpoint."""
+    def sync(self) -> tuple[int, str]:
+        """Put everything on the disk; returns the CSV's length in bytes and its digest, for the checkpoint."""
         with self._disk_errors():
             self._file.flush()
             os.fsync(self._file.fileno())
             self._board.flush()
-            return self._file.tell()
+            length = self._file.tell()
+            return length, _file_digest(self._path, length)
 
     def close(self) -> None:
         """Close both files; what a full disk still refuses was reported before."""
@@ -72,5 +77,8 @@ class MetricsWriter:
                 "command again to go on from the last checkpoint."
             ) from None
 
-    def _writer(self, columns: list[str]) -> csv.DictWriter[str]:
-        return csv.DictWriter(self._file, columns, restval="", lineterminator="\n")
+
+def _file_digest(path: Path, length: int) -> str:
+    """SHA-256 of the first ``length`` bytes, as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(length)).hexdigest()

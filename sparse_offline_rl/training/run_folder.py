@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 from omegaconf import OmegaConf
+from pydantic import BaseModel
 
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.errors import UserError
@@ -26,7 +28,8 @@ class RunFolder:
         self.path = Path(config.run_dir)
         self.checkpoint = checkpoint_path(self.path)
         self.policy = self.path / "policy" / FILE_NAME
-        self._config = config.model_dump(mode="json", exclude={"run_dir"})
+        self._config = stored_values(config)
+        self._defaults = _defaults(config)
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
         try:
             self._refuse_foreign()
@@ -92,14 +95,46 @@ class RunFolder:
                 raise UserError(f"run_dir={self.path} exists and is not a run folder: choose an empty or new folder.")
             return
         stored = read_stored_config(stored_path, "restore it or remove its folder")
+        self.refuse_other(stored, f"run_dir={self.path} holds")
+
+    def refuse_other(self, stored: Mapping[str, Any], what: str) -> None:
+        """Raise UserError, naming the keys that differ, unless ``stored`` is the configuration of this run; ``what`` it is of."""
         # A key that is younger than the run has its default there.
-        defaults = {key: field.default for key, field in Config.model_fields.items() if not field.is_required()}
-        differing = _differences({**defaults, **stored}, self._config)
+        differing = _differences(_merged(self._defaults, stored), self._config)
         if differing:
             raise UserError(
-                f"run_dir={self.path} holds a run of another configuration ({'; '.join(differing)}): "
+                f"{what} a run of another configuration ({'; '.join(differing)}): "
                 "repeat its command, or choose another run_dir."
             )
+
+
+def stored_values(config: Config) -> dict[str, Any]:
+    """What of a configuration makes a run what it is: all but where it is stored, as JSON values."""
+    values: dict[str, Any] = config.model_dump(mode="json", exclude={"run_dir"})
+    return values
+
+
+def _defaults(section: BaseModel) -> dict[str, Any]:
+    """The defaults of a section and of those in it, as JSON values; keys without one are missing."""
+    fields = type(section).model_fields
+    values = section.model_dump(mode="json")
+    defaults = type(section).model_construct(
+        **{name: field.default for name, field in fields.items() if not field.is_required()}
+    )
+    plain = defaults.model_dump(mode="json", warnings=False)
+    found = {name: plain[name] for name, field in fields.items() if name in values and not field.is_required()}
+    nested = {name: getattr(section, name) for name in fields if isinstance(getattr(section, name), BaseModel)}
+    return found | {name: _defaults(value) for name, value in nested.items()}
+
+
+def _merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``defaults`` for what they lack, section by section."""
+    found = {**defaults, **values}
+    for name, default in defaults.items():
+        value = values.get(name)
+        if isinstance(default, Mapping) and isinstance(value, Mapping):
+            found[name] = _merged(default, value)
+    return found
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:

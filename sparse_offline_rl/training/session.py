@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-from sparse_offline_rl.agents.bcq import BCQ, Metrics, Update
-from sparse_offline_rl.agents.state import agent_tensors, load_agent_tensors
+from sparse_offline_rl.agents.base import Agent, Metrics, Update
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import LoadedDataset
@@ -18,17 +17,18 @@ from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.normalized_score import normalized_score
 from sparse_offline_rl.evaluation.returns import evaluate
+from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.policy.format import write_policy
-from sparse_offline_rl.pruning.layer_reports import LayerReport
+from sparse_offline_rl.pruning.layer_reports import LayerReport, layer_reports
 from sparse_offline_rl.seeding import generator, stream_seed
-from sparse_offline_rl.training.checkpoint import Checkpoint, save_checkpoint
-from sparse_offline_rl.training.console import ticker
+from sparse_offline_rl.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from sparse_offline_rl.training.console import ProgressLine, progress_line
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.loop import Clock, Hooks, Schedule, train
-from sparse_offline_rl.training.metrics import MetricsWriter
-from sparse_offline_rl.training.run_folder import RunFolder
+from sparse_offline_rl.training.metrics import EVALUATION_COLUMNS, MetricsWriter
+from sparse_offline_rl.training.run_folder import RunFolder, stored_values
 from sparse_offline_rl.training.summary import file_sizes, summarize
-from sparse_offline_rl.types import BoolArray, FloatArray
+from sparse_offline_rl.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -41,57 +41,72 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Experience:
+class TrainingData:
     """What the agent learns from."""
 
-    data: LoadedDataset
+    loaded: LoadedDataset
     normalization: Normalization
     buffer: ReplayBuffer
 
 
 @dataclass(frozen=True)
-class Trainee:
-    """The agent that learns, and what pruning and the engine made of it."""
+class ActiveAgent:
+    """The agent that learns now, the name of its engine, and the function that does its updates."""
 
-    agent: BCQ
+    agent: Agent
     engine: str
     update: Update
-    masks: Mapping[str, Mapping[str, BoolArray]]
-    reports: list[LayerReport]
+
+    def layer_reports(self) -> list[LayerReport]:
+        """What its present masks leave of each layer."""
+        return [report for name, mlp in self.agent.mlps().items() for report in layer_reports(name, mlp.topology)]
 
 
 class Session:
-    """Holds the state of the loop: random stream, clocks, metric files, last evaluation."""
+    """Holds the state of the loop: the agent, the random stream, clocks, metric files, the last evaluation."""
 
     def __init__(
-        self, config: Config, folder: RunFolder, experience: Experience, trainee: Trainee, checkpoint: Checkpoint | None
+        self,
+        config: Config,
+        folder: RunFolder,
+        data: TrainingData,
+        state: AgentState,
+        assemble: Callable[[AgentState], ActiveAgent],
+        checkpoint: Checkpoint | None,
     ) -> None:
-        self._config, self._folder, self._experience, self._trainee = config, folder, experience, trainee
+        """``state`` is the agent to start from, that of ``checkpoint`` if there is one; ``assemble`` puts a state on its engine."""
+        self._config, self._folder, self._data, self._assemble = config, folder, data, assemble
         self._generator = generator(config.seed, "train", config.device)
-        self._sample = experience.buffer.sampler(config.batch_size)
+        self._sample = data.buffer.sampler(config.batch_size)
         self._clock, self._evaluation, self._start = Clock(), dict[str, float](), 0
-        offset = 0
+        if checkpoint is not None:
+            check_checkpoint(checkpoint, config, folder, data)
+        self.adopt(state)
+        csv = (0, "")
         if checkpoint is not None:
             progress = checkpoint.progress
-            if progress["data"] != experience.buffer.fingerprint:
-                raise UserError(
-                    f"{folder.path} was trained on other data ({progress['data']}) than {experience.data.name} holds now "
-                    f"({experience.buffer.fingerprint}): restore the dataset, or choose another run_dir."
-                )
-            tensors = dict(checkpoint.tensors)
-            self._generator.set_state(tensors.pop("rng/train"))
-            load_agent_tensors(trainee.agent, tensors, checkpoint.update)
-            self._clock, self._evaluation = Clock(**progress["clock"]), progress["evaluation"]
-            self._start, offset = checkpoint.update, progress["csv_bytes"]
+            self._generator.set_state(torch.from_numpy(checkpoint.random_state.copy()))
+            self._clock = Clock(progress.train_seconds, progress.eval_seconds)
+            self._evaluation, self._start = dict(progress.evaluation), checkpoint.update
+            csv = (progress.csv_bytes, progress.csv_sha256)
         self._logged_at = (self._start, self._clock.train)
-        self._metrics = MetricsWriter(folder.path, offset, self._start)
+        self._metrics = MetricsWriter(folder.path, self._columns(), *csv, update=self._start)
+
+    def adopt(self, state: AgentState) -> None:
+        """Go on with the agent of ``state``: at the start, and whenever its masks or its engine change.
+
+        Raises ValueError if what the agent says of its acting does not fit its networks, so that no training is in vain.
+        """
+        self._active = self._assemble(state)
+        self._reports = self._active.layer_reports()
+        policy_content(self._config, self._active.agent, self._data.normalization, self._data.loaded)
 
     def run(self, should_stop: Callable[[], bool]) -> Result:
         """Train to the end or until ``should_stop``, then write policy and summary."""
         config = self._config
         schedule = Schedule(config.updates, config.log.every, config.eval.every, config.checkpoint.every)
-        with ticker(config.updates, self._start) as progress:
-            self._show = progress.log
+        with progress_line(config.updates, self._start) as line:
+            self._line: ProgressLine = line
             hooks = Hooks(self._evaluate, self._log, self._save, should_stop)
             update = train(self._step, schedule, hooks, self._clock, self._start)
         if update < config.updates:
@@ -107,22 +122,25 @@ class Session:
 
     def _ship(self) -> dict[str, Any]:
         """Write the policy file and put the summary together."""
-        config, trainee, data = self._config, self._trainee, self._experience.data
-        content = policy_content(config, trainee.agent, trainee.masks, self._experience.normalization, data)
+        config, active, loaded = self._config, self._active, self._data.loaded
+        content = policy_content(config, active.agent, self._data.normalization, loaded)
         write_policy(self._folder.policy, content)
         sizes = file_sizes(self._folder.checkpoint, self._folder.policy, content.dense_bytes)
-        return summarize(config, trainee.reports, data.env_id, self._evaluation, self._clock, trainee.engine, sizes)
+        names = content.acting.networks
+        return summarize(
+            config, self._reports, loaded.env_id, self._evaluation, self._clock, active.engine, names, sizes
+        )
 
     def _step(self) -> Metrics:
-        metrics = self._trainee.update(self._sample(self._generator), self._generator)
+        metrics = self._active.update(self._sample(self._generator), self._generator)
         if self._generator.device.type == "cuda":
             torch.cuda.synchronize()  # else the clock would time the launches only
         return metrics
 
     def _evaluate(self, update: int) -> dict[str, float]:
-        config, data = self._config, self._experience.data
+        config, loaded = self._config, self._data.loaded
         draws = generator(config.seed, f"acting-{update}", config.device)
-        normalization, agent = self._experience.normalization, self._trainee.agent
+        normalization, agent = self._data.normalization, self._active.agent
 
         def act(observations: FloatArray) -> FloatArray:
             normalized = torch.from_numpy(normalization.apply(observations)).to(config.device)
@@ -130,33 +148,65 @@ class Session:
             return actions
 
         seed = stream_seed(config.seed, f"evaluation-{update}") % 2**31
-        returns = evaluate(act, data.env_id, config.eval.episodes, seed, data.env_kwargs)
+        returns = evaluate(act, loaded.env_id, config.eval.episodes, seed, loaded.env_kwargs)
         self._evaluation = {"eval/return_mean": float(returns.mean()), "eval/return_std": float(returns.std())}
-        score = normalized_score(returns.mean(), data.reference_min_score, data.reference_max_score)
+        score = normalized_score(returns.mean(), loaded.reference_min_score, loaded.reference_max_score)
         if score is not None:
             self._evaluation["eval/normalized_score"] = float(score)
         return self._evaluation
 
+    def _columns(self) -> list[str]:
+        """Every metric that a row may have."""
+        agent = self._active.agent
+        norms = [f"gradient_norm/{name}" for name in agent.optimizers]
+        densities = [f"layer_density/{report.full_name}" for report in self._reports]
+        return ["update", *agent.METRICS, *norms, *densities, "time/updates_per_second", *EVALUATION_COLUMNS]
+
     def _log(self, update: int, metrics: Metrics, evaluation: Mapping[str, float]) -> None:
-        agent = self._trainee.agent
         values = {name: float(value.mean()) for name, value in metrics.items()}
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        broken = [name for name, value in {**values, **evaluation}.items() if not math.isfinite(value)]
         if broken:
             raise UserError(
-                f"training diverged: {broken[0]} is {values[broken[0]]} after update {update}; lower the learning rates, "
-                "or check the scale of the dataset's rewards and observations."
+                f"training diverged: {broken[0]} is not finite after update {update}; lower the learning rates, or check the "
+                "scale of the dataset's rewards and observations."
             )
-        values |= {f"gradient_norm/{name}": float(learner.gradient_norm()) for name, learner in agent.learners.items()}
-        values |= {f"layer_density/{r.full_name}": r.kept / r.total for r in self._trainee.reports}
+        optimizers = self._active.agent.optimizers
+        values |= {f"gradient_norm/{name}": float(it.gradient_norm()) for name, it in optimizers.items()}
+        values |= {f"layer_density/{r.full_name}": r.kept / r.total for r in self._reports}
         values |= evaluation
         last_update, last_seconds = self._logged_at
         values["time/updates_per_second"] = (update - last_update) / max(self._clock.train - last_seconds, 1e-9)
         self._logged_at = (update, self._clock.train)
         self._metrics.write(update, values)
-        self._show(update, values)
+        self._line.log(update, values)
 
     def _save(self, update: int) -> None:
-        tensors = agent_tensors(self._trainee.agent) | {"rng/train": self._generator.get_state()}
-        progress = {"clock": asdict(self._clock), "evaluation": self._evaluation, "csv_bytes": self._metrics.sync()}
-        progress["data"] = self._experience.buffer.fingerprint
-        save_checkpoint(self._folder.checkpoint, Checkpoint(update, tensors, self._trainee.masks, progress))
+        csv_bytes, csv_sha256 = self._metrics.sync()
+        progress = Progress(
+            train_seconds=self._clock.train,
+            eval_seconds=self._clock.evaluate,
+            evaluation=self._evaluation,
+            csv_bytes=csv_bytes,
+            csv_sha256=csv_sha256,
+            data=self._data.buffer.fingerprint,
+            engine=self._active.engine,
+            config=stored_values(self._config),
+        )
+        random_state = self._generator.get_state().numpy()
+        state = self._active.agent.state()
+        save_checkpoint(self._folder.checkpoint, Checkpoint(update, state, random_state, progress))
+
+
+def check_checkpoint(checkpoint: Checkpoint, config: Config, folder: RunFolder, data: TrainingData) -> None:
+    """Raise UserError unless ``checkpoint`` is of this run and of this data."""
+    folder.refuse_other(checkpoint.progress.config, f"{folder.checkpoint} is of")
+    if checkpoint.update > config.updates:
+        raise UserError(
+            f"{folder.checkpoint} stands after update {checkpoint.update}, and this run ends after {config.updates}: restore it "
+            "from a copy, or remove the run folder to start again."
+        )
+    if checkpoint.progress.data != data.buffer.fingerprint:
+        raise UserError(
+            f"{folder.path} was trained on other data ({checkpoint.progress.data}) than {data.loaded.name} holds now "
+            f"({data.buffer.fingerprint}): restore the dataset, or choose another run_dir."
+        )

@@ -1,4 +1,4 @@
-"""``summary.json`` and the deployable policy of a finished run."""
+"""The contents of ``summary.json``: what a finished run reports of itself."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def summarize(
     evaluation: Mapping[str, float],
     clock: Clock,
     engine: str,
+    policy_networks: Sequence[str],
     files: Mapping[str, int],
 ) -> dict[str, Any]:
     """The contents of ``summary.json``; ``files`` holds the three byte counts."""
@@ -55,6 +56,7 @@ def summarize(
         "total_weights": sum(report.total for report in reports),
         "layers": [report.as_dict() for report in reports],
         "collapsed_layers": [report.full_name for report in reports if report.collapsed],
+        "policy_networks": list(policy_networks),
         **files,
         "updates_per_second": config.updates / max(clock.train, 1e-9),
         "train_seconds": clock.train,

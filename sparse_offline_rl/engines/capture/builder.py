@@ -44,7 +44,7 @@ class Builder:
         self.tasks: list[Task] = []
         self.kept: list[object] = []
         self._threads = threads
-        self._constants: dict[bytes, int] = {}
+        self.constants: dict[bytes, int] = {}  # the bytes of a float32 -> where it lies
         self._shadows: dict[int, Tensor] = {}  # float32 in place of the booleans at an address
 
     def emit(
@@ -72,10 +72,10 @@ class Builder:
         with np.errstate(over="ignore"):  # what is too large for a float32 is infinite, as in torch
             memory = np.array([value], np.float64).astype(np.float32)
         key = memory.tobytes()  # tells 0.0 from -0.0
-        if key not in self._constants:
+        if key not in self.constants:
             self.kept.append(memory)
-            self._constants[key] = memory.ctypes.data
-        return self._constants[key]
+            self.constants[key] = memory.ctypes.data
+        return self.constants[key]
 
     def temporary(self, shape: Sequence[int]) -> Tensor:
         """Memory for an intermediate result."""

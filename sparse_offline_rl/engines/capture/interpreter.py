@@ -21,7 +21,7 @@ from sparse_offline_rl.engines.sparse.layout import parallel, serial
 from sparse_offline_rl.engines.sparse.simd import I64, intrinsic, load
 from sparse_offline_rl.engines.sparse.split_kernels import repeats_serial, shared_serial
 
-SOURCES = "eeffdf310fdfd1e1"
+SOURCES = "d9a909c8dcb5222a"
 
 _FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
 _ADAM, _ADD, _INPUT = int(Call.ADAM), int(Call.ADD), int(Call.INPUT)
@@ -84,7 +84,7 @@ def _adam(at: int) -> None:
     count = load_i64(at + 56)
     parameters, exp_avg = _floats(load_i64(at + 16), count), _floats(load_i64(at + 24), count)
     exp_avg_sq, gradients = _floats(load_i64(at + 32), count), _floats(load_i64(at + 40), count)
-    adam_step(parameters, exp_avg, exp_avg_sq, gradients, _floats(load_i64(at + 48), 3))
+    adam_step(parameters, exp_avg, exp_avg_sq, gradients, _floats(load_i64(at + 48), 7))
 
 
 @intrinsic

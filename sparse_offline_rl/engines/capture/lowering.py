@@ -147,6 +147,7 @@ LOWERINGS: dict[str, Lowering] = {
     "rsub": _rsub,
     "mul": _plain(Map.MUL),
     "div": _plain(Map.DIV),
+    "reciprocal": lambda b, out, x: b.map(Map.DIV, out, 1.0, x),
     "neg": lambda b, out, x: b.map(Map.MUL, out, x, -1.0),
     "square": lambda b, out, x: b.map(Map.MUL, out, x, x),
     "pow": _power,

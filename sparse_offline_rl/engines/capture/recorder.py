@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sparse_offline_rl.agents.adam import Adam
+from sparse_offline_rl.agents.optimizers import Adam
 from sparse_offline_rl.engines.capture.builder import Builder, Unsupported
 from sparse_offline_rl.engines.capture.codes import Call
 from sparse_offline_rl.engines.capture.lowering import lower

@@ -1,27 +1,43 @@
-"""An agent's update, recorded at its first call and replayed at every call."""
+"""An agent's update, recorded at its first call and replayed at every call, and checked against fresh recordings.
+
+A replay does what the update did when it was recorded. What Python decides in it is frozen, so an agent declares in ``phase()``
+what changes from update to update, and each phase has a recording of its own. What it fails to declare is noticed in two ways:
+an update that changes a plain attribute of the agent is not recorded at all; and at some later calls the update is recorded once
+more and must come out the same, else training ends with an error.
+"""
 
 from __future__ import annotations
 
 import warnings
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparse_offline_rl.agents.bcq import BCQ, Metrics
+from sparse_offline_rl.agents.base import Agent, Metrics
+from sparse_offline_rl.agents.optimizers import Adam
 from sparse_offline_rl.engines.capture.assembly import Assembly
 from sparse_offline_rl.engines.capture.builder import Builder, Unsupported
 from sparse_offline_rl.engines.capture.codes import Call
 from sparse_offline_rl.engines.capture.recorder import UpdateRecorder
 from sparse_offline_rl.engines.sparse.module import thread_count
+from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.types import Batch
 
-_PROGRAMS = 8  # shapes of batches to be remembered
+_PROGRAMS = 8  # phases and shapes of batches to be remembered
+_CHECKED = {
+    1,
+    2,
+    3,
+    *(10**n for n in range(1, 10)),
+}  # replays of a program before which it is recorded afresh and compared
+_LIBRARIES = {"torch", "numpy", "builtins", "functools"}  # whose objects hold nothing that an update decides by
+_SMALLEST_ADDRESS = 1 << 32  # words above are addresses: no size, stride or count is so large
 
-_Key = tuple[Any, ...]  # threads, then the shapes of a batch
+_Key = tuple[Any, ...]  # threads, phase, then the shapes of a batch
 
 
 class Program:
@@ -35,6 +51,8 @@ class Program:
             words = [*field.shape, field.data_ptr(), self._inputs.buffer_info()[0] + 16 * i]
             builder.emit(Call.INPUT, words, [], [(field.data_ptr(), 4 * field.numel())], float(field.numel()))
         recorder.lower(builder)
+        self.signature = _signature(builder)
+        self.replays = 0
         self.assembly = Assembly(builder.tasks, threads)
         self._draws, self._steps, self._metrics = recorder.draws, recorder.steps, metrics
         self._kept = (fields, builder.kept)
@@ -43,6 +61,7 @@ class Program:
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """The update; the tensors that come back are overwritten by the next one."""
+        self.replays += 1
         fields = batch if batch is self.batch else self._point_to(batch)
         for noise in self._draws:
             noise.normal_(generator=generator)
@@ -64,85 +83,157 @@ class Program:
 
 
 class CapturedUpdate:
-    """Does what ``agent.update`` does. Records it for each shape of batch and number of threads.
+    """Does what ``agent.update`` does. Records it for each phase, shape of batch and number of threads.
 
     Where that is impossible, it says so once and calls the update itself.
     """
 
-    def __init__(self, agent: BCQ) -> None:
+    def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._programs: dict[_Key, Program] = {}
         self._possible = True
         self._last: Program | None = None
+        self._last_key: tuple[int, Hashable] | None = None
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Metrics:
-        """As ``agent.update``, except that the tensors that come back are overwritten by the next call."""
-        threads = thread_count()
-        if self._last is not None and self._last.batch is batch and self._last.threads == threads:  # checked before
-            return self._last(batch, generator)
+        """As ``agent.update``, except that the tensors that come back are overwritten by the next call of the same phase.
+
+        Raises UserError if the update turns out to do something else than what was recorded of the same phase.
+        """
+        now = (thread_count(), self._agent.phase())
+        if self._last is not None and self._last.batch is batch and self._last_key == now:  # checked before
+            return self._replay(self._last, batch, generator)
         if not self._possible or not all(x.dtype is torch.float32 and x.is_cpu and x.dim() == 2 for x in batch):
             return self._agent.update(batch, generator)
-        key = (threads, *(x.shape for x in batch))
-        self._last = self._programs.get(key)
-        return self._record(key, batch, generator) if self._last is None else self._last(batch, generator)
+        key = (*now, *(x.shape for x in batch))
+        program = self._programs.get(key)
+        if program is None:
+            return self._first(key, batch, generator)
+        self._last, self._last_key = program, now
+        return self._replay(program, batch, generator)
 
     @property
     def programs(self) -> list[Program]:
         """What has been recorded and not been forgotten."""
         return list(self._programs.values())
 
-    def _record(self, key: _Key, batch: Batch, generator: torch.Generator) -> Metrics:
+    def _first(self, key: _Key, batch: Batch, generator: torch.Generator) -> Metrics:
         """Record an update, take it back and replay it; if that is impossible it stands as it was done."""
-        agent, before = self._agent, _State(self._agent, generator)
-        fields = [x.contiguous().clone() for x in batch]
-        recorder = UpdateRecorder(generator, [*fields, *before.tensors], key[0])
-        with recorder.recording():
-            metrics = agent.update(Batch(*fields), generator)
+        before = _State(self._agent, generator)
+        plain = _plain_values(self._agent)
+        fields, recorder, metrics = self._record(key[0], before, batch, generator)
         try:
-            if not before.in_place(agent):
+            if not before.in_place(self._agent):
                 raise Unsupported("it puts other tensors into the agent's modules")
+            changed = [path for path, value in _plain_values(self._agent).items() if plain.get(path, value) != value]
+            if changed:
+                raise Unsupported(f"it changes agent{changed[0]}, which a replay would not")
             program = Program(fields, recorder, metrics, key[0])
         except Unsupported as reason:
             self._possible = False
-            name = type(agent).__name__
+            name = type(self._agent).__name__
             message = f"{name}.update runs operation by operation, which is slower, because {reason}."
             warnings.warn(message, RuntimeWarning, stacklevel=3)
             return metrics
-        before.restore(agent, generator)
+        before.restore(self._agent, generator)
         if len(self._programs) == _PROGRAMS:
             del self._programs[next(iter(self._programs))]
         self._programs[key] = program
         return program(batch, generator)
 
+    def _replay(self, program: Program, batch: Batch, generator: torch.Generator) -> Metrics:
+        if program.replays in _CHECKED:
+            self._check(program, batch, generator)
+        return program(batch, generator)
+
+    def _check(self, program: Program, batch: Batch, generator: torch.Generator) -> None:
+        """Record once more what the update would do now, take it back, and compare."""
+        before = _State(self._agent, generator)
+        fields, recorder, metrics = self._record(program.threads, before, batch, generator)
+        before.restore(self._agent, generator)
+        name = type(self._agent).__name__
+        remedy = f"let {name}.phase() tell what changes from update to update, or set capture=false"
+        try:
+            fresh = Program(fields, recorder, metrics, program.threads).signature
+        except Unsupported as reason:
+            raise UserError(f"{name}.update cannot be recorded any more ({reason}): {remedy}.") from None
+        if fresh != program.signature:
+            raise UserError(
+                f"{name}.update does something else now than what was recorded of its phase {self._agent.phase()!r} "
+                f"({program.replays} replays ago): {remedy}."
+            )
+
+    def _record(
+        self, threads: int, before: _State, batch: Batch, generator: torch.Generator
+    ) -> tuple[list[Tensor], UpdateRecorder, Metrics]:
+        """Do an update on copies of ``batch`` while a recorder listens."""
+        fields = [x.clone(memory_format=torch.contiguous_format) for x in batch]
+        recorder = UpdateRecorder(generator, [*fields, *before.tensors], threads)
+        with recorder.recording():
+            metrics = self._agent.update(Batch(*fields), generator)
+        return fields, recorder, metrics
+
+
+def _signature(builder: Builder) -> list[list[object]]:
+    """The instructions, in a form that two recordings of the same update share.
+
+    Addresses of scratch memory and of intermediate results differ from recording to recording: each address is replaced by the
+    number of its first appearance, or by the value of the constant that stands there.
+    """
+    seen: dict[int, object] = {address: ("constant", value) for value, address in builder.constants.items()}
+    rows: list[list[object]] = []
+    for task in builder.tasks:
+        words = (0 if i in task.scratch else word for i, word in enumerate(task.words))
+        rows.append([seen.setdefault(it, len(seen)) if it >= _SMALLEST_ADDRESS else it for it in words])
+    return rows
+
+
+def _plain_values(root: object) -> dict[str, object]:
+    """Every number, text and flag that is reachable from ``root`` by attributes and containers, by its path.
+
+    Tensors are an update's business, and so are the optimisers' books, which a replay keeps.
+    """
+    found: dict[str, object] = {}
+    visited: set[int] = set()
+
+    def visit(value: object, path: str) -> None:
+        if isinstance(value, bool | int | float | str | None):
+            found[path] = value
+        elif id(value) not in visited and not isinstance(value, Tensor | Adam | torch.Generator):
+            visited.add(id(value))
+            items: Iterable[tuple[str, object]] = ()
+            if isinstance(value, Mapping):
+                items = ((f"[{key!r}]", item) for key, item in value.items())
+            elif isinstance(value, list | tuple):
+                items = ((f"[{i}]", item) for i, item in enumerate(value))
+            elif isinstance(value, nn.Module) or type(value).__module__.split(".")[0] not in _LIBRARIES:
+                items = ((f".{key}", item) for key, item in getattr(value, "__dict__", {}).items())
+            for key, item in items:
+                visit(item, path + key)
+
+    visit(root, "")
+    return found
+
 
 class _State:
     """What an update changes, as it was: all tensors of the agent's modules, its optimisers and the noise."""
 
-    def __init__(self, agent: BCQ, generator: torch.Generator) -> None:
-        self.tensors = list(_persistent(agent))
+    def __init__(self, agent: Agent, generator: torch.Generator) -> None:
+        self.tensors = list(agent.tensors())
         self._places = [x.data_ptr() for x in self.tensors]
         self._values = [x.detach().clone() for x in self.tensors]
-        self._steps = {name: learner.adam.steps for name, learner in agent.learners.items()}
+        self._steps = {name: optimizer.steps for name, optimizer in agent.optimizers.items()}
         self._noise = generator.get_state()
 
-    def in_place(self, agent: BCQ) -> bool:
+    def in_place(self, agent: Agent) -> bool:
         """Whether every tensor is still where it was."""
-        return self._places == [x.data_ptr() for x in _persistent(agent)]
+        return self._places == [x.data_ptr() for x in agent.tensors()]
 
     @torch.no_grad()
-    def restore(self, agent: BCQ, generator: torch.Generator) -> None:
+    def restore(self, agent: Agent, generator: torch.Generator) -> None:
         """Let everything be as it was."""
         for tensor, value in zip(self.tensors, self._values, strict=True):
             tensor.copy_(value)
-        for name, learner in agent.learners.items():
-            learner.adam.steps = self._steps[name]
+        for name, optimizer in agent.optimizers.items():
+            optimizer.steps = self._steps[name]
         generator.set_state(self._noise)
-
-
-def _persistent(agent: BCQ) -> Iterator[Tensor]:
-    for module in vars(agent).values():
-        if isinstance(module, nn.Module):
-            yield from module.parameters()
-            yield from module.buffers()
-    for learner in agent.learners.values():
-        yield from (*learner.adam.exp_avg, *learner.adam.exp_avg_sq)

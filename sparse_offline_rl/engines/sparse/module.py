@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sparse_offline_rl.engines.sparse.fallback import dense_forward, engine_factory
 from sparse_offline_rl.engines.sparse.layout import MAX_INPUTS
 from sparse_offline_rl.engines.sparse.plan import SparsePlan
-from sparse_offline_rl.networks.mlp import MLP, repeat_first, repeats_of_first, replace_mlps
-from sparse_offline_rl.networks.packing import Packable
+from sparse_offline_rl.networks.mlp import PrunableMLP, repeat_first, repeats_of_first
+from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.tracing import recorder
 
 _threads = 1
@@ -42,34 +43,31 @@ def thread_count() -> int:
     return _threads
 
 
-class SparseMLP(Packable):
+class SparseMLP(PrunableMLP):
     """The sparse twin of :class:`~sparse_offline_rl.networks.mlp.MLP`: same function, same gradients, no pruned weights.
 
-    All parameters are one float32 vector ``values`` ``[n]`` in the order of :class:`SparsePlan`. Copies and targets share
-    the plan. The masks are not in ``state_dict``: a module is built from masks, then loads its values.
+    All parameters are one float32 vector ``values`` ``[n]`` in packed order. Copies and targets share the plan. The masks are not in
+    ``state_dict``: a module is built from masks, then loads its values.
     """
 
-    def __init__(self, plan: SparsePlan, heads: Mapping[str, int], values: Tensor) -> None:
+    def __init__(self, topology: Topology, values: NDArray[Any]) -> None:
+        """``values`` ``[n]`` are the survivors of ``topology`` in its packed order. ValueError for another length."""
         super().__init__()
-        if values.shape != (plan.parameter_count,):
-            raise ValueError(
-                f"{plan.parameter_count} parameters are needed, not a tensor of shape {tuple(values.shape)}"
-            )
-        if sum(heads.values()) != plan.out_features:
-            raise ValueError(f"heads {dict(heads)} do not add up to the plan's {plan.out_features} outputs")
-        self.plan = plan
-        self.heads = dict(heads)
-        self.values = nn.Parameter(values.detach().clone().contiguous())
+        self._topology = topology
+        self.plan = SparsePlan.from_masks(topology.stacked)
+        if values.shape != (self.plan.parameter_count,):
+            raise ValueError(f"{self.plan.parameter_count} parameters are needed, not an array of shape {values.shape}")
+        self.values = nn.Parameter(torch.from_numpy(values.copy()))
         factory = engine_factory()
-        self.engine = factory(plan) if factory is not None else None
+        self.engine = factory(self.plan) if factory is not None else None
 
-    @classmethod
-    def from_mlp(cls, mlp: MLP) -> SparseMLP:
-        """The surviving weights and the biases of ``mlp``."""
-        return cls(SparsePlan.from_masks(mlp.stacked_masks()), mlp.head_widths(), mlp.packed_parameters())
+    @property
+    def topology(self) -> Topology:
+        """As :attr:`PrunableMLP.topology`."""
+        return self._topology
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """As :meth:`MLP.forward`. ValueError if the shapes do not fit."""
+        """As :class:`PrunableMLP` says. ValueError if the shapes do not fit."""
         widths = [x.shape[-1] for x in inputs]
         if sum(widths) != self.plan.in_features or any(x.dim() != 2 for x in inputs):
             shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
@@ -98,25 +96,20 @@ class SparseMLP(Packable):
             self.engine.forward(address, spans, rows, out.data_ptr(), _threads)
         return out
 
-    def pack(self, tensors: Sequence[Tensor]) -> Tensor:
-        """As :meth:`MLP.pack`: the one tensor shaped like ``values`` is packed already."""
+    def pack(self, tensors: Sequence[Tensor]) -> NDArray[Any]:
+        """As :meth:`PrunableMLP.pack`: the one tensor shaped like ``values`` is in packed order already."""
         (vector,) = tensors
-        return vector
+        return vector.cpu().numpy().copy()
 
-    def unpack(self, vector: Tensor) -> list[Tensor]:
-        """As :meth:`MLP.unpack`."""
-        return [vector]
+    def unpack(self, vector: NDArray[Any]) -> list[Tensor]:
+        """As :meth:`PrunableMLP.unpack`."""
+        return [torch.from_numpy(vector.copy()).to(self.values.device)]
 
     def extra_repr(self) -> str:
         """Sizes and survivors, for ``print(network)``."""
         sizes = [self.plan.in_features, *(layer.out_features for layer in self.plan.layers)]
         total = sum(layer.in_features * layer.out_features for layer in self.plan.layers)
         return f"{' -> '.join(map(str, sizes))}, kept {self.plan.nnz} of {total}"
-
-
-def convert(root: nn.Module) -> None:
-    """Replace every :class:`MLP` below ``root`` by its :class:`SparseMLP`, in place."""
-    replace_mlps(root, SparseMLP.from_mlp)
 
 
 def _is_native(tensor: Tensor) -> bool:

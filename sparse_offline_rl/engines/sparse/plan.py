@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_offline_rl.networks.liveness import live_units
+from sparse_offline_rl.networks.packing import Span, packed_spans
 from sparse_offline_rl.types import BoolArray
 
 IntArray = NDArray[np.int32]
@@ -72,8 +73,7 @@ class LayerTables:
 class SparsePlan:
     """Everything about an MLP with ReLU hidden layers and a linear last layer except its parameters.
 
-    Parameters live in one float32 vector, ``[values_0, bias_0, values_1, bias_1, …]``, with the values of a layer in the
-    row-major order of its mask's True positions. A hidden unit without a path to the output has zero gradient for ever, so
+    Parameters live in one float32 vector in packed order (:mod:`sparse_offline_rl.networks.packing`). A hidden unit without a path to the output has zero gradient for ever, so
     it is left out of every computation; its parameters keep their place in the vector and their gradient is 0.
     """
 
@@ -83,12 +83,9 @@ class SparsePlan:
         masks = [np.asarray(mask) for mask in masks]
         _check(masks)
         live = [_int32(np.flatnonzero(units)) for units in live_units(masks)]
-        layers, offset = [], 0
-        for i, mask in enumerate(masks):
-            layers.append(_layer(mask, offset, live[i], live[i + 1]))
-            offset = layers[-1].bias.stop
-        self.layers = tuple(layers)
-        self.parameter_count = offset
+        spans = enumerate(packed_spans(masks))
+        self.layers = tuple(_layer(masks[i], span, live[i], live[i + 1]) for i, span in spans)
+        self.parameter_count = self.layers[-1].bias.stop
         self.in_features = self.layers[0].in_features
         self.out_features = self.layers[-1].out_features
         self._build_tables()
@@ -153,16 +150,15 @@ def _check(masks: Sequence[BoolArray]) -> None:
             )
 
 
-def _layer(mask: BoolArray, offset: int, live_inputs: IntArray, live_outputs: IntArray) -> LayerPlan:
+def _layer(mask: BoolArray, span: Span, live_inputs: IntArray, live_outputs: IntArray) -> LayerPlan:
     out_features, in_features = mask.shape
     rows, columns = np.nonzero(mask)
     start = np.searchsorted(rows, np.arange(out_features + 1)).astype(np.int32)
-    end = offset + len(columns)
     return LayerPlan(
         in_features=in_features,
         out_features=out_features,
-        values=slice(offset, end),
-        bias=slice(end, end + out_features),
+        values=span.values,
+        bias=span.bias,
         start=start,
         columns=columns.astype(np.int32),
         live_inputs=live_inputs,
