@@ -23,9 +23,10 @@ from sparse_offline_rl.pruning.prune import find_masks, prune_state, redraw
 from sparse_offline_rl.seeding import generator, seed_everything
 from sparse_offline_rl.training.checkpoint import load_checkpoint
 from sparse_offline_rl.training.console import say, show_layers
+from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
-from sparse_offline_rl.training.session import ActiveAgent, Result, Session, TrainingData
+from sparse_offline_rl.training.session import ActiveAgent, Result, Session, TrainingData, check_checkpoint
 from sparse_offline_rl.types import Spaces
 
 
@@ -50,18 +51,15 @@ def run(config: Config) -> Result:
     data = load_training_data(config)
     spaces = data.loaded.spaces
     if checkpoint is None:
-        state = initial_state(config, spaces, data.buffer)
-        if config.prune.name != "none":
-            networks = state.networks.items()
-            show_layers([report for name, it in networks for report in layer_reports(name, it.topology)])
+        active = put_on_engine(config, spaces, initial_state(config, spaces, data.buffer))
     else:
-        state = checkpoint.state
+        check_checkpoint(checkpoint, config, folder, data)
+        active = put_on_engine(config, spaces, checkpoint.state, checkpoint.progress.engine)
+    # Made once now, so that an agent whose record of acting does not fit its networks does not train in vain.
+    policy_content(config, active.agent, data.normalization, data.loaded)
     folder.claim()
     try:
-        begun_on = checkpoint.progress.engine if checkpoint is not None else None
-        session = Session(
-            config, folder, data, state, lambda state: put_on_engine(config, spaces, state, begun_on), checkpoint
-        )
+        session = Session(config, folder, data, active, checkpoint)
         with closing(session), stop_on_signal() as should_stop:
             return session.run(should_stop)
     finally:
@@ -94,7 +92,10 @@ def initial_state(config: Config, spaces: Spaces, buffer: ReplayBuffer) -> Agent
     masks = find_masks(objectives, prune, config.sparsity, draws)
     if prune.reinit:
         state = redraw(state, lambda network: generator(config.seed, f"reinit-{network}"))
-    return prune_state(state, masks, kind.TWINS, config.agent.twin)
+    state = prune_state(state, masks, kind.TWINS, config.agent.twin)
+    networks = state.networks.items()
+    show_layers([report for name, network in networks for report in layer_reports(name, network.topology)])
+    return state
 
 
 def put_on_engine(config: Config, spaces: Spaces, state: AgentState, begun_on: str | None = None) -> ActiveAgent:

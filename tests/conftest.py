@@ -10,19 +10,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.cli import train as train_cli
 from sparse_offline_rl.engines.sparse.module import set_threads
 
 ROOT = Path(__file__).parent.parent
 
-# A run that takes a second: small networks on 2000 transitions of the Hopper expert.
-TINY = [
+
+def small(agent: str) -> list[str]:
+    """Overrides for that agent with small networks."""
+    keys = AGENTS[agent].Config.model_fields
+    sizes = {"vae_hidden": "[48,48]", "acting_candidates": "5"}
+    sizes |= {key: "[32,24]" for key in keys if key.endswith("_hidden") and key not in sizes}
+    return [f"agent={agent}", *(f"agent.{key}={size}" for key, size in sizes.items() if key in keys)]
+
+
+# A run that takes a second, on 2000 transitions of the Hopper expert, but for its agent.
+TINY_RUN = [
     "env=hopper",
     "dataset.size=2000",
-    "agent.actor_hidden=[32,24]",
-    "agent.critic_hidden=[32,24]",
-    "agent.vae_hidden=[48,48]",
-    "agent.acting_candidates=5",
     "updates=40",
     "batch_size=32",
     "eval.every=20",
@@ -32,6 +38,7 @@ TINY = [
     "prune=snip",
     "sparsity=0.8",
 ]
+TINY = [*TINY_RUN, *small("bcq")]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,6 @@ from sparse_offline_rl.types import Batch, Spaces
 # Numba counts the cores that this process may use.
 needs_two_threads = pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
 
-_SIZES = {"actor_hidden": (24, 16), "critic_hidden": (24, 16), "vae_hidden": (32, 32), "value_hidden": (24, 16)}
 MASKED = Engine("dense", "without compaction", MLP.from_packed)
 
 
@@ -42,7 +41,8 @@ def random_batch(size: int = 20, observations: int = 5, actions: int = 2, seed: 
 def small_agent(name: str = "bcq", seed: int = 0, **overrides: object) -> Agent:
     """A dense agent with small networks."""
     kind = AGENTS[name]
-    sizes = {key: size for key, size in _SIZES.items() if key in kind.Config.model_fields}
+    hidden = [key for key in kind.Config.model_fields if key.endswith("_hidden")]
+    sizes = {key: (32, 32) if key == "vae_hidden" else (24, 16) for key in hidden}
     config = kind.Config.model_validate({"name": name, **sizes, **overrides})
     return kind.create(spaces(), config, torch.Generator().manual_seed(seed))
 

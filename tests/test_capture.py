@@ -13,9 +13,12 @@ from torch import nn
 
 from sparse_offline_rl.agents.bcq import BCQ
 from sparse_offline_rl.agents.optimizers import Adam
+from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.agents.td3bc import TD3BC
 from sparse_offline_rl.engines.capture import interpreter
 from sparse_offline_rl.engines.capture.update import CapturedUpdate
 from sparse_offline_rl.engines.selection import choose_update
+from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.types import Batch
 
 
@@ -44,7 +47,6 @@ SETTINGS = [
 ]
 OTHERS = [
     ("bc", {"train_critic": False}),
-    ("td3bc", {}),
     ("td3bc", {"method": "grasp", "sparsity": 0.95, "policy_every": 3}),
     ("iql", {"actor_lr_decay": 7}),
     ("iql", {"method": "magnitude", "sparsity": 0.95, "twin": "independent", "actor_lr_decay": None}),
@@ -52,7 +54,10 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [(name, options) for name in ("bcq", "bc") for options in SETTINGS] + OTHERS
+    ("name", "options"),
+    [(name, options) for name in ("bcq", "bc") for options in SETTINGS]
+    + [(name, {}) for name in sorted(AGENTS)]
+    + OTHERS,
 )
 def test_replays_agree_with_the_update_itself(name, options):
     results = []
@@ -215,6 +220,83 @@ def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once(what, reason):
             assert str(warning.message).startswith("Mine.update runs operation by operation, which is slower, because ")
             assert reason in str(warning.message)
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+
+
+class Undeclared(TD3BC):
+    """Every second update differs, and nothing says so."""
+
+    def phase(self):
+        return None
+
+    def update(self, batch, generator):
+        self.phase = lambda: TD3BC.phase(self)
+        try:
+            return super().update(batch, generator)
+        finally:
+            del self.phase
+
+
+class Counting(BCQ):
+    """Counts its updates, and would do something else at the thousandth."""
+
+    calls = 0
+
+    def update(self, batch, generator):
+        self.calls += 1
+        return super().update(batch, generator)
+
+
+class Clocked(BCQ):
+    """Does what something outside of it says."""
+
+    late = [False]  # noqa: RUF012
+
+    def vae_loss(self, batch, noise):
+        loss, metrics = super().vae_loss(batch, noise)
+        return (loss * 2.0, metrics) if Clocked.late[0] else (loss, metrics)
+
+
+def test_an_update_that_differs_without_a_phase_ends_training():
+    agent, draws = sparse_agent("td3bc"), torch.Generator().manual_seed(1)
+    agent.__class__ = Undeclared
+    update = CapturedUpdate(agent)
+    update(random_batch(64), draws)
+    with pytest.raises(UserError, match=r"Undeclared.update does something else now .* let Undeclared.phase\(\) tell"):
+        update(random_batch(64), draws)
+
+
+def test_an_update_that_counts_is_not_recorded():
+    agent, draws = sparse_agent(), torch.Generator().manual_seed(1)
+    agent.__class__ = Counting
+    update = CapturedUpdate(agent)
+    with pytest.warns(RuntimeWarning, match=r"because it changes agent\.calls, which a replay would not"):
+        update(random_batch(64), draws)
+    update(random_batch(64), draws)
+    assert agent.calls == 2
+
+
+def test_a_change_from_outside_is_noticed_at_the_next_check(monkeypatch):
+    agent, draws = sparse_agent(), torch.Generator().manual_seed(1)
+    agent.__class__ = Clocked
+    update = CapturedUpdate(agent)
+    for i in range(9):
+        update(random_batch(64, seed=i), draws)
+    monkeypatch.setattr(Clocked, "late", [True])
+    update(random_batch(64), draws)  # the tenth
+    with pytest.raises(UserError, match="10 replays ago"):
+        update(random_batch(64), draws)
+
+
+def test_checks_leave_no_trace(monkeypatch):
+    results = []
+    for checked in (set(), {1, 2, 3, 4, 5}):
+        monkeypatch.setattr("sparse_offline_rl.engines.capture.update._CHECKED", checked)
+        agent, draws = sparse_agent("td3bc"), torch.Generator().manual_seed(1)
+        update = CapturedUpdate(agent)
+        results.append((train(agent, update, 0, 8, draws)[1], draws.get_state(), len(update.programs)))
+    (left, state, count), (right, other, _) = results
+    assert all(torch.equal(value, right[name]) for name, value in left.items())
+    assert torch.equal(state, other) and count == 2
 
 
 def test_a_tensor_that_goes_straight_into_a_network_is_noticed():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import flat, needs_two_threads, on_engine, pruned_agent, random_batch, small_agent
 
+from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.engines.selection import CROSSOVER_DENSITY, choose_engine
 from sparse_offline_rl.engines.sparse import kernels, split_kernels
 from sparse_offline_rl.engines.sparse.module import SparseMLP
@@ -26,7 +27,7 @@ def train(agent, updates):
     return metrics
 
 
-@pytest.mark.parametrize("name", ["bcq", "bc"])
+@pytest.mark.parametrize("name", sorted(AGENTS))
 @pytest.mark.parametrize("method", ["snip", "grasp", "random"])
 def test_one_update_agrees_to_rounding(name, method):
     dense, sparse = pair(name, method)
@@ -45,14 +46,16 @@ def test_one_update_agrees_to_rounding(name, method):
             assert close.float().mean() > 0.99, key
 
 
-@pytest.mark.parametrize("name", ["bcq", "bc"])
+@pytest.mark.parametrize("name", sorted(AGENTS))
 def test_a_hundred_updates_stay_close(name):
     dense, sparse = pair(name)
     left, right = train(dense, 100), train(sparse, 100)
-    for key in ("loss/vae", "vae/reconstruction", "q/target"):
+    for key in left:
+        if key == "loss/actor":  # small differences of large numbers
+            continue
         assert float(right[key].mean()) == pytest.approx(float(left[key].mean()), rel=0.02, abs=1e-3)
     after, other = flat(dense.state()), flat(sparse.state())
-    for key in ("values/encoder", "values/decoder", "values/critic1", "target/critic2"):
+    for key in [key for key in after if key.startswith(("values", "target"))]:
         distance = (after[key] - other[key]).norm() / after[key].norm()
         assert distance < 1e-2, (key, float(distance))
 
@@ -70,8 +73,9 @@ def test_moments_of_dead_weights_are_zero_and_nothing_pruned_is_stored():
     assert total == biases + weights + critic
 
 
-def test_state_crosses_engines_exactly():
-    dense, sparse = pair()
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_state_crosses_engines_exactly(name):
+    dense, sparse = pair(name)
     train(dense, 5)
     there = on_engine(dense, dense.state(), "sparse").state()
     assert all(torch.equal(value, flat(there)[key]) for key, value in flat(dense.state()).items())

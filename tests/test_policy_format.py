@@ -113,7 +113,9 @@ def test_reading_1500000_positions_takes_well_under_300_ms(tmp_path):
     last = PolicyLayer("out", np.zeros((1, 1500), np.float32), np.zeros((1, 1500), bool), np.zeros(1, np.float32))
     decoder = PolicyNetwork("decoder", (first,), (last,))
     ones, one = np.ones(998, np.float32), np.ones(1, np.float32)
-    write_policy(tmp_path / "p", PolicyContent(Acting("decoder", 2, 0.5), {"decoder": decoder}, ones, ones, -one, one, "x"))
+    write_policy(
+        tmp_path / "p", PolicyContent(Acting("decoder", 2, 0.5), {"decoder": decoder}, ones, ones, -one, one, "x")
+    )
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -226,7 +228,7 @@ def _act(**fields):
         _act(latent_clip="0.5"),
         _act(latent_clip=float("nan")),
         _act(latent_clip=10**400),
-        _act(perturb="actor"),
+        _act(perturb="decoder"),
         _act(rank="decoder"),
         _act(rank=3),
         _set("metadata", {"seed": 3}),

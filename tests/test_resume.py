@@ -8,18 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, TINY_RUN, small
+from helpers import flat, pruned_agent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from sparse_offline_rl.training.checkpoint import (
+    Checkpoint,
+    Progress,
+    checkpoint_path,
+    load_checkpoint,
+    save_checkpoint,
+)
 from sparse_offline_rl.training.metrics import MetricsWriter
 
-LONG = [*TINY, "updates=400", "checkpoint.every=7", "eval.every=100", "log.every=10"]
+OFTEN = ["updates=400", "checkpoint.every=7", "eval.every=100", "log.every=10"]
+LONG = [*TINY, *OFTEN]
 TIMED = {"updates_per_second", "train_seconds", "eval_seconds"}
 
 
@@ -41,9 +51,12 @@ def result(run_dir):
 
 def assert_same(left, right):
     assert left[:4] == right[:4]
-    assert set(left[4].tensors) == set(right[4].tensors)
-    for name, tensor in left[4].tensors.items():
-        assert torch.equal(tensor, right[4].tensors[name]), name
+    assert np.array_equal(left[4].random_state, right[4].random_state)
+    assert left[4].state.steps == right[4].state.steps
+    ours, theirs = flat(left[4].state), flat(right[4].state)
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
 
 
 def finish(spawn, command):
@@ -58,10 +71,12 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("engine", ["dense", "sparse"])
-def test_kill_9_at_several_moments_changes_nothing(spawn, tmp_path, engine):
+@pytest.mark.parametrize(
+    ("agent", "engine"), [("bcq", "dense"), ("bcq", "sparse"), ("td3bc", "sparse"), ("iql", "sparse")]
+)
+def test_kill_9_at_several_moments_changes_nothing(spawn, tmp_path, agent, engine):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    command = [*LONG, f"engine={engine}"]
+    command = [*TINY_RUN, *OFTEN, *small(agent), f"engine={engine}"]
     finish(spawn, [*command, f"run_dir={whole}"])
     # Moments: before the first checkpoint; after some; while a checkpoint is being written; in the first evaluation.
     moments = [
@@ -103,16 +118,19 @@ def test_engines_read_each_others_checkpoints(cli, tmp_path):
         run_dir = tmp_path / f"{first}-{second}"
         assert cli(*TINY, "updates=10", "eval.every=10", f"engine={first}", f"run_dir={run_dir}")[0] == 0
         (run_dir / "summary.json").unlink()
-        config = run_dir / "config.yaml"
+        config, path = run_dir / "config.yaml", checkpoint_path(run_dir)
         config.write_text(
             config.read_text().replace(f"engine: {first}", f"engine: {second}").replace("updates: 10", "updates: 20")
         )
+        saved = load_checkpoint(path)
+        values = {**saved.progress.config, "engine": second, "updates": 20}
+        save_checkpoint(path, replace(saved, progress=replace(saved.progress, engine=second, config=values)))
         status, _, err = cli(*TINY, "updates=20", "eval.every=10", f"engine={second}", f"run_dir={run_dir}")
         assert status == 0, err
-        finals[first, second] = load_checkpoint(checkpoint_path(run_dir)).tensors
+        finals[first, second] = flat(load_checkpoint(checkpoint_path(run_dir)).state)
     reference = finals["dense", "dense"]
     for tensors in finals.values():
-        for name in ("online/actor", "online/critic1", "online/encoder", "online/decoder", "target/critic2"):
+        for name in ("values/actor", "values/critic1", "values/encoder", "values/decoder", "target/critic2"):
             torch.testing.assert_close(tensors[name], reference[name], rtol=1e-3, atol=1e-4)
 
 
@@ -128,8 +146,9 @@ def test_a_key_younger_than_the_run_has_its_default_there(cli, tmp_path):
 
 
 def a_checkpoint():
-    mask = torch.rand(6, 5).numpy() < 0.4
-    return Checkpoint(3, {"online/a": torch.randn(9)}, {"a": {"hidden0": mask}, "b": {"hidden0": mask}}, {"x": 1.5})
+    agent = pruned_agent("iql", sparsity=0.6)
+    progress = Progress(1.5, 0.5, {"eval/return_mean": 3.0}, 7, "abc", "9 rows", "dense", {"seed": 0})
+    return Checkpoint(3, agent.state(), np.arange(5, dtype=np.uint8), progress)
 
 
 def test_checkpoints_round_trip_and_share_equal_masks(tmp_path):
@@ -137,12 +156,17 @@ def test_checkpoints_round_trip_and_share_equal_masks(tmp_path):
     saved = a_checkpoint()
     save_checkpoint(path, saved)
     loaded = load_checkpoint(path)
-    assert loaded.update == 3
-    assert loaded.progress == {"x": 1.5}
-    assert torch.equal(loaded.tensors["online/a"], saved.tensors["online/a"])
-    for network in ("a", "b"):
-        assert (loaded.masks[network]["hidden0"] == saved.masks[network]["hidden0"]).all()
-    assert path.read_bytes().count(b"mask/b") == 2  # its shape and where it is shared from, no data of its own
+    assert (loaded.update, loaded.progress) == (3, saved.progress)
+    assert np.array_equal(loaded.random_state, saved.random_state)
+    assert loaded.state.steps == saved.state.steps
+    assert list(loaded.state.networks) == list(saved.state.networks)
+    ours, theirs = flat(saved.state), flat(loaded.state)
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    for name, network in saved.state.networks.items():
+        masks = loaded.state.networks[name].topology.layers
+        assert all((masks[layer] == mask).all() for layer, mask in network.topology.layers.items())
+    assert b'"mask/critic1/out"' in path.read_bytes() and b'"mask/critic2/out"' not in path.read_bytes()
     assert b"pickle" not in path.read_bytes()
 
 
@@ -178,15 +202,18 @@ def test_a_damaged_checkpoint_is_named(cli, tmp_path, damage):
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-import torch
-from sparse_offline_rl.training.checkpoint import Checkpoint, save_checkpoint
+import numpy as np
+from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.training.metrics import MetricsWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails as it does on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    save_checkpoint(Path(sys.argv[1]), Checkpoint(4, {"online/a": torch.zeros(10_000)}, {}, {}))
+    state = AgentState({}, {}, {"a": np.zeros(10_000, np.float32)}, {})
+    progress = Progress(0.0, 0.0, {}, 0, "", "", "dense", {})
+    save_checkpoint(Path(sys.argv[1]), Checkpoint(4, state, np.zeros(1, np.uint8), progress))
 except UserError as error:
     print(error)
 """
@@ -204,7 +231,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
 
 
 def test_metrics_on_a_full_disk_are_a_sentence(tmp_path, monkeypatch):
-    writer = MetricsWriter(tmp_path)
+    writer = MetricsWriter(tmp_path, ["update", "loss/vae"])
     writer.write(1, {"loss/vae": 1.0})
 
     def full(_descriptor):

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
-from helpers import needs_two_threads, small_agent
+from conftest import TINY, TINY_RUN, small
+from helpers import flat, needs_two_threads, small_agent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_offline_rl import load_policy
+from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 
 SUMMARY_KEYS = {
@@ -28,6 +29,7 @@ SUMMARY_KEYS = {
     ),
     *("sparsity_achieved", "nonzero_weights", "total_weights", "layers", "collapsed_layers", "checkpoint_bytes"),
     *(
+        "policy_networks",
         "policy_bytes",
         "policy_dense_bytes",
         "updates_per_second",
@@ -45,10 +47,10 @@ def rows(run_dir):
 
 
 @pytest.mark.parametrize("engine", ["dense", "sparse"])
-@pytest.mark.parametrize("agent", ["bcq", "bc"])
+@pytest.mark.parametrize("agent", sorted(AGENTS))
 def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
     run_dir = tmp_path / "run"
-    status, out, err = cli(*TINY, f"agent={agent}", f"engine={engine}", f"run_dir={run_dir}")
+    status, out, err = cli(*TINY_RUN, *small(agent), f"engine={engine}", f"run_dir={run_dir}")
     assert status == 0, err
     assert "Weights after pruning" in out
     assert ("hidden units are computed" in out) == (engine == "dense")
@@ -57,7 +59,9 @@ def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert set(summary) == SUMMARY_KEYS
     assert summary["engine"] == engine
-    assert set(summary["sparsity_achieved"]) == {"actor", "critic1", "critic2", "encoder", "decoder"}
+    made = small_agent(agent)
+    assert set(summary["sparsity_achieved"]) == set(made.mlps())
+    assert summary["policy_networks"] == list(made.acting().networks)
     for name, achieved in summary["sparsity_achieved"].items():
         total = sum(layer["total"] for layer in summary["layers"] if layer["name"].startswith(name))
         assert achieved == 1 - round(0.2 * total) / total
@@ -71,8 +75,9 @@ def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
 
     board = EventAccumulator(str(run_dir)).Reload()
     assert set(board.Tags()["scalars"]) == set(table[0]) - {"update"}
-    points = [(point.step, point.value) for point in board.Scalars("loss/critic")]
-    assert points == [(int(row["update"]), pytest.approx(float(row["loss/critic"]))) for row in table]
+    loss = made.METRICS[0]
+    points = [(point.step, point.value) for point in board.Scalars(loss)]
+    assert points == [(int(row["update"]), pytest.approx(float(row[loss]))) for row in table]
 
     policy = load_policy(run_dir)
     assert policy.act(np.zeros(11)).shape == (3,)
@@ -91,16 +96,16 @@ def test_same_seed_same_bits_other_seed_other_bits(cli, tmp_path):
     found = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert cli(*TINY, "updates=20", f"seed={seed}", f"run_dir={tmp_path / name}")[0] == 0
-        found.append(load_checkpoint(checkpoint_path(tmp_path / name)).tensors)
+        found.append(flat(load_checkpoint(checkpoint_path(tmp_path / name)).state))
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
-    assert not torch.equal(found[0]["online/decoder"], found[2]["online/decoder"])
+    assert not torch.equal(found[0]["values/decoder"], found[2]["values/decoder"])
 
 
 def test_evaluation_does_not_disturb_training(cli, tmp_path):
     found = []
     for name, every in (("a", 10), ("b", 20)):
         assert cli(*TINY, "updates=20", f"eval.every={every}", f"run_dir={tmp_path / name}")[0] == 0
-        found.append(load_checkpoint(checkpoint_path(tmp_path / name)).tensors)
+        found.append(flat(load_checkpoint(checkpoint_path(tmp_path / name)).state))
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
 
 
@@ -162,7 +167,7 @@ def test_a_collapsed_network_is_reported_loudly_and_trains(cli, tmp_path):
 
 def test_a_sweep_runs_and_then_says_that_all_is_complete(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sweep = ["-m", *TINY, "updates=10", "eval.every=10", "agent=bc,bcq", "seed=0,1"]
+    sweep = ["-m", *TINY_RUN, "agent=bc,bcq", "agent.vae_hidden=[48,48]", "updates=10", "eval.every=10", "seed=0,1"]
     status, out, err = cli(*sweep)
     assert status == 0, err
     assert out.count("finished: ") == 4
@@ -185,10 +190,11 @@ def test_redrawn_weights_differ_between_layers(cli, tmp_path):
     assert cli(*TINY, "updates=10", "prune.reinit=true", f"run_dir={tmp_path / 'a'}")[0] == 0
     assert cli(*TINY, "updates=10", f"run_dir={tmp_path / 'b'}")[0] == 0
     left, right = (load_checkpoint(checkpoint_path(tmp_path / name)) for name in "ab")
-    assert all((left.masks[n][layer] == m).all() for n, layers in right.masks.items() for layer, m in layers.items())
-    assert not torch.equal(left.tensors["online/encoder"], right.tensors["online/encoder"])
-    agent = small_agent()
-    encoder = agent.networks.dense_mlps()["encoder"].layers()
+    for name, network in right.state.networks.items():
+        masks = left.state.networks[name].topology.layers
+        assert all((masks[layer] == mask).all() for layer, mask in network.topology.layers.items())
+    assert not torch.equal(flat(left.state)["values/encoder"], flat(right.state)["values/encoder"])
+    encoder = small_agent().mlps()["encoder"].layers()
     draws = torch.Generator().manual_seed(0)
     for layer in encoder.values():
         layer.reset_parameters(draws)
@@ -198,5 +204,5 @@ def test_redrawn_weights_differ_between_layers(cli, tmp_path):
 def test_a_dense_baseline_keeps_two_different_critics(cli, tmp_path):
     dense = ["prune=none", "sparsity=0", "agent.twin=copy"]
     assert cli(*TINY, *dense, "updates=10", f"run_dir={tmp_path / 'run'}")[0] == 0
-    tensors = load_checkpoint(checkpoint_path(tmp_path / "run")).tensors
-    assert not torch.equal(tensors["online/critic1"], tensors["online/critic2"])
+    tensors = flat(load_checkpoint(checkpoint_path(tmp_path / "run")).state)
+    assert not torch.equal(tensors["values/critic1"], tensors["values/critic2"])

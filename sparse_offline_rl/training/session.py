@@ -17,7 +17,6 @@ from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.normalized_score import normalized_score
 from sparse_offline_rl.evaluation.returns import evaluate
-from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.policy.format import write_policy
 from sparse_offline_rl.pruning.layer_reports import LayerReport, layer_reports
 from sparse_offline_rl.seeding import generator, stream_seed
@@ -70,18 +69,14 @@ class Session:
         config: Config,
         folder: RunFolder,
         data: TrainingData,
-        state: AgentState,
-        assemble: Callable[[AgentState], ActiveAgent],
+        active: ActiveAgent,
         checkpoint: Checkpoint | None,
     ) -> None:
-        """``state`` is the agent to start from, that of ``checkpoint`` if there is one; ``assemble`` puts a state on its engine."""
-        self._config, self._folder, self._data, self._assemble = config, folder, data, assemble
+        """``active`` is the agent to start from, that of ``checkpoint`` if there is one (:func:`check_checkpoint`)."""
+        self._config, self._folder, self._data = config, folder, data
         self._generator = generator(config.seed, "train", config.device)
         self._sample = data.buffer.sampler(config.batch_size)
         self._clock, self._evaluation, self._start = Clock(), dict[str, float](), 0
-        if checkpoint is not None:
-            check_checkpoint(checkpoint, config, folder, data)
-        self.adopt(state)
         csv = (0, "")
         if checkpoint is not None:
             progress = checkpoint.progress
@@ -90,16 +85,13 @@ class Session:
             self._evaluation, self._start = dict(progress.evaluation), checkpoint.update
             csv = (progress.csv_bytes, progress.csv_sha256)
         self._logged_at = (self._start, self._clock.train)
+        self.adopt(active)
         self._metrics = MetricsWriter(folder.path, self._columns(), *csv, update=self._start)
 
-    def adopt(self, state: AgentState) -> None:
-        """Go on with the agent of ``state``: at the start, and whenever its masks or its engine change.
-
-        Raises ValueError if what the agent says of its acting does not fit its networks, so that no training is in vain.
-        """
-        self._active = self._assemble(state)
-        self._reports = self._active.layer_reports()
-        policy_content(self._config, self._active.agent, self._data.normalization, self._data.loaded)
+    def adopt(self, active: ActiveAgent) -> None:
+        """Go on with ``active``: at the start, and whenever the agent was built anew because its masks or its engine changed."""
+        self._active = active
+        self._reports = active.layer_reports()
 
     def run(self, should_stop: Callable[[], bool]) -> Result:
         """Train to the end or until ``should_stop``, then write policy and summary."""
