@@ -58,7 +58,7 @@ def test_bfloat16_computes_what_float32_does_in_fewer_digits(name):
         for _ in range(4):
             torch.manual_seed(1)
             agent.update()
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            with torch.no_grad(), plain.precision(bfloat16):
                 torch.manual_seed(2)
                 losses.append(float(agent._critic_loss()))
         assert all(p.dtype == torch.float32 for p in agent.critic.parameters())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -50,12 +51,17 @@ class RandomBatch:
         self.not_done = torch.ones(batch, 1)
 
 
-def minimize(adam: torch.optim.Adam, loss: Callable[[], Tensor], bfloat16: bool = False) -> None:
-    """One step on ``loss()``. With ``bfloat16`` the loss is computed under ``torch.autocast``; the step is outside of it.
+def precision(bfloat16: bool) -> AbstractContextManager[object]:
+    """Inside of it matrices are multiplied in bfloat16, where that is asked for."""
+    return torch.autocast("cpu", dtype=torch.bfloat16) if bfloat16 else nullcontext()
+
+
+def minimize(adam: torch.optim.Adam, loss: Callable[[], Tensor], bfloat16: bool) -> None:
+    """One step on ``loss()``, which is computed in the given :func:`precision`; the step itself is float32.
 
     Autocast keeps the converted weights until its block ends, so a block must not reach over a step that changes them.
     """
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+    with precision(bfloat16):
         value = loss()
     adam.zero_grad()
     value.backward()

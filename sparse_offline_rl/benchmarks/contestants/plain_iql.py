@@ -19,6 +19,7 @@ from sparse_offline_rl.benchmarks.contestants.plain import (
     minimize,
     mlp,
     move_targets,
+    precision,
 )
 
 _EXPECTILE, _TEMPERATURE, _WEIGHT_CLIP, _RATE = 0.7, 3.0, 100.0, 3e-4
@@ -56,7 +57,7 @@ class PlainIQL:
     @torch.no_grad()
     def _least_q(self) -> Tensor:
         pairs = torch.cat([self.data.state, self.data.action], 1)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
+        with precision(self.bfloat16):
             q1, q2 = (q(pairs) for q in self.critic_target)
         q: Tensor = torch.min(q1, q2)
         return q
