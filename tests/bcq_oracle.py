@@ -1,40 +1,14 @@
-"""One BCQ update written out by hand in float64 NumPy, with no line shared with the package: the tests' oracle."""
+"""One BCQ update (Fujimoto et al. 2019) written out by hand in float64 NumPy: the tests' oracle."""
 
 from __future__ import annotations
 
 import numpy as np
+from oracle_parts import Adam, backward, forward, masked, polyak
 
 
-def forward(net, x):
-    """Pre-activations' inputs of each layer and the output; ``net`` is a list of (W [out, in], b)."""
-    inputs = []
-    for i, (w, b) in enumerate(net):
-        inputs.append(x)
-        x = x @ w.T + b
-        if i < len(net) - 1:
-            x = np.maximum(x, 0)
-    return inputs, x
-
-
-def backward(net, inputs, grad):
-    """Gradients of all (W, b), and with respect to the input."""
-    grads = []
-    for i in reversed(range(len(net))):
-        w, _ = net[i]
-        grads.insert(0, (grad.T @ inputs[i], grad.sum(0)))
-        grad = grad @ w
-        if i > 0:
-            grad = grad * (inputs[i] > 0)
-    return grads, grad
-
-
-def adam_first_step(net, grads, masks, lr=1e-3, eps=1e-8):
-    """The first Adam step: both bias-corrected moments equal the gradient and its square."""
-    new = []
-    for (w, b), (gw, gb), mask in zip(net, grads, masks, strict=True):
-        gw = gw * mask
-        new.append((w - lr * gw / (np.abs(gw) + eps), b - lr * gb / (np.abs(gb) + eps)))
-    return new
+def first_step(net, grads, masks, lr=1e-3):
+    """The network after Adam's first step."""
+    return Adam(net).step(net, masked(grads, masks), lr)
 
 
 def bcq_update(nets, masks, batch, noises, cloning=False, gamma=0.99, tau=0.005, lam=0.75, phi=0.05, candidates=10):
@@ -58,8 +32,8 @@ def bcq_update(nets, masks, batch, noises, cloning=False, gamma=0.99, tau=0.005,
     d_mean = dz + 0.5 * mean / mean.size
     d_log_std = (dz * vae_noise * std + 0.5 * (std**2 - 1) / mean.size) * ((raw >= -4) & (raw <= 15))
     enc_grads, _ = backward(nets["encoder"], enc_in, np.hstack([d_mean, d_log_std]))
-    new["encoder"] = adam_first_step(nets["encoder"], enc_grads, masks["encoder"])
-    new["decoder"] = adam_first_step(nets["decoder"], dec_grads, masks["decoder"])
+    new["encoder"] = first_step(nets["encoder"], enc_grads, masks["encoder"])
+    new["decoder"] = first_step(nets["decoder"], dec_grads, masks["decoder"])
 
     # Critic
     rep = np.repeat(s2, candidates, axis=0)
@@ -73,7 +47,7 @@ def bcq_update(nets, masks, batch, noises, cloning=False, gamma=0.99, tau=0.005,
     for k in ("critic1", "critic2"):
         inputs, value = forward(nets[k], np.hstack([s, a]))
         losses["critic"] += np.mean((value - y) ** 2)
-        new[k] = adam_first_step(nets[k], backward(nets[k], inputs, 2 * (value - y) / len(s))[0], masks[k])
+        new[k] = first_step(nets[k], backward(nets[k], inputs, 2 * (value - y) / len(s))[0], masks[k])
 
     # Actor
     base = np.tanh(forward(new["decoder"], np.hstack([s, actor_noise]))[1])
@@ -84,12 +58,9 @@ def bcq_update(nets, masks, batch, noises, cloning=False, gamma=0.99, tau=0.005,
     losses["actor"] = -value.mean()
     _, d_in = backward(new["critic1"], q_in, -np.ones_like(value) / len(s))
     grad = d_in[:, s.shape[1] :] * inside * phi * (1 - np.tanh(pre) ** 2)
-    new["actor"] = adam_first_step(nets["actor"], backward(nets["actor"], act_in, grad)[0], masks["actor"])
+    new["actor"] = first_step(nets["actor"], backward(nets["actor"], act_in, grad)[0], masks["actor"])
 
     # Targets
     for k in ("critic1", "critic2", "actor"):
-        new[f"{k}_target"] = [
-            tuple((1 - tau) * old + tau * fresh for old, fresh in zip(a_, b_, strict=True))
-            for a_, b_ in zip(nets[k], new[k], strict=True)
-        ]
+        new[f"{k}_target"] = polyak(nets[k], new[k], tau)
     return losses, new

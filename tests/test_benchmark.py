@@ -12,10 +12,12 @@ import torch
 from sparse_offline_rl.benchmarks import command
 from sparse_offline_rl.benchmarks.bench import Bench
 from sparse_offline_rl.benchmarks.contestant import Contestant, Stage, Unavailable, build
-from sparse_offline_rl.benchmarks.contestants import acting, agents, layers, plain, storage
+from sparse_offline_rl.benchmarks.contestants import acting, agents, layers, storage
 from sparse_offline_rl.benchmarks.race import Entry, Outcome, race
 from sparse_offline_rl.benchmarks.results import Table, format_cell, format_table, load_results
 from sparse_offline_rl.benchmarks.scale import QUICK
+from sparse_offline_rl.benchmarks.sections import agents as agents_section
+from sparse_offline_rl.benchmarks.sections import peers as peers_section
 from sparse_offline_rl.benchmarks.sections.crossover import crossing
 from sparse_offline_rl.errors import UserError
 
@@ -77,17 +79,25 @@ def test_every_layer_computes_the_same_before_it_is_timed(kind):
         assert step is not None and step() is not None
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.5])
-def test_plain_bcq_learns_and_pruned_weights_have_no_say(sparsity):
-    torch.manual_seed(0)
-    bcq = plain.PlainBCQ(5, 2, TINY.hidden, batch=16, candidates=3, sparsity=sparsity)
-    before = [p.clone() for p in bcq.actor_target.parameters()]
-    bcq.update()
-    assert all(torch.isfinite(p).all() for p in bcq.critic.parameters())
-    assert any(bool((p != q).any()) for p, q in zip(before, bcq.actor_target.parameters(), strict=True))
-    if sparsity:
-        first = bcq.encoder[0]
-        assert not bool(first.weight.grad[first.mask == 0].any())
+class _Announced(Bench):
+    """A bench whose races end as said here."""
+
+    def race(self, lines, each=False):
+        rates = {
+            "ours, sparse engine, sparsity 0.95": 1200.0,
+            "plain torch, dense": 100.0,
+            "plain torch, dense, bfloat16": 150.0,
+        }
+        return {name: Outcome(rates=[rates[name]]) if name in rates else Outcome("not there") for name in lines}
+
+
+@pytest.mark.parametrize("section", [agents_section, peers_section])
+def test_ours_is_compared_with_the_faster_of_float32_and_bfloat16(section):
+    rows = {row["who"]: row for row in section.measure(_Announced(TINY, sys.executable, print))[0].rows}
+    sparse = rows["ours, sparse engine, sparsity 0.95"]
+    assert (sparse["× plain torch"], sparse["× best plain torch"]) == (12, 8)
+    assert rows["ours, dense engine"]["remark"] == "not there"
+    assert rows["ours, dense engine"]["× best plain torch"] is None
 
 
 def test_sizes_shrink_with_sparsity_and_keep_their_order():

@@ -61,6 +61,11 @@ def ratio(value: float | None, reference: float | None) -> Cell:
     return value / reference if value and reference else None
 
 
+def best_rate(*outcomes: Outcome) -> float | None:
+    """The highest rate of those that have one."""
+    return max((outcome.rate for outcome in outcomes if outcome.rate is not None), default=None)
+
+
 def remark(outcome: Outcome) -> dict[str, Cell]:
     """The column that says why a row has no figures."""
     return {"remark": outcome.missing} if outcome.missing else {}

@@ -21,7 +21,7 @@ from sparse_offline_rl.benchmarks.contestants.agents import (
     read_config,
     spaces,
 )
-from sparse_offline_rl.benchmarks.contestants.plain import PlainPolicy
+from sparse_offline_rl.benchmarks.contestants.plain_bcq import PlainPolicy
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.load import LoadedDataset
 from sparse_offline_rl.datasets.normalization import Normalization
