@@ -12,6 +12,7 @@ from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.datasets.overview import overview, suspect_values
 from sparse_offline_rl.engines.selection import choose_engine, choose_update, install_engine
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.pruning.layer_reports import layer_reports
@@ -19,7 +20,7 @@ from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import apply_masks, find_masks
 from sparse_offline_rl.seeding import generator, seed_everything
 from sparse_offline_rl.training.checkpoint import Checkpoint, load_checkpoint
-from sparse_offline_rl.training.console import say, show_layers
+from sparse_offline_rl.training.console import say, show_layers, warn
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
 from sparse_offline_rl.training.session import Experience, Result, Session, Trainee
@@ -53,6 +54,9 @@ def run(config: Config) -> Result:
 def load_experience(config: Config) -> Experience:
     """The dataset with its normalisation, ready to sample from."""
     data = load_dataset(config.dataset, config.env)
+    say(overview(data.name, data.transitions))
+    for sentence in suspect_values(data.transitions):
+        warn(sentence)
     observations = data.transitions.observations
     wanted = config.dataset.normalize
     normalization = Normalization.fit(observations) if wanted else Normalization.identity(observations.shape[1])
