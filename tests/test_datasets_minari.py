@@ -80,8 +80,7 @@ def test_minari_reads_what_we_write():
 def test_reference_scores():
     dataset_id = new_id()
     write_minari(dataset_id, [episode(3, "terminal")], ref_min_score=-5.0, ref_max_score=7.0)
-    data = read_minari(dataset_id, 10)
-    assert (data.reference_min_score, data.reference_max_score) == (-5.0, 7.0)
+    assert read_minari(dataset_id, 10).reference_scores == (-5.0, 7.0)
 
 
 def test_no_environment():
@@ -102,7 +101,6 @@ def test_not_a_number():
 BOX = gymnasium.spaces.Box
 SPACES = {
     "images": ({"observation_space": BOX(0, 255, (64, 64, 3), np.uint8)}, r"Box observations of shape \(64, 64, 3\)"),
-    "dicts": ({"observation_space": gymnasium.spaces.Dict({"a": BOX(-1, 1, (2,))})}, "Dict observations"),
     "discrete actions": ({"action_space": gymnasium.spaces.Discrete(3)}, "Discrete actions"),
     "matrix actions": ({"action_space": BOX(-1, 1, (2, 2))}, r"Box actions of shape \(2, 2\)"),
 }
