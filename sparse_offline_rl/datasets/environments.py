@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -88,10 +87,11 @@ def id_of_spec(spec: EnvSpec) -> str:
     module = spec.entry_point.partition(":")[0] if isinstance(spec.entry_point, str) else ""
     if not module or module.split(".")[0] == "gymnasium":
         return spec.id
-    with contextlib.suppress(ImportError, TypeError, ValueError):  # the last two: not a module's name at all
+    try:
         importlib.import_module(module)
-        return f"{module}:{spec.id}" if spec.id in gymnasium.registry else spec.id
-    return spec.id
+    except (ImportError, TypeError, ValueError):  # the last two: not a module's name at all
+        return spec.id if spec.id in gymnasium.registry else f"{module}:{spec.id}"  # which names what to install
+    return f"{module}:{spec.id}" if spec.id in gymnasium.registry else spec.id
 
 
 def spaces_of(env: Env, env_id: str) -> Spaces:
