@@ -6,17 +6,16 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Any
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
+from sparse_offline_rl.config import PositiveInt
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import read_json
-
-Count = Annotated[int, Field(ge=1)]
 
 _OPERATIONAL = ("seed", "threads", "eval.", "checkpoint.", "log.")  # keys in which runs of one experiment may differ
 # What parsers raise for files that are damaged.
@@ -33,7 +32,7 @@ class _Facts(BaseModel):
 class _Layer(_Facts):
     name: str = Field(pattern=r"^[^.]+\.[^.]+$")  # network.layer
     kept: int
-    total: Count
+    total: PositiveInt
 
 
 class _Summary(_Facts):
@@ -42,12 +41,12 @@ class _Summary(_Facts):
     return_mean: float
     normalized_score: float | None = None
     nonzero_weights: int
-    total_weights: Count
+    total_weights: PositiveInt
     layers: list[_Layer]
     collapsed_layers: list[str] = []
-    policy_bytes: Count
-    policy_dense_bytes: Count
-    checkpoint_bytes: Count
+    policy_bytes: PositiveInt
+    policy_dense_bytes: PositiveInt
+    checkpoint_bytes: PositiveInt
     updates_per_second: float
 
 
