@@ -14,6 +14,7 @@ from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.datasets.overview import overview, suspect_values
 from sparse_offline_rl.datasets.rewards import scale_rewards
 from sparse_offline_rl.engines.selection import choose_engine, choose_update, left_out, use_threads
 from sparse_offline_rl.errors import UserError
@@ -22,7 +23,7 @@ from sparse_offline_rl.pruning.layer_reports import layer_reports
 from sparse_offline_rl.pruning.prune import find_masks, prune_state, redraw
 from sparse_offline_rl.seeding import generator, seed_everything
 from sparse_offline_rl.training.checkpoint import load_checkpoint
-from sparse_offline_rl.training.console import say, show_layers
+from sparse_offline_rl.training.console import say, show_layers, warn
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
@@ -69,6 +70,9 @@ def run(config: Config) -> Result:
 def load_training_data(config: Config) -> TrainingData:
     """The dataset with its normalisation, ready to sample from."""
     loaded = load_dataset(config.dataset, config.env)
+    say(overview(loaded.name, loaded.transitions))
+    for sentence in suspect_values(loaded.transitions):
+        warn(sentence)
     if config.agent.rewards == "return_range":
         loaded = replace(loaded, transitions=scale_rewards(loaded.transitions))
     observations = loaded.transitions.observations

@@ -43,6 +43,25 @@ def config(env: str, agent: str, prune: str, sparsity: float, seed: int, **extra
     }
 
 
+def summary(env: str, agent: str, sparsity: float, final: float, collapsed: bool = False) -> dict[str, object]:
+    """The keys of ``summary.json`` that reports read."""
+    found = layers(sparsity, collapsed)
+    return {
+        "env": _EXPERTS[env][0],
+        "return_mean": final,
+        "normalized_score": final / 100,
+        "nonzero_weights": sum(layer["kept"] for layer in found),
+        "total_weights": sum(layer["total"] for layer in found),
+        "layers": found,
+        "policy_networks": ["decoder", "actor", "critic1"] if agent == "bcq" else ["decoder"],
+        "collapsed_layers": ["encoder.mean"] if collapsed else [],
+        "policy_bytes": int(3.2e6 * (1 - sparsity)) + 9000,
+        "policy_dense_bytes": 3_400_000 if agent == "bcq" else 2_350_000,
+        "checkpoint_bytes": int(2e7 * (1 - sparsity)) + 60000,
+        "updates_per_second": 60.0 + 300 * sparsity,
+    }
+
+
 def write_run(
     folder: Path,
     env: str = "hopper",
@@ -64,20 +83,6 @@ def write_run(
         rows += [f"{10 * i + 5},0.5,,,", f"{10 * i + 10},0.5,{value},1.0,{value / 100}"]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
     if finished:
-        found = layers(sparsity, collapsed)
-        summary = {
-            "env": _EXPERTS[env][0],
-            "return_mean": returns[-1],
-            "normalized_score": returns[-1] / 100,
-            "nonzero_weights": sum(layer["kept"] for layer in found),
-            "total_weights": sum(layer["total"] for layer in found),
-            "layers": found,
-            "policy_networks": ["decoder", "actor", "critic1"] if agent == "bcq" else ["decoder"],
-            "collapsed_layers": ["encoder.mean"] if collapsed else [],
-            "policy_bytes": int(3.2e6 * (1 - sparsity)) + 9000,
-            "policy_dense_bytes": 3_400_000 if agent == "bcq" else 2_350_000,
-            "checkpoint_bytes": int(2e7 * (1 - sparsity)) + 60000,
-            "updates_per_second": 60.0 + 300 * sparsity,
-        }
-        (folder / "summary.json").write_text(json.dumps(summary))
+        found = summary(env, agent, sparsity, returns[-1], collapsed)
+        (folder / "summary.json").write_text(json.dumps(found))
     return folder

@@ -84,6 +84,13 @@ BROKEN = {
     "text": ({"observations": np.full((5, 3), b"x")}, "'observations' has shape"),
     "a scalar": ({"rewards": np.float32(1)}, r"'rewards' has shape \(\)"),
     "wide rewards": ({"rewards": np.zeros((5, 2))}, r"'rewards' has shape \(5, 2\)"),
+    "a terminal that is none": (
+        {"terminals": np.array([0, 1, 0, np.nan, 0])},
+        r"values other than 0 and 1 in 1 rows of 'terminals', the first of them nan in row 3",
+    ),
+    "half a terminal": ({"terminals": np.array([0, 0.5, 0.5, 0, 1])}, "2 rows of 'terminals', .* 0.5 in row 1"),
+    "a timeout of two": ({"timeouts": np.array([[0], [0], [0], [0], [2]])}, "'timeouts', .* 2 in row 4"),
+    "beyond float32": ({"observations": np.full((5, 3), 1e300)}, "infinity .* 5 rows of its observations"),
     "nan": ({"rewards": np.array([0, 0, np.nan, 0, 0])}, "1 rows of its rewards, .* row 2"),
 }
 
@@ -111,6 +118,19 @@ def test_files_that_are_none(tmp_path):
     text.write_text("not at all")
     with pytest.raises(UserError, match=r"text\.hdf5 is not an HDF5 file"):
         read_d4rl(text, None)
+
+
+def test_arrays_that_the_file_cannot_hold(tmp_path):
+    """HDF5 would fill the rows that were never written: 800 GB from a file of some kilobytes."""
+    path = tmp_path / "huge.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, values in arrays().items():
+            shape = (10**10, *values.shape[1:])
+            file.create_dataset(name, shape, values.dtype, chunks=(1000, *values.shape[1:]))
+    with pytest.raises(
+        UserError, match=r"huge\.hdf5 is damaged: its arrays claim \d+ bytes, which a file of \d+ bytes"
+    ):
+        read_d4rl(path, None)
 
 
 def test_a_truncated_file(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -54,6 +56,40 @@ def test_minari_brings_its_environment():
     assert_rows(load(FROM_DATASET, name="minari", id=dataset_id, size=5).transitions, expected_rows(MADE)[:5])
     given = {**FROM_DATASET, "reference_min_score": 0.0, "reference_max_score": 1.0}
     assert load(given, name="minari", id=dataset_id).reference_max_score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (5.0, 5.0),
+        (7, -5),
+        ("0", "1"),
+        (None, 1.0),
+        (True, 2.0),
+        (float("nan"), 1.0),
+        pytest.param(0, 10**400, id="beyond float64"),
+    ],
+)
+def test_reference_scores_that_give_no_score_are_refused(low, high):
+    dataset_id = minari_dataset(ref_min_score=0.0, ref_max_score=1.0)
+    path = Path(os.environ["MINARI_DATASETS_PATH"]) / dataset_id / "data" / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "ref_min_score": low, "ref_max_score": high}))
+    with pytest.raises(UserError, match=f"{dataset_id} .*ref_min_score.*set env.reference_min_score"):
+        load(FROM_DATASET, name="minari", id=dataset_id)
+    given = {**FROM_DATASET, "reference_min_score": 0.0, "reference_max_score": 1.0}
+    assert load(given, name="minari", id=dataset_id).reference_max_score == 1.0
+
+
+def test_a_missing_package_of_the_environment_is_named():
+    dataset_id = minari_dataset()
+    path = Path(os.environ["MINARI_DATASETS_PATH"]) / dataset_id / "data" / "metadata.json"
+    path.write_text(
+        path.read_text()
+        .replace("gymnasium.envs.classic_control", "absent_robots.envs")
+        .replace("Pendulum-v1", "Maze-v7")
+    )
+    with pytest.raises(UserError, match=r"needs the module 'absent_robots\.envs\.pendulum'"):
+        load(FROM_DATASET, name="minari", id=dataset_id)
 
 
 def test_minari_brings_its_environments_arguments():

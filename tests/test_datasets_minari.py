@@ -80,8 +80,7 @@ def test_minari_reads_what_we_write():
 def test_reference_scores():
     dataset_id = new_id()
     write_minari(dataset_id, [episode(3, "terminal")], ref_min_score=-5.0, ref_max_score=7.0)
-    data = read_minari(dataset_id, 10)
-    assert (data.reference_min_score, data.reference_max_score) == (-5.0, 7.0)
+    assert read_minari(dataset_id, 10).reference_scores == (-5.0, 7.0)
 
 
 def test_no_environment():
@@ -102,7 +101,6 @@ def test_not_a_number():
 BOX = gymnasium.spaces.Box
 SPACES = {
     "images": ({"observation_space": BOX(0, 255, (64, 64, 3), np.uint8)}, r"Box observations of shape \(64, 64, 3\)"),
-    "dicts": ({"observation_space": gymnasium.spaces.Dict({"a": BOX(-1, 1, (2,))})}, "Dict observations"),
     "discrete actions": ({"action_space": gymnasium.spaces.Discrete(3)}, "Discrete actions"),
     "matrix actions": ({"action_space": BOX(-1, 1, (2, 2))}, r"Box actions of shape \(2, 2\)"),
 }
@@ -153,6 +151,20 @@ def claim_fewer_steps(data: Path) -> None:
     (data / "metadata.json").write_text(json.dumps({**metadata, "total_steps": 40}))
 
 
+def replace_array(name: str, change):
+    def replace_it(data: Path) -> None:
+        with h5py.File(data / "main_data.hdf5", "a") as file:
+            values = change(file[f"episode_1/{name}"][()])
+            del file[f"episode_1/{name}"]
+            file[f"episode_1/{name}"] = values
+
+    return replace_it
+
+
+def write_metadata(text: str):
+    return lambda data: (data / "metadata.json").write_text(text)
+
+
 def change_metadata(**changes: object):
     def change(data: Path) -> None:
         metadata = json.loads((data / "metadata.json").read_text())
@@ -171,15 +183,31 @@ DAMAGE = {
     "unknown version": change_metadata(minari_version="9.9.9"),
     "no file": lambda data: (data / "main_data.hdf5").unlink(),
     "no metadata": lambda data: (data / "metadata.json").unlink(),
-    "broken metadata": lambda data: (data / "metadata.json").write_text("{"),
+    "broken metadata": write_metadata("{"),
+    "metadata is a list": write_metadata("[]"),
+    "metadata is null": write_metadata("null"),
+    "metadata is nested too deep": write_metadata("[" * 100_000),
+    "a million million steps": change_metadata(total_steps=10**12),
+    "some steps that are not there": change_metadata(total_steps=51),
+    "a million million episodes": change_metadata(total_episodes=10**12),
+    "fewer than no episodes": change_metadata(total_episodes=-1),
+    "steps as text": change_metadata(total_steps="50"),
+    "spaces as a list": change_metadata(observation_space=[]),
+    "a space of no kind": change_metadata(observation_space='{"type": "Blob"}'),
+    "an environment of no kind": change_metadata(env_spec='{"id": 3}'),
+    "one reward for an episode": replace_array("rewards", lambda values: values[0]),
+    "transposed observations": replace_array("observations", np.transpose),
+    "terminations that are no flags": replace_array("terminations", lambda values: values.astype(np.int8) + 2),
+    "truncations as fractions": replace_array("truncations", lambda values: values / 2),
 }
 
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damage_is_refused_in_a_sentence(case):
     dataset_id = damaged(DAMAGE[case])
-    with pytest.raises(UserError, match=dataset_id):
+    with pytest.raises(UserError, match=dataset_id) as error:
         read_minari(dataset_id, 10**9)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_dataset_that_cannot_be_downloaded(monkeypatch, minari_root):

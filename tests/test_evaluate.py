@@ -59,12 +59,41 @@ class Blind(Slide):
         return None
 
 
+class Sized(Slide):
+    """Slide in as many dimensions as its argument says."""
+
+    def __init__(self, size=3, render_mode=None):
+        super().__init__(render_mode)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        gymnasium.Env.reset(self, seed=seed)
+        self.position, self.steps = self.np_random.normal(size=self.observation_space.shape).astype(np.float32), 0
+        return self.position, {}
+
+
+class Mute(Slide):
+    """Cannot be made with a way of rendering."""
+
+    def __init__(self):
+        super().__init__()
+
+
+KINDS = (
+    ("Slide", Slide, {}),
+    ("Broken", Slide, {"broken": True}),
+    ("Blind", Blind, {}),
+    ("Sized", Sized, {}),
+    ("Mute", Mute, {}),
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def environments():
-    for name, kind, kwargs in (("Slide", Slide, {}), ("Broken", Slide, {"broken": True}), ("Blind", Blind, {})):
+    for name, kind, kwargs in KINDS:
         gymnasium.register(f"{name}-v0", kind, kwargs=kwargs, disable_env_checker=True)
     yield
-    for name in ("Slide", "Broken", "Blind"):
+    for name, _, _ in KINDS:
         del gymnasium.registry[f"{name}-v0"]
 
 
@@ -125,6 +154,17 @@ def test_same_seed_same_returns_other_seed_other_returns(call, run_dir):
     first, again, other = (evaluated(call, run_dir, "episodes=4", f"seed={seed}")["returns"] for seed in (3, 3, 30))
     assert first == again
     assert not set(first) & set(other)
+
+
+def test_the_environment_is_made_as_in_training(call, tmp_path):
+    content = dataclasses.replace(make_policy("bc", state=5, action=2), env_id="Sized-v0")
+    write_policy(
+        tmp_path / "a.sorl", dataclasses.replace(content, metadata={**content.metadata, "env_kwargs": '{"size": 5}'})
+    )
+    assert evaluated(call, tmp_path / "a.sorl", "episodes=1")["steps"] == STEPS
+    write_policy(tmp_path / "b.sorl", content)
+    status, _, err = call(f"run_dir={tmp_path / 'b.sorl'}", "episodes=1")
+    assert (status, "has 3 observation" in err) == (2, True)
 
 
 def test_the_score_takes_the_references_of_the_run(call, run_dir):
@@ -204,6 +244,7 @@ def test_the_film_has_the_return_of_its_episode(run_dir, tmp_path):
 UNFILMED = {
     "Broken-v0": ["cannot be rendered", "glGetError", "MUJOCO_GL=egl", "MUJOCO_GL=osmesa"],
     "Blind-v0": ["no rgb_array"],
+    "Mute-v0": ["cannot be rendered", "render_mode"],
 }
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+import run_folders
+import yaml
 from conftest import TINY
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from run_folders import write_run
 
@@ -19,7 +24,7 @@ from sparse_offline_rl.pruning.layer_reports import coo_bytes
 from sparse_offline_rl.reports.curves import learning_curves
 from sparse_offline_rl.reports.groups import group_runs
 from sparse_offline_rl.reports.memory import memory_use, policy_coo_bytes
-from sparse_offline_rl.reports.runs import read_runs
+from sparse_offline_rl.reports.runs import read_runs, short_panels
 from sparse_offline_rl.reports.survivors import layer_survivors
 from sparse_offline_rl.reports.tables import returns_table
 from sparse_offline_rl.reports.write import write_report
@@ -71,6 +76,7 @@ def test_the_report_has_every_figure_and_table(sweep, tmp_path):
             assert min(image.size) > 300
             assert np.asarray(image.convert("L")).std() > 10
     page = report.files[0].read_text()
+    assert all(f"- {note}\n" in page for note in report.notes)
     for word in ("16 runs, 15 finished", "bcq on Hopper-v5, expert", "grasp 95 %", "(memory.png)", "unfinished"):
         assert word in page
     assert "bcq grasp 95 %: layer encoder.mean has collapsed (seeds 0)" in page
@@ -145,6 +151,65 @@ def test_memory_is_drawn_against_sparsity(sweep):
     assert policy.get_yscale() == checkpoint.get_yscale() == "log"
 
 
+def d4rl_sweep(root, paths):
+    """SNIP and GraSP on each of some D4RL files."""
+    for number, path in enumerate(paths):
+        for prune in ("snip", "grasp"):
+            folder = write_run(root / f"{number}-{prune}", prune=prune)
+            values = yaml.safe_load((folder / "config.yaml").read_text())
+            values["dataset"] = {"name": "d4rl", "id": None, "path": path}
+            (folder / "config.yaml").write_text(yaml.safe_dump(values))
+
+
+LONG = [
+    "/home/someone/projects/offline-rl/datasets/d4rl/mujoco/hopper_medium-v2.hdf5",
+    "/mnt/storage/a/long/path/to/shared/datasets/d4rl-v2/hopper_medium-v2.hdf5",
+    f"/scratch/{'_'.join(['hopper'] * 20)}-v2.hdf5",
+]
+
+
+def test_datasets_get_the_shortest_names_that_differ():
+    panels = [
+        "Hopper-v5, expert",
+        "my.module:Point-v0, D4RL/point/maze-v1",
+        *(f"Hopper-v5, {path}" for path in LONG[:2]),
+    ]
+    assert list(short_panels(panels).values()) == [
+        "Hopper-v5, expert",
+        "Point-v0, maze-v1",
+        "Hopper-v5, mujoco/hopper_medium-v2",
+        "Hopper-v5, d4rl-v2/hopper_medium-v2",
+    ]
+    same = ["a:X-v0, /d/e.hdf5", "b:X-v0, /d/e.hdf5"]
+    assert list(short_panels(same).values()) == same
+
+
+@pytest.mark.parametrize("draw", [learning_curves, layer_survivors, memory_use])
+def test_headings_stay_on_the_page_and_apart(tmp_path, draw):
+    d4rl_sweep(tmp_path, LONG)
+    figure = draw(groups_of(tmp_path))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_text() and artist.get_visible())
+    boxes = {text: text.get_window_extent() for text in texts if text.get_text().startswith("bcq on")}
+    assert len(boxes) == 3
+    for box in boxes.values():
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.y1
+    for text, other in itertools.permutations(boxes, 2):
+        assert not boxes[text].overlaps(boxes[other]), (text, other)
+
+
+def test_many_panels_get_a_figure_each(tmp_path):
+    d4rl_sweep(tmp_path / "runs", [*LONG, "a.hdf5"])
+    report = write_report(tmp_path / "runs", tmp_path / "out")
+    names = [f"{figure}-{number}.png" for figure in ("survivors", "memory") for number in range(1, 5)]
+    assert [path.name for path in report.files] == ["report.md", "learning_curves.png", *names]
+    page = report.files[0].read_text()
+    assert f"- Hopper-v5, mujoco/hopper_medium-v2: Hopper-v5, {LONG[0]}\n" in page
+    assert page.count("## Bytes on disk: bcq on Hopper-v5, ") == 4
+
+
 def test_no_figure_without_runs_for_it(tmp_path):
     write_run(tmp_path / "runs" / "a", prune="none", sparsity=0.0)
     write_run(tmp_path / "runs" / "b", finished=False, returns=())
@@ -176,17 +241,36 @@ def test_the_same_run_twice_counts_once(tmp_path):
     assert f"{tmp_path / 'b'} is left out" in note
 
 
+def changed_summary(**changes: object) -> bytes:
+    """A summary of which some values are others, or missing where they are None."""
+    values = {**run_folders.summary("hopper", "bcq", 0.95, 300.0), **changes}
+    return json.dumps({key: value for key, value in values.items() if value is not None}).encode()
+
+
 DAMAGE = {
-    "config.yaml": ["a: [", "- 1", "agent: {name: bcq}", "\x00"],
-    "summary.json": ["{", ""],
-    "metrics.csv": ["update,loss\n10,0.5\n", "update,eval/return_mean\nten,3\n"],
+    "config.yaml": [b"a: [", b"- 1", b"agent: {name: bcq}", b"\x00", b"\xff\xfe\xfa", b"[" * 2000],
+    "summary.json": [
+        *(b"{", b"", b"{}", b"[]", b"null", b"3", b"\xff\xfe"),
+        changed_summary(layers=None),
+        changed_summary(layers=[{"name": "decoder", "kept": 1, "total": 2}]),
+        changed_summary(layers={"decoder.out": 3}),
+        changed_summary(policy_bytes=0),
+        changed_summary(updates_per_second="fast"),
+        changed_summary(collapsed_layers=3),
+    ],
+    "metrics.csv": [
+        b"update,loss\n10,0.5\n",
+        b"update,eval/return_mean\nten,3\n",
+        b"update,eval/return_mean\n10,\xff\xfe\n",
+        b"update,eval/return_mean\n10," + b"3" * 200_000 + b"\n",
+    ],
 }
 
 
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in DAMAGE.items() for text in texts])
-def test_a_damaged_folder_is_named_and_left_out(tmp_path, name, text):
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name in DAMAGE for content in DAMAGE[name]])
+def test_a_damaged_folder_is_named_and_left_out(tmp_path, name, content):
     write_run(tmp_path / "good")
-    (write_run(tmp_path / "bad", seed=1) / name).write_text(text)
+    (write_run(tmp_path / "bad", seed=1) / name).write_bytes(content)
     runs, (note,) = read_runs(tmp_path)
     assert [run.path.name for run in runs] == ["good"]
     assert note.startswith(f"{tmp_path / 'bad'} is left out")

@@ -81,7 +81,7 @@ def _open(options: EvaluateOptions) -> tuple[Policy, str]:
     policy = load_policy(options.run_dir)
     content = policy.content
     env_id = options.env_id or content.env_id
-    env = make_env(env_id)
+    env = make_env(env_id, **_settings(policy, env_id))
     try:
         spaces = spaces_of(env, env_id)
     finally:

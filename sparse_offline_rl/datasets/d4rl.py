@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_offline_rl.datasets.transitions import Transitions, check_finite
-from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.types import BoolArray, FloatArray
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _VECTORS = ("observations", "actions", "next_observations")
+_FLAGS = ("terminals", "timeouts")
 _OPTIONAL = ("timeouts", "next_observations")
+_MOST_PACKED = 1032  # bytes that deflate can pack into one: more than that the file cannot hold
 
 
 def read_d4rl(path: str | Path, max_episode_steps: int | None) -> tuple[Transitions, str]:
@@ -28,18 +31,18 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None) -> tuple[Transiti
     Without ``timeouts`` (v0, v1) an episode ends at a terminal or ``max_episode_steps`` (the environment's limit; None:
     there is no limit) after its start; HalfCheetah, which has no terminals, is split by that alone.
 
-    Raises :class:`UserError` naming the file when it is missing, not HDF5, truncated, empty or inconsistent.
+    Raises :class:`UserError` naming the file when it is missing, not HDF5, truncated, empty or inconsistent, or has
+    ``terminals`` or ``timeouts`` other than 0 and 1.
     """
     path = Path(path)
     arrays = _read_arrays(path)
-    count = _check_shapes(arrays, path)
-    terminated = arrays["terminals"].reshape(count).astype(np.bool_)
-    if "timeouts" in arrays:
-        truncated = arrays["timeouts"].reshape(count).astype(np.bool_)
-    else:
-        truncated = _time_limits(terminated, max_episode_steps)
-    rewards = arrays["rewards"].reshape(count).astype(np.float32, copy=False)
-    floats = {name: arrays[name].astype(np.float32, copy=False) for name in _VECTORS if name in arrays}
+    count = len(arrays["observations"])
+    flags = {name: _as_flags(name, arrays[name].reshape(count), path) for name in _FLAGS if name in arrays}
+    terminated = flags["terminals"]
+    truncated = flags["timeouts"] if "timeouts" in flags else _time_limits(terminated, max_episode_steps)
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is refused as such
+        rewards = arrays["rewards"].reshape(count).astype(np.float32, copy=False)
+        floats = {name: arrays[name].astype(np.float32, copy=False) for name in _VECTORS if name in arrays}
     for name, values in {**floats, "rewards": rewards}.items():
         check_finite(name, values, str(path))  # here, where the rows are those of the file
     observations = floats["observations"]
@@ -71,30 +74,48 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             if missing:
                 raise UserError(f"{path} is not a D4RL file: it lacks the array {missing[0]!r}.")
             names = [*_REQUIRED, *(name for name in _OPTIONAL if isinstance(file.get(name), h5py.Dataset))]
-            return {name: np.asarray(file[name][()]) for name in names}
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = "is truncated" if "truncated" in str(error) else "is not an HDF5 file, or is damaged"
-        raise UserError(f"dataset.path={path} {reason}: download it again ({error}).") from None
+            stored = {name: file[name] for name in names}
+            _check_shapes(stored, path)
+            return {name: np.asarray(array[()]) for name, array in stored.items()}
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises nearly anything for what a damaged file may hold
+        state = "is truncated" if "truncated" in str(error) else "is not an HDF5 file, or is damaged"
+        raise UserError(f"dataset.path={path} {state}: download it again ({reason(error)}).") from None
 
 
-def _check_shapes(arrays: dict[str, NDArray[Any]], path: Path) -> int:
-    """N, the number of rows that all arrays share."""
-    count = len(arrays["observations"]) if arrays["observations"].ndim else 0
+def _check_shapes(arrays: Mapping[str, h5py.Dataset], path: Path) -> None:
+    """Refuse arrays that do not share N, their number of rows, or that are more than the file can hold."""
+    count = arrays["observations"].shape[0] if arrays["observations"].shape else 0
     if not count:
         raise UserError(f"{path} is empty: its array 'observations' has no rows.")
     for name, values in arrays.items():
         vector = name in _VECTORS
-        if values.ndim == 0 or len(values) != count:
+        if not values.shape or values.shape[0] != count:
             raise UserError(
                 f"{path} is damaged: 'observations' has {count} rows, but {name!r} has shape {values.shape}."
             )
-        if values.dtype.kind not in "biuf" or (values.ndim != 2 if vector else values.size != count):
+        if values.dtype.kind not in "biuf" or (len(values.shape) != 2 if vector else values.size != count):
             raise UserError(
                 f"{path} is not a D4RL file of vectors: {name!r} has shape {values.shape} and type {values.dtype}."
             )
     if "next_observations" in arrays and arrays["next_observations"].shape != arrays["observations"].shape:
         raise UserError(f"{path} is damaged: 'next_observations' and 'observations' differ in shape.")
-    return count
+    total, size = sum(values.nbytes for values in arrays.values()), path.stat().st_size
+    if total > size * _MOST_PACKED:
+        raise UserError(f"{path} is damaged: its arrays claim {total} bytes, which a file of {size} bytes cannot hold.")
+
+
+def _as_flags(name: str, values: NDArray[Any], path: Path) -> BoolArray:
+    """``values [N]`` as truth values. Raises :class:`UserError` for the first that is neither 0 nor 1."""
+    bad = (values != 0) & (values != 1)  # true of NaN
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise UserError(
+            f"{path} has values other than 0 and 1 in {int(bad.sum())} rows of {name!r}, the first of them {values[row]:g} in "
+            f"row {row}: mend or remove those rows."
+        )
+    return values.astype(np.bool_)
 
 
 def _time_limits(terminated: BoolArray, max_episode_steps: int | None) -> BoolArray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -14,8 +13,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import FlattenObservation
 
-from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.types import Spaces
 
 Env = gymnasium.Env[Any, Any]
@@ -37,8 +37,24 @@ BUNDLED_ENVS = {
 }
 
 
-def make_env(env_id: str, **kwargs: Any) -> Env:
-    """``gymnasium.make``, also of ``module:Name-v0``. Raises :class:`UserError` for an unknown or unusable environment."""
+def make_env(env_id: str, /, **kwargs: Any) -> Env:
+    """``gymnasium.make``, also of ``module:Name-v0``; the only place that makes environments.
+
+    One with Dict observations is wrapped in gymnasium's ``FlattenObservation``, so that it gives vectors whose order
+    :func:`observation_parts` describes. Raises :class:`UserError` for an unknown or unusable environment.
+    """
+    env = _make(env_id, kwargs)
+    if not isinstance(env.observation_space, spaces.Dict):
+        return env
+    try:
+        observation_parts(env.observation_space, env_id)
+    except UserError:
+        env.close()
+        raise
+    return FlattenObservation(env)
+
+
+def _make(env_id: str, kwargs: dict[str, Any]) -> Env:
     _quieten_mujoco()
     try:
         return gymnasium.make(env_id, **kwargs)
@@ -49,9 +65,8 @@ def make_env(env_id: str, **kwargs: Any) -> Env:
         ) from None
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise UserError(f"The environment {env_id} is not registered{_closest(env_id)}") from error
-    except (gymnasium.error.Error, TypeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"The environment {env_id} cannot be made: {reason}.") from error
+    except Exception as error:  # the constructor is the environment author's, who may raise anything
+        raise UserError(f"The environment {env_id} cannot be made: {reason(error)}.") from error
 
 
 def portable_spec(spec: EnvSpec) -> EnvSpec:
@@ -72,10 +87,11 @@ def id_of_spec(spec: EnvSpec) -> str:
     module = spec.entry_point.partition(":")[0] if isinstance(spec.entry_point, str) else ""
     if not module or module.split(".")[0] == "gymnasium":
         return spec.id
-    with contextlib.suppress(ImportError):
+    try:
         importlib.import_module(module)
-        return f"{module}:{spec.id}" if spec.id in gymnasium.registry else spec.id
-    return spec.id
+    except (ImportError, TypeError, ValueError):  # the last two: not a module's name at all
+        return spec.id if spec.id in gymnasium.registry else f"{module}:{spec.id}"  # which names what to install
+    return f"{module}:{spec.id}" if spec.id in gymnasium.registry else spec.id
 
 
 def spaces_of(env: Env, env_id: str) -> Spaces:
@@ -101,6 +117,32 @@ def box_dim(space: spaces.Space[Any], kind: str, owner: str) -> int:
             "(a vector of numbers) are supported."
         )
     return int(space.shape[0])
+
+
+def observation_parts(space: spaces.Space[Any], owner: str, path: str = "") -> dict[str, int]:
+    """The parts of a flat observation in their order: path -> length; a Box is one part, whose path is empty.
+
+    A Dict's parts stand in the order of its keys, which gymnasium and Minari sort alphabetically; a Dict inside it stands
+    where its key does (``achieved_goal/kettle``). That is the order of ``gymnasium.spaces.utils.flatten_space`` and of the
+    wrapper ``FlattenObservation``. Raises :class:`UserError` naming ``owner`` and the path for any part that is not a
+    one-dimensional Box (Discrete, Text, images), for an empty Dict, and for keys in another order, which a stored
+    dataset does not keep.
+    """
+    if not isinstance(space, spaces.Dict):
+        return {path: box_dim(space, f"{path!r} observation" if path else "observation", owner)}
+    keys = list(space.spaces)
+    where = f" in {path!r}" if path else ""
+    if not keys:
+        raise UserError(f"{owner} has Dict observations without any part{where}: give it at least one Box.")
+    if keys != sorted(keys, key=str):
+        raise UserError(
+            f"{owner} has Dict observations whose keys{where} are not in alphabetical order ({', '.join(map(str, keys))}), "
+            "which Minari datasets cannot store: make its space from a plain dict, gymnasium.spaces.Dict({…})."
+        )
+    parts: dict[str, int] = {}
+    for key, part in space.spaces.items():
+        parts |= observation_parts(part, owner, f"{path}/{key}" if path else str(key))
+    return parts
 
 
 @functools.cache

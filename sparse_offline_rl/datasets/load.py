@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,11 +65,26 @@ def _load_minari(dataset: DatasetConfig, env: EnvConfig) -> LoadedDataset:
     data = read_minari(dataset.id, dataset.size)
     env_id, env_kwargs = _environment_of(data, dataset.id, env)
     loaded = _with_environment(data.transitions, env_id, env_kwargs, dataset.id, env)
-    if env.reference_min_score is None and env.reference_max_score is None:
-        scores = (data.reference_min_score, data.reference_max_score)
-        if None not in scores:
-            return replace(loaded, reference_min_score=scores[0], reference_max_score=scores[1])
+    if env.reference_min_score is None and data.reference_scores != (None, None):
+        low, high = _references(data.reference_scores, dataset.id)
+        return replace(loaded, reference_min_score=low, reference_max_score=high)
     return loaded
+
+
+def _references(scores: tuple[Any, Any], dataset_id: str) -> tuple[float, float]:
+    """Reference scores of a dataset's metadata; refused where no normalised score could be computed from them."""
+    low, high = scores
+    if not (_finite_number(low) and _finite_number(high) and low < high):
+        raise UserError(
+            f"The Minari dataset {dataset_id} has the reference scores ref_min_score={low!r} and ref_max_score={high!r}, but "
+            "both must be numbers and the first below the second: mend its metadata.json, or set "
+            "env.reference_min_score and env.reference_max_score."
+        )
+    return float(low), float(high)
+
+
+def _finite_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _environment_of(data: MinariData, dataset_id: str, env: EnvConfig) -> tuple[str, dict[str, Any]]:
@@ -79,6 +95,11 @@ def _environment_of(data: MinariData, dataset_id: str, env: EnvConfig) -> tuple[
             f"The Minari dataset {dataset_id} does not name its environment: set env.id, e.g. env.id=Hopper-v5."
         )
     spec = data.env_spec
+    if not isinstance(spec.kwargs, dict):
+        raise UserError(
+            f"The Minari dataset {dataset_id} has the arguments {spec.kwargs!r} for its environment, which are no keywords: "
+            "set env.id, e.g. env.id=Hopper-v5."
+        )
     limit = {} if spec.max_episode_steps is None else {"max_episode_steps": spec.max_episode_steps}
     return id_of_spec(spec), {**limit, **spec.kwargs}
 

@@ -9,9 +9,10 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_offline_rl.datasets.environments import make_env
 from sparse_offline_rl.types import FloatArray
 
-Act = Callable[[FloatArray], FloatArray]  # raw observations [n, S] -> actions [n, A]
+Act = Callable[[FloatArray], FloatArray]  # raw flat observations [n, S] -> actions [n, A]
 
 _MOST_ENVIRONMENTS = 20  # side by side; more episodes run in further rounds
 
@@ -21,6 +22,7 @@ def evaluate(
 ) -> NDArray[np.float64]:
     """Undiscounted returns ``[episodes]`` of ``episodes`` whole episodes; episode i starts from seed ``seed + i``.
 
+    The environments come from :func:`make_env`: Dict observations reach ``act`` as vectors, in the order of training.
     Every round steps its environments together and asks ``act`` once for all episodes that still run.
     """
     rounds = [
@@ -30,7 +32,7 @@ def evaluate(
 
 
 def _round(act: Act, env_id: str, seeds: Sequence[int], env_kwargs: Mapping[str, Any]) -> NDArray[np.float64]:
-    envs = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(env_id, **env_kwargs)] * len(seeds))
+    envs = gymnasium.vector.SyncVectorEnv([lambda: make_env(env_id, **env_kwargs)] * len(seeds))
     try:
         observations, _ = envs.reset(seed=list(seeds))
         actions = np.zeros(envs.action_space.shape or (), envs.action_space.dtype)

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sparse_offline_rl.datasets.environments import Env, make_env
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.returns import Act
 from sparse_offline_rl.files import replacing
@@ -88,14 +88,15 @@ class _Film:
         self._env.close()
 
 
-def _start(
-    env_id: str, seed: int, env_kwargs: Mapping[str, Any]
-) -> tuple[gymnasium.Env[Any, Any], NDArray[Any], Frame]:
+def _start(env_id: str, seed: int, env_kwargs: Mapping[str, Any]) -> tuple[Env, NDArray[Any], Frame]:
     """An environment after its reset, with its first frame."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # glfw warns about the missing display, which the error below tells
         try:
-            env = gymnasium.make(env_id, **{**env_kwargs, "render_mode": "rgb_array"})
+            env = make_env(env_id, **{**env_kwargs, "render_mode": "rgb_array"})
+        except UserError as error:  # it was made without rendering before, for the evaluation
+            raise _no_rendering(env_id, error.__cause__ or error) from error
+        try:
             observation, _ = env.reset(seed=seed)
             _follow(env)
             return env, observation, _frame(env)
@@ -105,7 +106,7 @@ def _start(
             raise _no_rendering(env_id, error) from error
 
 
-def _follow(env: gymnasium.Env[Any, Any]) -> None:
+def _follow(env: Env) -> None:
     """Film with the model's own tracking camera: by default gymnasium lets HalfCheetah run out of the picture."""
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is not None:
@@ -114,7 +115,7 @@ def _follow(env: gymnasium.Env[Any, Any]) -> None:
         renderer.camera_id = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # -1: none
 
 
-def _no_rendering(name: str, error: Exception) -> UserError:
+def _no_rendering(name: str, error: BaseException) -> UserError:
     reason = str(error).strip().split("\n")[0].rstrip(".")
     return UserError(
         f"{name} cannot be rendered on this machine ({reason}): without a screen set MUJOCO_GL=egl (needs libegl1) or "
@@ -122,7 +123,7 @@ def _no_rendering(name: str, error: Exception) -> UserError:
     )
 
 
-def _frame(env: gymnasium.Env[Any, Any]) -> Frame:
+def _frame(env: Env) -> Frame:
     frame = np.asarray(env.render())
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise UserError(f"{env.spec.id if env.spec else env} renders no rgb_array frames: leave video out.")

@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sparse_offline_rl.reports.groups import Group, by_panel_and_agent, line_styles
+from sparse_offline_rl.reports.groups import Group, by_panel_and_agent, line_styles, title
 
+_WIDEST = 4  # panels side by side
+_WIDTH = 4.8  # inches of a panel
 _FEW = 25  # evaluations up to which each is marked
 
 
@@ -24,10 +26,11 @@ def learning_curves(groups: Sequence[Group]) -> Figure | None:
         return None
     panels, agents = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
     styles = line_styles([group for members in cells.values() for group in members])
-    # A grid where every agent ran everywhere; otherwise one panel after the other, without holes.
-    columns = len(panels) if len(cells) == len(panels) * len(agents) else min(3, len(cells))
+    # A grid where every agent ran in each of a few panels; otherwise one panel after the other, without holes.
+    grid = len(panels) <= _WIDEST and len(cells) == len(panels) * len(agents)
+    columns = len(panels) if grid else min(3, len(cells))
     rows = -(-len(cells) // columns)
-    figure = Figure(figsize=(4.8 * columns + 0.6, 3.4 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(_WIDTH * columns + 0.6, 3.4 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     ordered = sorted(cells, key=lambda cell: (agents.index(cell[1]), panels.index(cell[0])))
     lines: dict[str, Line2D] = {}
@@ -37,7 +40,8 @@ def learning_curves(groups: Sequence[Group]) -> Figure | None:
             lines[group.pruning] = _curve(ax, group, *styles[group.pruning])
         for line in _expert_lines(ax, members):
             lines["expert (score 100)"] = line
-        ax.set(title=f"{agent} on {panel}", xlabel="updates", ylabel="return")
+        ax.set(xlabel="updates", ylabel="return")
+        ax.set_title(title(agent, panel, _WIDTH), fontsize="medium")
         ax.grid(alpha=0.25)
     for ax in axes[len(cells) :]:
         ax.set_axis_off()
@@ -62,6 +66,6 @@ def _curve(ax: Axes, group: Group, colour: str, dashes: str) -> Line2D:
 
 def _expert_lines(ax: Axes, members: Sequence[Group]) -> list[Line2D]:
     """The return that scores 100, where the runs name one."""
-    named = [run.settings.get("env.reference_max_score") for group in members for run in group.runs]
-    experts = {float(score) for score in named if score is not None}
+    named = {run.expert_return for group in members for run in group.runs}
+    experts = sorted(expert for expert in named if expert is not None)
     return [ax.axhline(expert, color="0.45", linestyle=(0, (6, 4)), linewidth=1, zorder=1) for expert in experts]

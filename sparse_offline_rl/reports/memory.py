@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
-from sparse_offline_rl.reports.groups import Group, by_panel_and_agent
+from sparse_offline_rl.reports.groups import Group, by_panel_and_agent, title
 from sparse_offline_rl.reports.runs import Run
 
 _MEGABYTE = 1e6
+_WIDTH = 9.6  # inches of the figure
 _DASHES = ("-", "--", ":", "-.")  # lines of equal sizes show through each other
 
 
@@ -33,13 +34,15 @@ def memory_use(groups: Sequence[Group]) -> Figure | None:
     if not rows:
         return None
     methods = sorted({group.prune for group in finished} - {"none"})
-    figure = Figure(figsize=(9.6, 3.4 * len(rows) + 0.6), layout="constrained")
-    axes = figure.subplots(len(rows), 2, squeeze=False)
-    for row, ((panel, agent), members) in zip(axes, rows.items(), strict=True):
-        _plot_references(row[0], members)
-        for ax, key, name in ((row[0], "policy_bytes", "policy file"), (row[1], "checkpoint_bytes", "checkpoint")):
+    figure = Figure(figsize=(_WIDTH, 3.7 * len(rows) + 0.6), layout="constrained")
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, ((panel, agent), members) in zip(parts, rows.items(), strict=True):
+        part.suptitle(title(agent, panel, _WIDTH))
+        policy, checkpoint = part.subplots(1, 2)
+        _plot_references(policy, members)
+        for ax, key, name in ((policy, "policy_bytes", "policy file"), (checkpoint, "checkpoint_bytes", "checkpoint")):
             _plot_sizes(ax, members, methods, key, name)
-            ax.set_title(f"{name}: {agent} on {panel}", fontsize="medium")
+            ax.set_title(name, fontsize="medium")
             _finish(ax)
     return figure
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparse_offline_rl.reports.groups import Group, by_panel_and_agent, line_styles
+from sparse_offline_rl.reports.groups import Group, by_panel_and_agent, line_styles, title
 
 Layers = dict[str, dict[str, list[dict[str, Any]]]]  # network -> layer -> one entry of summary.json a seed
 
@@ -24,26 +24,29 @@ def layer_survivors(groups: Sequence[Group]) -> Figure | None:
     rows = _rows([group for group in groups if group.prune != "none" and group.finished])
     if not rows:
         return None
-    shown = [group for _, members in rows for group in members]
+    shown = [group for _, _, members in rows for group in members]
     networks = _networks([_layers(group) for group in shown])
     colours = {pruning: colour for pruning, (colour, _) in line_styles(shown).items()}
-    figure = Figure(figsize=(3.2 * len(networks) + 0.5, 3.1 * len(rows) + 0.9), layout="constrained")
-    axes = figure.subplots(len(rows), len(networks), squeeze=False, sharey="row")
-    for row, (title, members) in zip(axes, rows, strict=True):
-        for ax, network in zip(row, networks, strict=True):
+    width = 3.2 * len(networks) + 0.5
+    figure = Figure(figsize=(width, 3.4 * len(rows) + 0.9), layout="constrained")
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, (agent, panel, members) in zip(parts, rows, strict=True):
+        part.suptitle(title(agent, panel, width))
+        axes = part.subplots(1, len(networks), squeeze=False, sharey=True)[0]
+        for ax, network in zip(axes, networks, strict=True):
             _bars(ax, network, members, colours)
-        row[0].set_ylabel(f"{title}\nweights left")
-    entries = {handle.get_label(): handle for ax in axes.flat for handle in ax.get_legend_handles_labels()[0]}
+        axes[0].set_ylabel("weights left")
+    entries = {handle.get_label(): handle for ax in figure.axes for handle in ax.get_legend_handles_labels()[0]}
     figure.legend(handles=entries.values(), loc="outside lower center", ncols=min(len(entries), 4), frameon=False)
     return figure
 
 
-def _rows(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+def _rows(groups: Sequence[Group]) -> list[tuple[str, str, list[Group]]]:
     rows = []
     for (panel, agent), members in by_panel_and_agent(groups).items():
         counts = Counter(group.sparsity for group in members)
         sparsity = max(counts, key=lambda value: (counts[value], value))
-        rows.append((f"{agent} on {panel}", [group for group in members if group.sparsity == sparsity]))
+        rows.append((agent, panel, [group for group in members if group.sparsity == sparsity]))
     return rows
 
 
@@ -88,5 +91,5 @@ def _bars(ax: Axes, network: str, members: Sequence[Group], colours: dict[str, s
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(0, None)
     ax.set_xticks(edges, list(layers))
-    ax.set_title(network)
+    ax.set_title(network, fontsize="medium")
     ax.grid(axis="y", alpha=0.25)
