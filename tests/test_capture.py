@@ -1,10 +1,8 @@
 """A recorded update is the agent's own update: same losses, same weights, same noise, and the same bits at every replay."""
 
 import copy
-import hashlib
 import itertools
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from torch import nn
 from sparse_offline_rl.agents.bcq import BCQ
 from sparse_offline_rl.agents.learner import Learner
 from sparse_offline_rl.agents.state import agent_tensors
-from sparse_offline_rl.engines.capture import interpreter
 from sparse_offline_rl.engines.capture.update import CapturedUpdate
 from sparse_offline_rl.engines.selection import choose_update
 from sparse_offline_rl.engines.sparse.module import convert
@@ -281,15 +278,3 @@ def test_who_records():
     assert isinstance(choose_update(agent, "sparse", True), CapturedUpdate)
     assert choose_update(agent, "sparse", False) == agent.update
     assert choose_update(agent, "dense", True) == agent.update
-
-
-def test_the_interpreter_knows_its_sources():
-    """As kernels.SOURCES: the compiled machine holds the kernels, too."""
-    package = Path(interpreter.__file__).parents[1]
-    files = ["../agents/adam_kernel.py", *(f"capture/{name}.py" for name in ("codes", "rows", "sync", "vector_math"))]
-    files += [
-        f"sparse/{name}.py"
-        for name in ("gradients", "indexed", "intrinsics", "kernels", "layout", "simd", "split_kernels", "tiles")
-    ]
-    digest = hashlib.sha256(b"".join((package / name).read_bytes() for name in files)).hexdigest()[:16]
-    assert digest == interpreter.SOURCES, f'put SOURCES = "{digest}" into {interpreter.__file__}'

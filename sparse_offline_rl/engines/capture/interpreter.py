@@ -1,7 +1,4 @@
-"""Executes a program: one compiled call for a whole update.
-
-``SOURCES`` is a digest of the files that these functions are compiled from; see :mod:`sparse_offline_rl.engines.sparse.kernels`.
-"""
+"""Executes a program: one compiled call for a whole update."""
 
 from __future__ import annotations
 
@@ -12,16 +9,14 @@ from llvmlite import ir
 from numba import types
 
 from sparse_offline_rl.agents.adam_kernel import adam_step
+from sparse_offline_rl.compilation import parallel, serial
 from sparse_offline_rl.engines.capture.codes import ARGUMENTS, Call, Reduce
 from sparse_offline_rl.engines.capture.rows import map_row, reduce_row
 from sparse_offline_rl.engines.capture.sync import ALONE, LATE, meet, signal, wait
 from sparse_offline_rl.engines.sparse.intrinsics import load_f32, load_i64, store_f32
 from sparse_offline_rl.engines.sparse.kernels import add_serial, backward_serial, forward_serial, forward_single
-from sparse_offline_rl.engines.sparse.layout import parallel, serial
 from sparse_offline_rl.engines.sparse.simd import I64, intrinsic, load
 from sparse_offline_rl.engines.sparse.split_kernels import repeats_serial, shared_serial
-
-SOURCES = "eeffdf310fdfd1e1"
 
 _FORWARD, _BACKWARD = int(Call.FORWARD), int(Call.BACKWARD)
 _ADAM, _ADD, _INPUT = int(Call.ADAM), int(Call.ADD), int(Call.INPUT)

@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from sparse_offline_rl.engines.sparse.layout import serial
+from sparse_offline_rl.compilation import serial
 from sparse_offline_rl.engines.sparse.simd import I64, intrinsic
 
 COUNTER_BYTES = 128

@@ -6,9 +6,6 @@ beyond the batch are zero in the inputs and in the output gradients, so they add
 
 The order of summation is fixed by the plan, the batch and the number of threads, never by scheduling; the number of threads
 matters to the gradient of the parameters only.
-
-Numba's cache of compiled code notices a change of this file only. So ``SOURCES`` is a digest of the files that these functions
-are compiled from, and a test asks for the new one when it is out of date.
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ from typing import Any
 
 import numba
 
+from sparse_offline_rl.compilation import parallel, serial
 from sparse_offline_rl.engines.sparse.gradients import add_vectors
 from sparse_offline_rl.engines.sparse.intrinsics import load_f32, load_i32, load_i64, row_gather, store_f32
 from sparse_offline_rl.engines.sparse.layout import (
@@ -35,8 +33,6 @@ from sparse_offline_rl.engines.sparse.layout import (
     ROWS,
     TILE_BYTES,
     UNITS,
-    parallel,
-    serial,
 )
 from sparse_offline_rl.engines.sparse.tiles import (
     backward_layer,
@@ -45,8 +41,6 @@ from sparse_offline_rl.engines.sparse.tiles import (
     forward_tile,
     gradient_layer,
 )
-
-SOURCES = "aed04cbf838ddb0a"
 
 
 @serial

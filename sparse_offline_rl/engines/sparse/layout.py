@@ -1,11 +1,6 @@
-"""How the kernels find their data: byte offsets into a plan's table, and how functions are compiled."""
+"""How the kernels find their data: byte offsets into a plan's table."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
-import numba
 
 MAX_INPUTS = 3  # matrices that the kernels concatenate themselves
 MAX_VECTORS = 7  # widest tile: batch 100, the usual one, fits 7 · 16 columns
@@ -17,7 +12,3 @@ ROWS, ROW_UNIT, FIRST, ROW_START, ROW_INDEX, BIAS, IN_UNIT, OUT_UNIT = range(0, 
 COLUMNS, COLUMN_UNIT, COLUMN_START, COLUMN_INDEX, COLUMN_VALUE = range(64, 104, 8)
 RECORD_BYTES = 104
 TILE_BYTES = 24  # byte offset in the workspace, number of vectors, first batch row
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-serial: Decorator = numba.njit(cache=True, nogil=True, error_model="numpy")
-parallel: Decorator = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)

@@ -2,8 +2,6 @@
 
 Addresses and counts are ``int64``, as in :mod:`.kernels`. The shared part leaves a vector for each unit and block of rows: the
 values of shared units, and the sums at which own units begin.
-
-``SOURCES`` is a digest of the files that these functions are compiled from; see :mod:`.kernels`.
 """
 
 from __future__ import annotations
@@ -12,11 +10,10 @@ from typing import Any
 
 import numba
 
+from sparse_offline_rl.compilation import parallel, serial
 from sparse_offline_rl.engines.sparse.indexed import gather_rows, row_onward, scatter_rows, store_splat
 from sparse_offline_rl.engines.sparse.intrinsics import load_f32, load_i32, load_i64
-from sparse_offline_rl.engines.sparse.layout import TILE_BYTES, parallel, serial
-
-SOURCES = "9ae62c6bcbfd4a48"
+from sparse_offline_rl.engines.sparse.layout import TILE_BYTES
 
 # Byte offsets: a table is a number of records, of stored units and of outputs, then the records, each some rows of a layer.
 _UNITS, _OUTPUTS, _HEADER_BYTES = 8, 16, 24

@@ -6,6 +6,7 @@ from typing import Any
 
 import numba
 
+from sparse_offline_rl.compilation import serial
 from sparse_offline_rl.engines.sparse.gradients import bias_gradients, weight_gradients
 from sparse_offline_rl.engines.sparse.intrinsics import (
     load_f32,
@@ -33,7 +34,6 @@ from sparse_offline_rl.engines.sparse.layout import (
     ROW_UNIT,
     ROWS,
     UNITS,
-    serial,
 )
 
 
