@@ -11,6 +11,7 @@ from typing import Any
 import numba
 
 from sparse_offline_rl.compilation import parallel, serial
+from sparse_offline_rl.engines.sparse.dispatch import call_with_width
 from sparse_offline_rl.engines.sparse.indexed import gather_rows, row_onward, scatter_rows, store_splat
 from sparse_offline_rl.engines.sparse.intrinsics import load_f32, load_i32, load_i64
 from sparse_offline_rl.engines.sparse.layout import TILE_BYTES
@@ -65,20 +66,7 @@ def _records(vectors: int, table: int, values: int, base: int, sums: int, sum_by
     """All records of a table on one tile, whose number of vectors is known at run time only."""
     for i in range(load_i64(table)):
         record = table + _HEADER_BYTES + _RECORD_BYTES * i
-        if vectors == 1:
-            _rows((0,) * 1, record, values, base, sums, sum_bytes)
-        elif vectors == 2:
-            _rows((0,) * 2, record, values, base, sums, sum_bytes)
-        elif vectors == 3:
-            _rows((0,) * 3, record, values, base, sums, sum_bytes)
-        elif vectors == 4:
-            _rows((0,) * 4, record, values, base, sums, sum_bytes)
-        elif vectors == 5:
-            _rows((0,) * 5, record, values, base, sums, sum_bytes)
-        elif vectors == 6:
-            _rows((0,) * 6, record, values, base, sums, sum_bytes)
-        else:
-            _rows((0,) * 7, record, values, base, sums, sum_bytes)
+        call_with_width(_rows, vectors, (record, values, base, sums, sum_bytes))
 
 
 @serial

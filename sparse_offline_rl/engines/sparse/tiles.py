@@ -7,6 +7,7 @@ from typing import Any
 import numba
 
 from sparse_offline_rl.compilation import serial
+from sparse_offline_rl.engines.sparse.dispatch import call_with_width
 from sparse_offline_rl.engines.sparse.gradients import bias_gradients, weight_gradients
 from sparse_offline_rl.engines.sparse.intrinsics import (
     load_f32,
@@ -92,44 +93,6 @@ def _layer_backward(width: Any, record: int, values: int, base: int, gated: int,
 
 
 @serial
-def _forward_width(vectors: int, record: int, values: int, base: int, last: bool) -> None:
-    """:func:`_layer_forward` for a number of vectors known at run time only."""
-    if vectors == 1:
-        _layer_forward((0,) * 1, record, values, base, last)
-    elif vectors == 2:
-        _layer_forward((0,) * 2, record, values, base, last)
-    elif vectors == 3:
-        _layer_forward((0,) * 3, record, values, base, last)
-    elif vectors == 4:
-        _layer_forward((0,) * 4, record, values, base, last)
-    elif vectors == 5:
-        _layer_forward((0,) * 5, record, values, base, last)
-    elif vectors == 6:
-        _layer_forward((0,) * 6, record, values, base, last)
-    else:
-        _layer_forward((0,) * 7, record, values, base, last)
-
-
-@serial
-def _backward_width(vectors: int, record: int, values: int, base: int, gated: int, low: int, high: int) -> None:
-    """:func:`_layer_backward` for a number of vectors known at run time only."""
-    if vectors == 1:
-        _layer_backward((0,) * 1, record, values, base, gated, low, high)
-    elif vectors == 2:
-        _layer_backward((0,) * 2, record, values, base, gated, low, high)
-    elif vectors == 3:
-        _layer_backward((0,) * 3, record, values, base, gated, low, high)
-    elif vectors == 4:
-        _layer_backward((0,) * 4, record, values, base, gated, low, high)
-    elif vectors == 5:
-        _layer_backward((0,) * 5, record, values, base, gated, low, high)
-    elif vectors == 6:
-        _layer_backward((0,) * 6, record, values, base, gated, low, high)
-    else:
-        _layer_backward((0,) * 7, record, values, base, gated, low, high)
-
-
-@serial
 def forward_tile(table: int, values: int, tile: int, base: int, batch: int, inputs: Any, out: int) -> None:
     width, first = load_i64(tile + 8), load_i64(tile + 16)
     target = base
@@ -138,7 +101,8 @@ def forward_tile(table: int, values: int, tile: int, base: int, batch: int, inpu
         target += 64 * width * count
     layers = load_i64(table)
     for layer in range(layers):
-        _forward_width(width, table + HEADER_BYTES + layer * RECORD_BYTES, values, base, layer + 1 == layers)
+        record = table + HEADER_BYTES + layer * RECORD_BYTES
+        call_with_width(_layer_forward, width, (record, values, base, layer + 1 == layers))
     outputs = load_i64(table + OUTPUTS)
     result = base + 64 * width * (load_i64(table + UNITS) - outputs)
     _unpack(result, width, first, batch, out, 4 * outputs, outputs)
@@ -157,7 +121,8 @@ def backward_layer(record: int, values: int, tile: int, work: int) -> None:
     """Put the gradients of a layer's inputs, which are hidden units, in the place of their activations."""
     # Typed, because Numba would compile everything below once more for literals.
     gated, low = numba.int64(1), numba.int64(0)
-    _backward_width(load_i64(tile + 8), record, values, work + load_i64(tile), gated, low, load_i64(record + COLUMNS))
+    arguments = (record, values, work + load_i64(tile), gated, low, load_i64(record + COLUMNS))
+    call_with_width(_layer_backward, load_i64(tile + 8), arguments)
 
 
 @serial
@@ -167,7 +132,8 @@ def end_backward(table: int, values: int, tile: int, work: int, batch: int, inpu
     gated, low = numba.int64(0), numba.int64(0)
     for address, stride, count in inputs:
         if address != 0:
-            _backward_width(width, table + HEADER_BYTES, values, base, gated, low, low + count)
+            arguments = (table + HEADER_BYTES, values, base, gated, low, low + count)
+            call_with_width(_layer_backward, width, arguments)
             _unpack(base + 64 * width * low, width, load_i64(tile + 16), batch, address, stride, count)
         low += count
 
