@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from sparse_offline_rl.engines.sparse import kernels, split_kernels
+from sparse_offline_rl.engines.sparse import broadcast_kernels, kernels
 from sparse_offline_rl.engines.sparse.engine import KernelEngine
 from sparse_offline_rl.engines.sparse.plan import SparsePlan
 
@@ -89,7 +89,7 @@ def main():
     for sizes, density, batch in (((9, 40, 30, 4), 0.2, 3), ((9, 40, 30, 4), 0.1, 65), ((23, 100, 80, 2), 0.05, 300)):
         check(sizes, density, batch)
     counts = dict.fromkeys(("zmm", "ymm", "fmla"), 0)
-    for kernel in (kernels.forward_serial, kernels.backward_serial, split_kernels.repeats_serial):
+    for kernel in (kernels.forward, kernels.backward, broadcast_kernels.candidates):
         for assembly in kernel.inspect_asm().values():
             for name in counts:
                 counts[name] += len(re.findall(rf"\b{name}", assembly))

@@ -134,7 +134,7 @@ def test_two_threads_give_the_result_of_one(use_threads):
         update = CapturedUpdate(agent)
         results.append(train(agent, update, 0, 5, torch.Generator().manual_seed(1), size=200)[1])
         (program,) = update.programs
-        assert program.assembly.lanes == threads
+        assert program.assembly.workers == threads
     assert_close(*results)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 
-from sparse_offline_rl.tracing import recorder
+from sparse_offline_rl.tracing import current_tracer as recorder
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # torch's defaults and the BCQ authors'
 

@@ -19,9 +19,9 @@ from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.datasets.transitions import Transitions
-from sparse_offline_rl.engines.capture.codes import ARGUMENTS
 from sparse_offline_rl.engines.capture.interpreter import run_serial
 from sparse_offline_rl.engines.capture.update import CapturedUpdate, Program
+from sparse_offline_rl.engines.sparse.kernel_table import FIRST_OPCODE
 from sparse_offline_rl.engines.sparse.module import SparseMLP
 from sparse_offline_rl.experiment import build_agent
 from sparse_offline_rl.pruning.prune import apply_masks, find_masks
@@ -177,7 +177,7 @@ def _part(program: Program, kernels: bool) -> Callable[[], None]:
     source = program.assembly.words
     while at < len(source):
         code, length = source[at : at + 2]
-        if (code in ARGUMENTS) == kernels:
+        if (code >= FIRST_OPCODE) == kernels:
             chosen.append(source[at : at + length])
             count += 1
         at += length

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_offline_rl.engines.capture.builder import Builder, Unsupported, Value
-from sparse_offline_rl.engines.capture.codes import Map, Reduce
+from sparse_offline_rl.engines.capture.opcodes import Map, Reduce
 
 Lowering = Callable[..., None]  # (builder, out, *arguments of the operation)
 

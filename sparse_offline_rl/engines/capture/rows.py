@@ -7,13 +7,12 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from sparse_offline_rl.engines.capture.codes import Map, Reduce
+from sparse_offline_rl.engines.capture.opcodes import Map, Reduce
 from sparse_offline_rl.engines.capture.vector_math import MAPS, constant
 from sparse_offline_rl.engines.sparse.simd import (
     F32,
     I32,
     I64,
-    LANES,
     VECTOR,
     advance,
     cgutils,
@@ -25,6 +24,7 @@ from sparse_offline_rl.engines.sparse.simd import (
     masked_store,
     splat,
 )
+from sparse_offline_rl.engines.sparse.tables import LANES
 
 
 def _operand(builder: Any, address: Any, stride: Any, first: Any, mask: Any) -> Any:
@@ -47,7 +47,7 @@ def _operand(builder: Any, address: Any, stride: Any, first: Any, mask: Any) -> 
 
 @intrinsic
 def map_row(typingctx: Any, code: Any, count: Any, out: Any, a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any) -> Any:
-    """``out[i] = f(a[i], b[i], c[i])`` for ``count`` elements; f is the :class:`~.codes.Map` of that code."""
+    """``out[i] = f(a[i], b[i], c[i])`` for ``count`` elements; f is the :class:`~.opcodes.Map` of that code."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code_, count_, out_, *operands = args
@@ -76,7 +76,7 @@ def map_row(typingctx: Any, code: Any, count: Any, out: Any, a: Any, sa: Any, b:
 
 @intrinsic
 def reduce_row(typingctx: Any, code: Any, count: Any, a: Any, stride: Any) -> Any:
-    """Sum, maximum or minimum of ``count`` >= 1 elements ``stride`` bytes apart, as the :class:`~.codes.Reduce` says.
+    """Sum, maximum or minimum of ``count`` >= 1 elements ``stride`` bytes apart, as the :class:`~.opcodes.Reduce` says.
 
     Lane i takes elements i, i + 16, …; then the lanes are folded in a fixed order.
     """

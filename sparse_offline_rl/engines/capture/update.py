@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sparse_offline_rl.agents.bcq import BCQ, Metrics
-from sparse_offline_rl.engines.capture.assembly import Assembly
 from sparse_offline_rl.engines.capture.builder import Builder, Unsupported
-from sparse_offline_rl.engines.capture.codes import Call
-from sparse_offline_rl.engines.capture.recorder import UpdateRecorder
+from sparse_offline_rl.engines.capture.executable import Executable as Assembly
+from sparse_offline_rl.engines.capture.opcodes import Call
+from sparse_offline_rl.engines.capture.tracer import UpdateTracer as UpdateRecorder
 from sparse_offline_rl.engines.sparse.module import thread_count
 from sparse_offline_rl.types import Batch
 

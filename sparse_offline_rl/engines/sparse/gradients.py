@@ -11,9 +11,7 @@ from numba import types
 from sparse_offline_rl.engines.sparse.simd import (
     I32,
     I64,
-    LANES,
     VECTOR,
-    VECTOR_BYTES,
     advance,
     cgutils,
     fma,
@@ -26,6 +24,7 @@ from sparse_offline_rl.engines.sparse.simd import (
     masked_store,
     store,
 )
+from sparse_offline_rl.engines.sparse.tables import LANES, VECTOR_BYTES
 
 
 def _over_tiles(builder: Any, tiles: Any, count: Any, body: Callable[[Any, Any], None]) -> None:

@@ -10,9 +10,7 @@ from sparse_offline_rl.engines.sparse.intrinsics import accumulate, store_clippe
 from sparse_offline_rl.engines.sparse.simd import (
     F32,
     I64,
-    LANES,
     VECTOR,
-    VECTOR_BYTES,
     advance,
     first_lanes,
     intrinsic,
@@ -24,6 +22,7 @@ from sparse_offline_rl.engines.sparse.simd import (
     store,
     transposed,
 )
+from sparse_offline_rl.engines.sparse.tables import LANES, VECTOR_BYTES
 
 
 @intrinsic

@@ -17,9 +17,7 @@ from sparse_offline_rl.engines.sparse.simd import (
     F32,
     I32,
     I64,
-    LANES,
     VECTOR,
-    VECTOR_BYTES,
     advance,
     cgutils,
     first_lanes,
@@ -35,6 +33,7 @@ from sparse_offline_rl.engines.sparse.simd import (
     store,
     transposed,
 )
+from sparse_offline_rl.engines.sparse.tables import LANES, VECTOR_BYTES
 
 _UNROLL = 4
 

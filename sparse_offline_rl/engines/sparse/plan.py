@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_offline_rl.engines.sparse.tables import VECTOR_BYTES
 from sparse_offline_rl.networks.liveness import live_units
 from sparse_offline_rl.types import BoolArray
 
 IntArray = NDArray[np.int32]
-
-VECTOR_BYTES = 64
 
 
 @dataclass(frozen=True)

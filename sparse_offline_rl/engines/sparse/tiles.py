@@ -17,7 +17,7 @@ from sparse_offline_rl.engines.sparse.intrinsics import (
     row_forward,
     transpose,
 )
-from sparse_offline_rl.engines.sparse.layout import (
+from sparse_offline_rl.engines.sparse.tables import (
     BIAS,
     COLUMN_INDEX,
     COLUMN_START,
