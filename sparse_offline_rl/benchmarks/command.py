@@ -22,7 +22,7 @@ from sparse_offline_rl.benchmarks.results import (
     write_markdown,
 )
 from sparse_offline_rl.benchmarks.scale import FULL, QUICK
-from sparse_offline_rl.benchmarks.sections import acting, costs, crossover, files, layer, peers, updates
+from sparse_offline_rl.benchmarks.sections import acting, constants, costs, crossover, files, layer, peers, updates
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import closest, user_errors
 from sparse_offline_rl.errors import UserError
@@ -36,6 +36,7 @@ SECTIONS: dict[str, tuple[str, Measure]] = {
     "files": (files.TITLE, files.measure),
     "costs": (costs.TITLE, costs.measure),
     "crossover": (crossover.TITLE, crossover.measure),
+    "constants": (constants.TITLE, constants.measure),
 }
 
 

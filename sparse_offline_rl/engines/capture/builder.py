@@ -37,7 +37,7 @@ class _View:
 
 
 class Builder:
-    """Collects instructions, and keeps alive the memory that they name, but for that of the agent's modules."""
+    """Collects instructions, and keeps the memory alive that they name, except that of the agent's modules."""
 
     def __init__(self, threads: int = 1) -> None:
         self.tasks: list[Task] = []
@@ -58,8 +58,8 @@ class Builder:
         """Add one instruction; ``scratch`` gives the positions of those ``words`` that are addresses of scratch memory."""
         self.tasks.append(Task(opcode, words, reads, writes, nanoseconds, scratch))
 
-    def parts(self, rows: int, size: int) -> list[slice]:
-        """Rows of a batch in as many chunks as those of the kernels, or all at once where ``size`` elements are too few for that."""
+    def chunks(self, rows: int, size: int) -> list[slice]:
+        """``rows`` rows in chunks, as many as the kernels have; one chunk where ``size`` elements are too few for more."""
         count = min(size // _MIN_ELEMENTS_FOR_CHUNK, CHUNKS_PER_THREAD * self._threads) if self._threads > 1 else 1
         vectors = -(-rows // LANES)
         ends = [min(rows, LANES * (vectors * i // max(count, 1))) for i in range(count + 1)]
@@ -69,7 +69,7 @@ class Builder:
         """Address of a float."""
         with np.errstate(over="ignore"):  # what is too large for a float32 is infinite, as in torch
             memory = np.array([value], np.float64).astype(np.float32)
-        key = memory.tobytes()  # tells 0.0 from -0.0
+        key = memory.tobytes()  # differs between 0.0 and -0.0
         if key not in self._constants:
             self.kept.append(memory)
             self._constants[key] = memory.ctypes.data
@@ -82,26 +82,26 @@ class Builder:
         return tensor
 
     def _provide_floats(self, tensor: Tensor) -> None:
-        """Let floats stand for the booleans that an instruction makes."""
+        """Memory for the floats, 0 or 1, that stand for the booleans that an instruction makes."""
         storage = tensor.untyped_storage()
         if tensor.dtype == torch.bool and storage.data_ptr() not in self._boolean_floats:
             self._boolean_floats[storage.data_ptr()] = self.temporary((storage.nbytes(),))
 
-    def map(self, code: Map, out: Tensor, *operands: Value) -> None:
+    def map(self, function: Map, out: Tensor, *operands: Value) -> None:
         """``out = f(operands)``, broadcast to the shape of ``out``."""
         shape = tuple(out.shape)
         if 0 in shape:
             return
         self._provide_floats(out)
         out, rows = out.detach(), shape[0] if shape else 1
-        parts = self.parts(rows, out.numel())
-        if len(parts) == 1:
-            self._map(code, out, operands)
+        chunks = self.chunks(rows, out.numel())
+        if len(chunks) == 1:
+            self._map(function, out, operands)
             return
-        for part in parts:
-            self._map(code, out[part], [_rows(operand, part, shape) for operand in operands])
+        for part in chunks:
+            self._map(function, out[part], [_rows(operand, part, shape) for operand in operands])
 
-    def _map(self, code: Map, out: Tensor, operands: Sequence[Value]) -> None:
+    def _map(self, function: Map, out: Tensor, operands: Sequence[Value]) -> None:
         shape, filled = tuple(out.shape), (*operands, 0.0, 0.0)[:3]
         views = [self._view(out, shape), *(self._view(operand, shape) for operand in filled)]
         order = sorted(range(len(shape)), key=lambda d: views[0].strides[d], reverse=True)
@@ -113,9 +113,9 @@ class Builder:
         sizes, strides = sizes[-_DIMENSIONS:], [s[-_DIMENSIONS:] for s in strides]
         words = [*sizes, *(word for v, s in zip(views, strides, strict=True) for word in (v.address, *s))]
         target, *sources = [_region(v.address, sizes, s) for v, s in zip(views, strides, strict=True)]
-        self.emit(Call.MAP, [int(code), *words], sources, [target], INSTRUCTION_NS + ELEMENT_NS * math.prod(sizes))
+        self.emit(Call.MAP, [int(function), *words], sources, [target], INSTRUCTION_NS + ELEMENT_NS * math.prod(sizes))
 
-    def reduce(self, code: Reduce, out: Tensor, x: Tensor, dims: Sequence[int], scale: float = 1.0) -> None:
+    def reduce(self, function: Reduce, out: Tensor, x: Tensor, dims: Sequence[int], scale: float = 1.0) -> None:
         """``out = scale · reduction of x over dims``; ``out`` has the other dimensions, ``dims`` kept as 1 or dropped."""
         dims = sorted(d % x.dim() for d in dims) if x.dim() else []
         kept = [d for d in range(x.dim()) if d not in dims]
@@ -130,12 +130,12 @@ class Builder:
         if length[:-1] != [1, 1]:  # several dimensions that do not lie as one
             copy = self.temporary(x.shape)
             self.map(Map.COPY, copy, x)
-            self.reduce(code, out, copy, range(len(kept), x.dim()), scale)
+            self.reduce(function, out, copy, range(len(kept), x.dim()), scale)
             return
         if outer[:-2] != [1]:
             raise Unsupported(f"no instruction reduces shape {tuple(x.shape)} to {tuple(out.shape)}")
         out_strides, x_strides = (s[1:] for s in strides)
-        words = [int(code), *outer[1:], length[-1], target.address, *out_strides, source.address, *x_strides]
+        words = [int(function), *outer[1:], length[-1], target.address, *out_strides, source.address, *x_strides]
         words += [inner[0][-1], self.constant(scale)]
         read = _region(source.address, [*outer[1:], length[-1]], [*x_strides, inner[0][-1]])
         written = _region(target.address, outer[1:], out_strides)
@@ -173,7 +173,7 @@ def _region(address: int, sizes: Sequence[int], strides: Sequence[int]) -> Regio
 def _merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     """Join neighbouring dimensions that lie as one in every operand; at least three come back, ones in front.
 
-    The stride of a dimension of size 1 counts for nothing; the last one's is given as 4 for the sake of plain code.
+    The stride of a dimension of size 1 is ignored; where nothing else is left, the last one is given as that of a float.
     """
     merged: list[int] = []
     joined: list[list[int]] = [[] for _ in strides]

@@ -24,17 +24,17 @@ from sparse_offline_rl.engines.sparse.kernel_table import KERNELS
 from sparse_offline_rl.engines.sparse.tables import FLOAT_BYTES
 from sparse_offline_rl.tracing import KernelCall, tracing
 
-# What these say can be seen in the result.
+# Options of an operation that can be seen in its result.
 _IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
-_STRANGER = "it reads a tensor that is neither in its batch nor in one of the agent's modules"
-_READERS = {Tensor.numpy, Tensor.tolist, Tensor.__array__}  # beside torch's dispatcher
+_UNKNOWN = "it reads a tensor that is neither in its batch nor in one of the agent's modules"
+_READERS = {Tensor.numpy, Tensor.tolist, Tensor.__array__}  # not seen by torch's dispatcher
 
 
 class UpdateTracer(TorchDispatchMode):
-    """Everything that happened, in order, with every tensor alive, so that no memory serves twice."""
+    """What happened during an update, in order. Every tensor is kept alive, so that no memory is used twice."""
 
     def __init__(self, generator: torch.Generator, tensors: Iterable[Tensor], threads: int = 1) -> None:
-        """``tensors`` are all that the update may read of what was there before it; ``threads`` will replay it."""
+        """``tensors`` are all tensors from before the update that it may read; ``threads`` threads will replay it."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._threads = threads
         self._known = _places(tensors)
@@ -67,7 +67,7 @@ class UpdateTracer(TorchDispatchMode):
         elif written not in ([], [0]) or _tensors(kwargs):
             self.refuse(f"{func} writes or reads by out= or another keyword")
         elif not _places(inputs) <= self._known:
-            self.refuse(f"{_STRANGER} ({func})")
+            self.refuse(f"{_UNKNOWN} ({func})")
         elif written or not (outputs and _places(outputs) <= _places(inputs)):  # else it is a view
             target, options = args[0] if written else out, {k: v for k, v in kwargs.items() if k not in _IGNORED}
             self._events.append(lambda b: lower(b, func, target, inputs, args, options))
@@ -78,7 +78,7 @@ class UpdateTracer(TorchDispatchMode):
         """A kernel is about to read these."""
         self._kept.append(list(tensors))
         if not _places(tensors) <= self._known:
-            self.refuse(f"{_STRANGER} (a sparse network)")
+            self.refuse(f"{_UNKNOWN} (a sparse network)")
 
     def kernel(self, call: KernelCall) -> None:
         """A call of a sparse kernel."""
@@ -137,7 +137,7 @@ class UpdateTracer(TorchDispatchMode):
 
 
 class _Watch(TorchFunctionMode):
-    """Notices tensors that leave torch by other ways than its dispatcher."""
+    """Notices numbers that Python reads without torch's dispatcher."""
 
     def __init__(self, tracer: UpdateTracer) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _READERS:
             gradients = [gradient for _, _, step in self._tracer.steps for gradient in step]
-            if not _places(args[:1]) <= _places(gradients):  # which are Adam's own business
+            if not _places(args[:1]) <= _places(gradients):  # Adam reads these
                 self._tracer.refuse(f"Python reads the numbers of a tensor ({func.__name__})")
         return func(*args, **(kwargs or {}))
 
@@ -154,7 +154,7 @@ class _Watch(TorchFunctionMode):
 def _adam(b: Builder, row: Sequence[Tensor], factors: int) -> None:
     """Adam on one parameter, given with both moments and the gradient."""
     count = row[0].numel()
-    for part in b.parts(count, count // 8):
+    for part in b.chunks(count, count // 8):
         size = part.stop - part.start
         places = [x.data_ptr() + FLOAT_BYTES * part.start for x in row]
         regions = [(place, FLOAT_BYTES * size) for place in places]

@@ -1,6 +1,6 @@
 """Runs calls of kernels: one after the other, side by side, or one after the other while a tracer listens.
 
-An engine makes the calls of a batch once, a call for each chunk, whoever runs them. A tracer is told for each of them
+An engine makes the calls of a batch once, a call for each chunk, however they are run. A tracer is told for each of them
 which memory it reads and writes, so that it can schedule them on threads.
 """
 

@@ -1,4 +1,4 @@
-"""Intrinsics that find weights and rows by tables: what a forward with repeated inputs needs beside :mod:`.intrinsics`."""
+"""Intrinsics that find weights and rows by tables: what a forward with a broadcast input needs besides :mod:`.intrinsics`."""
 
 from __future__ import annotations
 

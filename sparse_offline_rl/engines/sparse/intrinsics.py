@@ -1,4 +1,4 @@
-"""The rows of the kernels: what Numba cannot be trusted to vectorise, as intrinsics.
+"""The inner loops of the kernels as intrinsics, because Numba's own vectorisation of them is not reliable.
 
 Addresses are plain ``int64``, so that a call passes no arrays. A tile holds 16·V batch columns per unit; V is the length of
 the tuple ``width``, so that Numba compiles (and caches) one version per V. ``index`` arrays hold units times 64, the bytes

@@ -1,4 +1,4 @@
-"""The kernels by name. One entry here, and everybody who runs, schedules or traces kernels knows a new one."""
+"""The kernels by name: the one place that lists them. Dispatch, parallel runs, tracing and scheduling follow from it."""
 
 from __future__ import annotations
 

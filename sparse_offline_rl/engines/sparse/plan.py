@@ -53,8 +53,8 @@ class LayerPlan:
 class LayerTables:
     """Index tables of a layer over its live units only, as the kernels walk them.
 
-    Rows (and columns of the transpose) are walked in order of their number of weights, so that neighbouring loops have
-    equal lengths and the branch predictor is right. Indices are units times 64, the bytes of one vector per unit.
+    Rows (and columns of the transpose) are walked in order of their number of weights: neighbouring loops then have
+    equal lengths, which the processor's branch predictor gets right. Indices are units times 64, the bytes of one vector a unit.
     """
 
     row_unit: IntArray  # [rows] stored output unit
