@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparse_offline_rl.engines.sparse.broadcast import BroadcastForward
 from sparse_offline_rl.engines.sparse.buffers import Buffer, Buffers
 from sparse_offline_rl.engines.sparse.calls import Effects, Span, Spans, rows_of, run
-from sparse_offline_rl.engines.sparse.chunks import CHUNKS_PER_THREAD, Tiles, cut
+from sparse_offline_rl.engines.sparse.chunks import CHUNKS_PER_THREAD, Chunk, Tiles, cut
 from sparse_offline_rl.engines.sparse.costs import ADD_NS, BACKWARD_NS, FORWARD_NS, MIN_WORK_FOR_THREADS, SINGLE_NS
 from sparse_offline_rl.engines.sparse.kernel_table import KERNELS
 from sparse_offline_rl.engines.sparse.plan import SparsePlan
@@ -71,40 +71,52 @@ class KernelEngine:
         if batch == 1 and not keep:
             self._single(values, spans, out, tracer)
             return None
-        tiles = self.tiles(batch, threads)
-        parts = tiles.threads
-        if tracer is not None and not keep and parts > 1:
-            parts = min(len(tiles.table), CHUNKS_PER_THREAD * parts)
-        chunks = tiles.chunks(parts)
-        tile_size = MAX_VECTORS * LANES * self.plan.unit_count
-        tile_bytes = FLOAT_BYTES * tile_size
-        buffer = self._buffers.take(
-            tiles.vectors * LANES * self.plan.unit_count if keep else tile_size * tiles.threads,
-            tracer if keep else None,
-        )
-        places = [buffer.address + (0 if keep else tile_bytes * (i % tiles.threads)) for i in range(len(chunks))]
+        tiles, units = self.tiles(batch, threads), self.plan.unit_count
+        if keep:
+            workspace = Workspace(tiles, self._buffers.take(LANES * tiles.vectors * units, tracer))
+            chunks = tiles.chunks(tiles.threads)
+            self._run_forward(values, spans, chunks, batch, out, [workspace.buffer.address], 0, tracer)
+            return workspace
+        tile_size = LANES * MAX_VECTORS * units
+        scratch = self._buffers.take(tile_size * tiles.threads)
+        places = [scratch.address + FLOAT_BYTES * tile_size * i for i in range(tiles.threads)]
+        parts = 1 if tracer is None or tiles.threads == 1 else CHUNKS_PER_THREAD
+        chunks = tiles.chunks(min(len(tiles.table), parts * tiles.threads))
+        self._run_forward(values, spans, chunks, batch, out, places, FLOAT_BYTES * tile_size, tracer)
+        self._buffers.give_back(scratch)
+        return None
+
+    def _run_forward(
+        self,
+        values: Address,
+        spans: Spans,
+        chunks: Sequence[Chunk],
+        batch: Count,
+        out: Address,
+        places: Sequence[Address],
+        scratch_bytes: Bytes,
+        tracer: Tracer | None,
+    ) -> None:
+        """Chunk i has its activations at ``places`` (i modulo their number): scratch of that size, or 0 if they are to be kept."""
+        keep = int(scratch_bytes == 0)
         calls = [
             (
-                self.table, values, chunk.address, chunk.length, batch, work, int(keep),
+                self.table, values, chunk.address, chunk.length, batch, places[i % len(places)], keep,
                 *spans[0], *spans[1], *spans[2], out,
             )
-            for chunk, work in zip(chunks, places, strict=True)
+            for i, chunk in enumerate(chunks)
         ]  # fmt: skip
 
         def effects(i: int) -> Effects:
-            chunk = chunks[i]
+            chunk, width = chunks[i], self.plan.out_features
             reads = [self._parameters(values), *rows_of(spans, chunk.first_row, chunk.rows)]
-            writes = rows_of([self._output_rows(out)], chunk.first_row, chunk.rows)
+            writes = rows_of([(out, FLOAT_BYTES * width, width)], chunk.first_row, chunk.rows)
             if keep:
-                writes.append((buffer.address + chunk.offset, chunk.bytes))
-            scratch = {} if keep else {"work": tile_bytes}
+                writes.append((places[0] + chunk.offset, chunk.bytes))
+            scratch = {} if keep else {"work": scratch_bytes}
             return Effects(reads, writes, scratch, FORWARD_NS * self._weights * chunk.vectors)
 
         run(_FORWARD, calls, effects, tracer)
-        if keep:
-            return Workspace(tiles, buffer)
-        self._buffers.give_back(buffer)
-        return None
 
     def forward_repeated(
         self, values: Address, inputs: Sequence[Span], distinct: Count, batch: Count, out: Address, threads: int = 1
@@ -216,10 +228,6 @@ class KernelEngine:
 
     def _parameters(self, values: Address) -> Region:
         return values, FLOAT_BYTES * self.plan.parameter_count
-
-    def _output_rows(self, out: Address) -> Span:
-        width = self.plan.out_features
-        return out, FLOAT_BYTES * width, width
 
     def act(self, values: FloatArray, observations: FloatArray, threads: int = 1) -> FloatArray:
         """NumPy forward: parameters ``[n]`` and float32 ``[B, in]`` to ``[B, out]``.
