@@ -1,4 +1,4 @@
-"""Lets networks, kernels and optimisers tell a recorder what they do beside torch; see :mod:`sparse_offline_rl.engines.capture`."""
+"""Lets networks, kernels and optimisers tell a tracer what they do beside torch; see :mod:`sparse_offline_rl.engines.capture`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Region = tuple[int, int]  # address and length in bytes
 
 
 class KernelCall(NamedTuple):
-    """A kernel that ran on one thread, and what somebody must know who runs it again beside others."""
+    """A call of a kernel on one thread, and what must be known to run it again beside others."""
 
     name: str
-    arguments: Sequence[int]
+    words: Sequence[int]  # its arguments
     reads: Sequence[Region]
     writes: Sequence[Region]
-    scratch: Mapping[int, int]  # arguments that are addresses of scratch memory, and how many bytes each needs
-    nanoseconds: float  # about
+    scratch: Mapping[str, int]  # words that are addresses of scratch memory, by name, and how many bytes each needs
+    nanoseconds: float  # estimated
 
 
-class Recorder(Protocol):
-    """What it is told, in the order in which things happen."""
+class Tracer(Protocol):
+    """Is told what happens, in order."""
 
     def reads(self, tensors: Sequence[Any]) -> None:
         """A kernel is about to read these."""
@@ -34,29 +34,29 @@ class Recorder(Protocol):
         """An optimiser is about to step along these gradients."""
 
     def take(self, count: int) -> Any:
-        """A buffer of at least ``count`` float32 that belongs to the recorder."""
+        """A buffer of at least ``count`` float32 that belongs to the tracer."""
 
     def give_back(self, buffer: Any) -> None:
         """A buffer of :meth:`take` is free again."""
 
 
 class _State(threading.local):
-    recorder: Recorder | None = None
+    tracer: Tracer | None = None
 
 
 _state = _State()
 
 
-def recorder() -> Recorder | None:
-    """The recorder that listens in this thread, if any."""
-    return _state.recorder
+def current_tracer() -> Tracer | None:
+    """The tracer that listens in this thread, if any."""
+    return _state.tracer
 
 
 @contextmanager
-def listening(listener: Recorder) -> Iterator[None]:
-    """Within the block ``listener`` is told of everything that happens in this thread."""
-    _state.recorder = listener
+def tracing(tracer: Tracer) -> Iterator[None]:
+    """Within the block ``tracer`` is told of everything that happens in this thread."""
+    _state.tracer = tracer
     try:
         yield
     finally:
-        _state.recorder = None
+        _state.tracer = None

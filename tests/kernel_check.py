@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from sparse_offline_rl.engines.sparse import kernels, split_kernels
+from sparse_offline_rl.engines.sparse import broadcast_kernels, kernels
 from sparse_offline_rl.engines.sparse.engine import KernelEngine
 from sparse_offline_rl.engines.sparse.plan import SparsePlan
 
@@ -80,7 +80,7 @@ def check(sizes, density, batch):
     np.testing.assert_allclose(found_x, dx, rtol=1e-3, atol=1e-3)
     first, others = normal(7, 2), normal(7 * batch, sizes[0] - 2)
     repeated = np.empty((7 * batch, sizes[-1]), np.float32)
-    engine.forward_repeated(values.ctypes.data, [span(first), span(others)], 7, 7 * batch, repeated.ctypes.data)
+    engine.forward_broadcast(values.ctypes.data, [span(first), span(others)], 7, 7 * batch, repeated.ctypes.data)
     whole = np.concatenate([first.repeat(batch, 0), others], 1)
     np.testing.assert_allclose(repeated, dense_forward(plan, values, whole)[-1], rtol=1e-4, atol=1e-4)
 
@@ -89,7 +89,7 @@ def main():
     for sizes, density, batch in (((9, 40, 30, 4), 0.2, 3), ((9, 40, 30, 4), 0.1, 65), ((23, 100, 80, 2), 0.05, 300)):
         check(sizes, density, batch)
     counts = dict.fromkeys(("zmm", "ymm", "fmla"), 0)
-    for kernel in (kernels.forward_serial, kernels.backward_serial, split_kernels.repeats_serial):
+    for kernel in (kernels.forward, kernels.backward, broadcast_kernels.candidates):
         for assembly in kernel.inspect_asm().values():
             for name in counts:
                 counts[name] += len(re.findall(rf"\b{name}", assembly))

@@ -17,6 +17,7 @@ from sparse_offline_rl.benchmarks.race import Entry, Outcome, race
 from sparse_offline_rl.benchmarks.results import Table, format_cell, format_table, load_results
 from sparse_offline_rl.benchmarks.scale import QUICK
 from sparse_offline_rl.benchmarks.sections import agents as agents_section
+from sparse_offline_rl.benchmarks.sections import constants
 from sparse_offline_rl.benchmarks.sections import peers as peers_section
 from sparse_offline_rl.benchmarks.sections.crossover import crossing
 from sparse_offline_rl.errors import UserError
@@ -124,6 +125,15 @@ def test_pruning_starts_from_the_same_weights_each_time():
     step()
     wide, usual = (agents.count_weights(BENCH.overrides("bcq", "dense", 0.0, factor=n)) for n in (2, 1))
     assert wide > 2 * usual
+
+
+def test_constants_of_the_machine_are_measured():
+    (table,) = constants.measure(dataclasses.replace(BENCH, scale=dataclasses.replace(TINY, seconds=0.01)))
+    found = {row["constant"]: row["here"] for row in table.rows}
+    assert {name for name, value in found.items() if value is None} <= {
+        "MIN_WORK_FOR_THREADS", "BYTES_PER_NS", "SYNC_NS", "CACHE_BYTES"
+    }  # fmt: skip
+    assert all(0 < value < 1e5 for name, value in found.items() if value is not None and name.endswith("_NS"))
 
 
 def test_crossing_lies_between_the_points():

@@ -6,20 +6,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_offline_rl.engines.capture.assembly import Assembly
 from sparse_offline_rl.engines.capture.builder import Builder, Unsupported
-from sparse_offline_rl.engines.capture.recorder import UpdateRecorder
+from sparse_offline_rl.engines.capture.executable import Executable
+from sparse_offline_rl.engines.capture.tracer import UpdateTracer
 
 
 def replay(function, inputs):
     """``function`` recorded on zeros of the shapes and strides of ``inputs``, then run on ``inputs``."""
     static = [torch.zeros_like(x) for x in inputs]
-    recorder = UpdateRecorder(torch.Generator(), static)
-    with recorder:
+    tracer = UpdateTracer(torch.Generator(), static)
+    with tracer:
         out = function(*static)
     builder = Builder()
-    recorder.lower(builder)
-    program = Assembly(builder.tasks, 1)
+    tracer.lower(builder)
+    program = Executable(builder.tasks, 1)
     for place, value in zip(static, inputs, strict=True):
         place.copy_(value)
     program()

@@ -1,8 +1,6 @@
 """The dense and the sparse engine are the same agent."""
 
 import copy
-import hashlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +8,6 @@ from helpers import flat, needs_two_threads, on_engine, pruned_agent, random_bat
 
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.engines.selection import CROSSOVER_DENSITY, choose_engine
-from sparse_offline_rl.engines.sparse import kernels, split_kernels
 from sparse_offline_rl.engines.sparse.module import SparseMLP
 from sparse_offline_rl.errors import UserError
 
@@ -132,17 +129,3 @@ def test_the_choice_of_engine():
     assert all(isinstance(mlp, SparseMLP) for mlp in agent.mlps().values())
     with pytest.raises(TypeError, match="network actor is a SparseMLP, and only dense networks can be scored"):
         agent.objectives(random_batch(), torch.Generator())
-
-
-@pytest.mark.parametrize(
-    ("module", "sources"),
-    [
-        (kernels, ("gradients", "intrinsics", "layout", "simd", "tiles")),
-        (split_kernels, ("indexed", "intrinsics", "layout", "simd")),
-    ],
-)
-def test_the_compiled_kernels_know_their_sources(module, sources):
-    """Numba's cache watches one file alone; the digest in it changes with every file that is compiled into it."""
-    folder = Path(module.__file__).parent
-    digest = hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in sources)).hexdigest()[:16]
-    assert digest == module.SOURCES, f'put SOURCES = "{digest}" into {module.__file__}'

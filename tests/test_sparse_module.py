@@ -69,7 +69,7 @@ def gradients(sparse: SparseMLP, batch: int) -> list[Tensor]:
 def test_repeated_calls_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, use_threads: Callable[[int], None], batch: int, threads: int
 ) -> None:
-    monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine._WORTH_A_THREAD", 0)
+    monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine.MIN_WORK_FOR_THREADS", 0)
     sparse = sparse_twin(pruned_mlp(0.3))
     use_threads(threads)
     for first, second in zip(gradients(sparse, batch), gradients(sparse, batch), strict=True):
@@ -81,7 +81,7 @@ def test_repeated_calls_give_the_same_bits(
 def test_threads_change_only_the_last_bits_of_weight_gradients(
     monkeypatch: pytest.MonkeyPatch, use_threads: Callable[[int], None], batch: int
 ) -> None:
-    monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine._WORTH_A_THREAD", 0)
+    monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine.MIN_WORK_FOR_THREADS", 0)
     sparse = sparse_twin(pruned_mlp(0.3))
     one = gradients(sparse, batch)
     use_threads(2)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sparse_offline_rl.compilation import serial
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@serial
 def adam_step(parameters, exp_avg, exp_avg_sq, gradients, factors):  # type: ignore[no-untyped-def]
     """One step on float32 vectors of equal length, in place.
 

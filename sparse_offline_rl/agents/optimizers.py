@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam as torch_adam
 
-from sparse_offline_rl.tracing import recorder
+from sparse_offline_rl.tracing import current_tracer
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch's defaults and those of all authors whose agents are here
 
@@ -59,9 +59,9 @@ class Adam:
         if self._kernel is None:
             self._torch_step(gradients)
             return
-        listener = recorder()
-        if listener is not None:
-            listener.adam(self, gradients)
+        tracer = current_tracer()
+        if tracer is not None:
+            tracer.adam(self, gradients)
         for views, gradient in zip(self._views, gradients, strict=True):
             self._kernel(*views, gradient.view(-1).numpy(), self._numbers)
 

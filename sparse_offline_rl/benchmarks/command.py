@@ -22,7 +22,17 @@ from sparse_offline_rl.benchmarks.results import (
     write_markdown,
 )
 from sparse_offline_rl.benchmarks.scale import FULL, QUICK
-from sparse_offline_rl.benchmarks.sections import acting, agents, costs, crossover, files, layer, peers, updates
+from sparse_offline_rl.benchmarks.sections import (
+    acting,
+    agents,
+    constants,
+    costs,
+    crossover,
+    files,
+    layer,
+    peers,
+    updates,
+)
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import closest, user_errors
 from sparse_offline_rl.errors import UserError
@@ -37,6 +47,7 @@ SECTIONS: dict[str, tuple[str, Measure]] = {
     "files": (files.TITLE, files.measure),
     "costs": (costs.TITLE, costs.measure),
     "crossover": (crossover.TITLE, crossover.measure),
+    "constants": (constants.TITLE, constants.measure),
 }
 
 

@@ -92,6 +92,6 @@ class SparseRunner:
         distinct, count = len(first.array), len(out.array)
         spans = (first[1:], second[1:])
         if distinct < count:
-            self._engine.forward_repeated(self._address, spans, distinct, count, out.address)
+            self._engine.forward_broadcast(self._address, spans, distinct, count, out.address)
         else:
             self._engine.forward(self._address, spans, count, out.address)

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparse_offline_rl.agents.bcq import BCQConfig, GenerativeConfig
 from sparse_offline_rl.benchmarks.contestant import Contestant, Unavailable
 from sparse_offline_rl.benchmarks.contestants.agents import (
     ACTIONS,
     OBSERVATIONS,
-    make_trainee,
+    make_agent,
     random_buffer,
     random_transitions,
     read_config,
@@ -31,22 +32,22 @@ from sparse_offline_rl.policy.format import write_policy
 from sparse_offline_rl.policy.runtime import FILE_NAME, load_policy
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.deploy import policy_content
-from sparse_offline_rl.training.session import Trainee
+from sparse_offline_rl.training.session import ActiveAgent
 from sparse_offline_rl.types import FloatArray
 
 ENVIRONMENT = "HalfCheetah-v5"
 _OBSERVATIONS = 64  # different ones, in turn
 
 
-def make_content(config: Config, trainee: Trainee) -> PolicyContent:
+def make_content(config: Config, active: ActiveAgent) -> PolicyContent:
     """What the policy file of an agent holds."""
     data = LoadedDataset(random_transitions(), spaces(), ENVIRONMENT, "random")
-    return policy_content(config, trainee.agent, trainee.masks, Normalization.identity(OBSERVATIONS), data)
+    return policy_content(config, active.agent, Normalization.identity(OBSERVATIONS), data)
 
 
 def _trained_content(overrides: Sequence[str]) -> PolicyContent:
     config = read_config(overrides)
-    return make_content(config, make_trainee(config, random_buffer()))
+    return make_content(config, make_agent(config, random_buffer()))
 
 
 def _runtime(overrides: Sequence[str]) -> Act:
@@ -60,9 +61,10 @@ def _runtime(overrides: Sequence[str]) -> Act:
 def _plain(overrides: Sequence[str]) -> tuple[PlainPolicy, int]:
     """A dense torch policy of the same sizes, and the number of latents it wants."""
     agent = read_config(overrides).agent
+    assert isinstance(agent, GenerativeConfig)
     hidden = {"actor": agent.actor_hidden, "critic": agent.critic_hidden, "vae": agent.vae_hidden}
-    scored = agent.name == "bcq"
-    return PlainPolicy(OBSERVATIONS, ACTIONS, hidden, scored).eval(), agent.acting_candidates if scored else 1
+    candidates = agent.acting_candidates if isinstance(agent, BCQConfig) else 1
+    return PlainPolicy(OBSERVATIONS, ACTIONS, hidden, candidates > 1).eval(), candidates
 
 
 def _eager(overrides: Sequence[str]) -> Act:
@@ -106,7 +108,7 @@ def _onnx(overrides: Sequence[str]) -> Act:
     draws = np.random.default_rng(0)
 
     def act(observation: FloatArray) -> FloatArray:
-        noise = draws.standard_normal((content.rows, content.latent_dim), np.float32)
+        noise = draws.standard_normal((content.acting.candidates, content.acting.latent_dim), np.float32)
         action: FloatArray = session.run(None, {"observation": observation[None], "noise": noise})[0][0]
         return action
 
@@ -133,7 +135,7 @@ def latency(kind: str, overrides: Sequence[str]) -> Contestant:
 def _agent(overrides: Sequence[str]) -> Act:
     """The agent as it is evaluated in the middle of its training."""
     config = read_config(overrides)
-    agent, draws = make_trainee(config, random_buffer()).agent, generator(0, "acting")
+    agent, draws = make_agent(config, random_buffer()).agent, generator(0, "acting")
 
     def act(observations: FloatArray) -> FloatArray:
         actions: FloatArray = agent.act(torch.from_numpy(observations), draws).numpy()

@@ -12,22 +12,22 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from sparse_offline_rl import experiment
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.benchmarks.contestant import Contestant, peak_bytes
 from sparse_offline_rl.cli.configs import config_dir
-from sparse_offline_rl.config import Config, parse_config
+from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.datasets.transitions import Transitions
-from sparse_offline_rl.engines.capture.codes import ARGUMENTS
 from sparse_offline_rl.engines.capture.interpreter import run_serial
 from sparse_offline_rl.engines.capture.update import CapturedUpdate, Program
+from sparse_offline_rl.engines.sparse.kernel_table import FIRST_OPCODE
 from sparse_offline_rl.engines.sparse.module import SparseMLP
-from sparse_offline_rl.experiment import build_agent
-from sparse_offline_rl.pruning.prune import apply_masks, find_masks
+from sparse_offline_rl.pruning.prune import find_masks, prune_state
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.process import prepare_process
-from sparse_offline_rl.training.session import Trainee
+from sparse_offline_rl.training.session import ActiveAgent
 from sparse_offline_rl.types import Spaces
 
 OBSERVATIONS, ACTIONS = 17, 6  # those of HalfCheetah
@@ -39,7 +39,7 @@ def read_config(overrides: Sequence[str]) -> Config:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         values = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
     assert isinstance(values, dict)
-    return parse_config({str(key): value for key, value in values.items()})
+    return experiment.read_config({str(key): value for key, value in values.items()})
 
 
 def spaces() -> Spaces:
@@ -65,28 +65,31 @@ def random_buffer() -> ReplayBuffer:
 
 def count_weights(overrides: Sequence[str]) -> int:
     """Prunable weights of all networks."""
-    networks = AGENTS["bcq"](spaces(), read_config(overrides).agent).networks
-    return sum(layer.weight.numel() for mlp in networks.dense_mlps().values() for layer in mlp.layers().values())
+    config = read_config(overrides)
+    agent = AGENTS[config.agent.name].create(spaces(), config.agent)
+    return sum(mlp.topology.total for mlp in agent.mlps().values())
 
 
-def make_trainee(config: Config, buffer: ReplayBuffer) -> Trainee:
-    """A pruned agent with its engine, ready to train."""
+def make_agent(config: Config, buffer: ReplayBuffer) -> ActiveAgent:
+    """A pruned agent on its engine."""
     prepare_process(config.threads)
-    return build_agent(config, spaces(), buffer, None)
+    state = experiment.initial_state(config, spaces(), buffer)
+    return experiment.put_on_engine(config, spaces(), state)
 
 
-def _updates(config: Config, trainee: Trainee, buffer: ReplayBuffer) -> Callable[[], object]:
+def _updates(config: Config, active: ActiveAgent, buffer: ReplayBuffer) -> Callable[[], object]:
     draws, sample = generator(0, "train"), buffer.sampler(config.batch_size)
-    return lambda: trainee.update(sample(draws), draws)
+    return lambda: active.update(sample(draws), draws)
 
 
 def training(overrides: Sequence[str]) -> Contestant:
     """One update with its sampled batch."""
     config, buffer = read_config(overrides), random_buffer()
-    trainee = make_trainee(config, buffer)
-    kept, total = sum(r.kept for r in trainee.reports), sum(r.total for r in trainee.reports)
-    facts = {"kept": kept, "total": total, "live_units": sum(r.live_outputs for r in trainee.reports)}
-    return Contestant(_updates(config, trainee, buffer), lambda: facts)
+    active = make_agent(config, buffer)
+    reports = active.layer_reports()
+    kept, total = sum(r.kept for r in reports), sum(r.total for r in reports)
+    facts = {"kept": kept, "total": total, "live_units": sum(r.live_outputs for r in reports)}
+    return Contestant(_updates(config, active, buffer), lambda: facts)
 
 
 def first_update(overrides: Sequence[str]) -> Contestant:
@@ -120,16 +123,16 @@ class _Stopwatch:
 def stages(overrides: Sequence[str]) -> Contestant:
     """An update that runs operation by operation; facts: milliseconds by stage, and those inside the sparse kernels."""
     config, buffer, watch = read_config(overrides), random_buffer(), _Stopwatch()
-    trainee = make_trainee(config, buffer)
-    agent = trainee.agent
-    for kernels in {type(mlp.engine) for mlp in agent.networks.mlps().values() if isinstance(mlp, SparseMLP)}:
+    active = make_agent(config, buffer)
+    agent = active.agent
+    for kernels in {type(mlp.engine) for mlp in agent.mlps().values() if isinstance(mlp, SparseMLP)}:
         for method in ("forward", "backward"):
             watch.watch(kernels, method, "kernels")
     for name, label in (("vae_loss", "VAE"), ("target", "target"), ("critic_loss", "critic"), ("actor_loss", "actor")):
         watch.watch(agent, name, label)
     for name, label in (("vae", "VAE"), ("critic", "critic"), ("actor", "actor")):
-        watch.watch(agent.learners[name], "step", label)
-    update, calls = _updates(config, trainee, buffer), [0]
+        watch.watch(agent.optimizers[name], "minimize", label)
+    update, calls = _updates(config, active, buffer), [0]
     update()
     watch.seconds.clear()
 
@@ -153,11 +156,11 @@ def stages(overrides: Sequence[str]) -> Contestant:
 def captured(overrides: Sequence[str]) -> Contestant:
     """A recorded update; facts: milliseconds, and how many of them the sparse kernels and the other instructions take."""
     config, buffer = read_config(overrides), random_buffer()
-    trainee = make_trainee(config, buffer)
-    assert isinstance(trainee.update, CapturedUpdate)
-    update, calls = _updates(config, trainee, buffer), [0]
+    active = make_agent(config, buffer)
+    assert isinstance(active.update, CapturedUpdate)
+    update, calls = _updates(config, active, buffer), [0]
     update()
-    (program,) = trainee.update.programs
+    (program,) = active.update.programs
     parts = {"kernels": _part(program, kernels=True), "other instructions": _part(program, kernels=False)}
     seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -174,10 +177,10 @@ def captured(overrides: Sequence[str]) -> Contestant:
 def _part(program: Program, kernels: bool) -> Callable[[], None]:
     """Runs only the sparse kernels of an update, or only its other instructions."""
     chosen, count, at = [np.empty(0, np.int64)], 0, 0
-    source = program.assembly.words
+    source = program.executable.words
     while at < len(source):
         code, length = source[at : at + 2]
-        if (code in ARGUMENTS) == kernels:
+        if (code >= FIRST_OPCODE) == kernels:
             chosen.append(source[at : at + length])
             count += 1
         at += length
@@ -189,7 +192,7 @@ def memory(overrides: Sequence[str], updates: int) -> Contestant:
     """Facts: the process's resident memory before the agent is built, and its peak after ``updates``."""
     config, buffer = read_config(overrides), random_buffer()
     before = peak_bytes()
-    update = _updates(config, make_trainee(config, buffer), buffer)
+    update = _updates(config, make_agent(config, buffer), buffer)
     for _ in range(updates):
         update()
     after = peak_bytes()
@@ -200,15 +203,11 @@ def pruning(overrides: Sequence[str]) -> Contestant:
     """Scoring all networks on one batch, finding the masks and applying them."""
     config, buffer = read_config(overrides), random_buffer()
     prepare_process(config.threads)
-    agent = AGENTS[config.agent.name](spaces(), config.agent, "cpu", generator(config.seed, "init"))
-    state = {name: tensor.clone() for name, tensor in agent.networks.state_dict().items()}
+    agent = AGENTS[config.agent.name].create(spaces(), config.agent, generator(config.seed, "init"))
     draws, sample = generator(0, "prune"), buffer.sampler(config.prune.batch_size)
 
     def step() -> None:
-        objectives = agent.objectives(sample(draws), draws)
-        for name, masks in find_masks(objectives, config.prune, config.sparsity, draws).items():
-            apply_masks(agent.networks.dense_mlps()[name], masks)
-        agent.tie_twin()
-        agent.networks.load_state_dict(state)  # the next call starts from unpruned weights again
+        masks = find_masks(agent.objectives(sample(draws), draws), config.prune, config.sparsity, draws)
+        prune_state(agent.state(), masks, agent.TWINS, config.agent.twin)
 
     return Contestant(step)

@@ -78,15 +78,15 @@ def _trained(case: Case) -> tuple[Tensor, Tensor, Tensor]:
 
 def _ours(case: Case) -> Layer:
     from sparse_offline_rl.engines.sparse.module import SparseMLP
-    from sparse_offline_rl.engines.sparse.plan import SparsePlan
+    from sparse_offline_rl.networks.packing import Topology
 
-    plan = SparsePlan.from_masks([case.mask.numpy()])
-    module = SparseMLP(plan, {"out": len(case.bias)}, torch.cat([case.weight[case.mask], case.bias]))
+    topology = Topology({}, {"out": case.mask.numpy()})
+    module = SparseMLP(topology, topology.pack([case.weight.numpy(), case.bias.numpy()]))
     x = case.x.clone().requires_grad_()
 
     def both() -> tuple[Tensor, Tensor]:
         dx, dv = torch.autograd.grad(module(x), (x, module.values), case.grad)
-        return dx, dv[plan.layers[0].values]
+        return dx, dv[topology.spans["out"].values]
 
     return Layer(lambda: module(case.x), both)
 

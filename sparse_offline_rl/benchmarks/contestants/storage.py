@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sparse_offline_rl.agents.state import agent_tensors
 from sparse_offline_rl.benchmarks.contestant import Contestant
 from sparse_offline_rl.benchmarks.contestants.acting import make_content
-from sparse_offline_rl.benchmarks.contestants.agents import make_trainee, random_buffer, read_config
-from sparse_offline_rl.policy.content import KINDS
+from sparse_offline_rl.benchmarks.contestants.agents import make_agent, random_buffer, read_config
+from sparse_offline_rl.networks.state import NetworkState
 from sparse_offline_rl.policy.format import write_policy
 from sparse_offline_rl.seeding import generator
-from sparse_offline_rl.training.checkpoint import Checkpoint, save_checkpoint
-from sparse_offline_rl.types import BoolArray
+from sparse_offline_rl.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from sparse_offline_rl.types import BoolArray, FloatArray
 
 _UPDATES = 3  # before saving, so that Adam's moments are no zeros
 
@@ -26,57 +26,43 @@ _UPDATES = 3  # before saving, so that Adam's moments are no zeros
 def sizes(overrides: Sequence[str]) -> Contestant:
     """Facts: ``policy`` and ``checkpoint``, each with its bytes by way of storing."""
     config, buffer = read_config(overrides), random_buffer()
-    trainee = make_trainee(config, buffer)
-    agent, draws, sample = trainee.agent, generator(0, "train"), buffer.sampler(config.batch_size)
+    active = make_agent(config, buffer)
+    agent, draws, sample = active.agent, generator(0, "train"), buffer.sampler(config.batch_size)
     for _ in range(_UPDATES):
-        trainee.update(sample(draws), draws)
-    tensors = agent_tensors(agent)
+        active.update(sample(draws), draws)
+    state = agent.state()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_policy(folder / "policy", make_content(config, trainee))
-        save_checkpoint(folder / "checkpoint", Checkpoint(_UPDATES, tensors, trainee.masks, {}))
-        policy = {f"online/{name}": tensors[f"online/{name}"] for name in KINDS[config.agent.name]}
+        write_policy(folder / "policy", make_content(config, active))
+        progress = Progress(0.0, 0.0, {}, 0, "", "", active.engine, {})
+        checkpoint = Checkpoint(_UPDATES, state, draws.get_state().numpy(), progress)
+        save_checkpoint(folder / "checkpoint", checkpoint)
+        acting = [(state.networks[name], state.networks[name].values) for name in agent.acting().networks]
+        whole = [(network, vector) for network in state.networks.values() for vector in network.vectors().values()]
         found = {
-            "policy": {
-                "file": (folder / "policy").stat().st_size,
-                **_alternatives(policy, trainee.masks),
-            },
-            "checkpoint": {
-                "file": (folder / "checkpoint").stat().st_size,
-                **_alternatives(tensors, trainee.masks),
-            },
+            "policy": {"file": (folder / "policy").stat().st_size, **_alternatives(acting)},
+            "checkpoint": {"file": (folder / "checkpoint").stat().st_size, **_alternatives(whole)},
         }
     return Contestant(facts=lambda: found)
 
 
-def _alternatives(tensors: Mapping[str, Tensor], masks: Mapping[str, Mapping[str, BoolArray]]) -> dict[str, float]:
+def _alternatives(vectors: Sequence[tuple[NetworkState, FloatArray]]) -> dict[str, float]:
     """Bytes of the same content by other means."""
-    layers = [layer for name, vector in tensors.items() for layer in _dense_layers(vector, masks[_network(name)])]
+    layers = [layer for network, vector in vectors for layer in _dense_layers(network, vector)]
+    topologies = {id(network): network.topology for network, _ in vectors}
     return {
         "dense": _torch_save(layers, lambda weight: weight),
         "COO": _torch_save(layers, lambda weight: weight.to_sparse()),
         "CSR": _torch_save(layers, lambda weight: weight.to_sparse_csr()),
-        "least": 4 * sum(len(vector) for vector in tensors.values())
-        + _mask_bytes(mask for network in {_network(name) for name in tensors} for mask in masks[network].values()),
+        "least": 4 * sum(len(vector) for _, vector in vectors)
+        + _mask_bytes(mask for topology in topologies.values() for mask in topology.layers.values()),
     }
 
 
-def _network(name: str) -> str:
-    """``critic1`` of ``target/critic1_target``."""
-    return name.partition("/")[2].removesuffix("_target")
-
-
-def _dense_layers(vector: Tensor, masks: Mapping[str, BoolArray]) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of each layer; only the numbers of values matter here, not the order of several heads."""
-    layers, start = [], 0
-    for mask in masks.values():
-        kept = int(mask.sum())
-        weight = torch.zeros(mask.shape)
-        weight[torch.from_numpy(mask)] = vector[start : start + kept]
-        bias = vector[start + kept : start + kept + len(mask)].clone()
-        layers.append((weight, bias))
-        start += kept + len(mask)
-    return layers
+def _dense_layers(network: NetworkState, vector: FloatArray) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of each layer."""
+    arrays = [torch.from_numpy(np.ascontiguousarray(array)) for array in network.topology.unpack(vector)]
+    return list(zip(arrays[0::2], arrays[1::2], strict=True))
 
 
 def _torch_save(layers: Iterable[tuple[Tensor, Tensor]], convert: Callable[[Tensor], Tensor]) -> int:

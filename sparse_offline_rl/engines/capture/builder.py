@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparse_offline_rl.engines.capture.codes import Call, Map, Reduce
+from sparse_offline_rl.engines.capture.opcodes import Call, Map, Reduce
 from sparse_offline_rl.engines.capture.tasks import NO_SCRATCH, Task
-from sparse_offline_rl.engines.sparse.shares import SHARES
-from sparse_offline_rl.engines.sparse.simd import LANES
+from sparse_offline_rl.engines.sparse.chunks import CHUNKS_PER_THREAD
+from sparse_offline_rl.engines.sparse.costs import ELEMENT_NS, INSTRUCTION_NS
+from sparse_offline_rl.engines.sparse.tables import FLOAT_BYTES, LANES
 from sparse_offline_rl.tracing import Region
 
-_FLOAT_BYTES = 4
 _DIMENSIONS = 3  # of an instruction
-_INSTRUCTION, _ELEMENT = 150.0, 0.4  # ns
-_WORTH_A_TASK = 512  # elements
+_MIN_ELEMENTS_FOR_CHUNK = 512
 
 Value = Tensor | float
 
@@ -38,31 +37,30 @@ class _View:
 
 
 class Builder:
-    """Collects instructions, and keeps alive the memory that they name, but for that of the agent's modules."""
+    """Collects instructions, and keeps the memory alive that they name, except that of the agent's modules."""
 
     def __init__(self, threads: int = 1) -> None:
         self.tasks: list[Task] = []
         self.kept: list[object] = []
         self._threads = threads
         self.constants: dict[bytes, int] = {}  # the bytes of a float32 -> where it lies
-        self._shadows: dict[int, Tensor] = {}  # float32 in place of the booleans at an address
+        self._boolean_floats: dict[int, Tensor] = {}  # float32 in place of the booleans at an address
 
     def emit(
         self,
-        code: Map | Reduce | Call,
+        opcode: int,
         words: Sequence[int],
         reads: Sequence[Region],
         writes: Sequence[Region],
         nanoseconds: float,
         scratch: Mapping[int, int] = NO_SCRATCH,
     ) -> None:
-        """Add one instruction; ``scratch`` names those of its ``words`` that are addresses of scratch memory."""
-        moved = {position + 2: size for position, size in scratch.items()}
-        self.tasks.append(Task([int(code), 2 + len(words), *words], reads, writes, nanoseconds, moved))
+        """Add one instruction; ``scratch`` gives the positions of those ``words`` that are addresses of scratch memory."""
+        self.tasks.append(Task(opcode, words, reads, writes, nanoseconds, scratch))
 
-    def parts(self, rows: int, size: int) -> list[slice]:
-        """Rows of a batch in the shares of the kernels, or all at once where ``size`` elements are too few to share."""
-        count = min(size // _WORTH_A_TASK, SHARES * self._threads) if self._threads > 1 else 1
+    def chunks(self, rows: int, size: int) -> list[slice]:
+        """``rows`` rows in chunks, as many as the kernels have; one chunk where ``size`` elements are too few for more."""
+        count = min(size // _MIN_ELEMENTS_FOR_CHUNK, CHUNKS_PER_THREAD * self._threads) if self._threads > 1 else 1
         vectors = -(-rows // LANES)
         ends = [min(rows, LANES * (vectors * i // max(count, 1))) for i in range(count + 1)]
         return [slice(*pair) for pair in pairwise(ends) if pair[0] < pair[1]] if count > 1 else [slice(0, rows)]
@@ -71,7 +69,7 @@ class Builder:
         """Address of a float."""
         with np.errstate(over="ignore"):  # what is too large for a float32 is infinite, as in torch
             memory = np.array([value], np.float64).astype(np.float32)
-        key = memory.tobytes()  # tells 0.0 from -0.0
+        key = memory.tobytes()  # differs between 0.0 and -0.0
         if key not in self.constants:
             self.kept.append(memory)
             self.constants[key] = memory.ctypes.data
@@ -83,41 +81,41 @@ class Builder:
         self.kept.append(tensor)
         return tensor
 
-    def _shadow(self, tensor: Tensor) -> None:
-        """Let floats stand for the booleans that an instruction makes."""
+    def _provide_floats(self, tensor: Tensor) -> None:
+        """Memory for the floats, 0 or 1, that stand for the booleans that an instruction makes."""
         storage = tensor.untyped_storage()
-        if tensor.dtype == torch.bool and storage.data_ptr() not in self._shadows:
-            self._shadows[storage.data_ptr()] = self.temporary((storage.nbytes(),))
+        if tensor.dtype == torch.bool and storage.data_ptr() not in self._boolean_floats:
+            self._boolean_floats[storage.data_ptr()] = self.temporary((storage.nbytes(),))
 
-    def map(self, code: Map, out: Tensor, *operands: Value) -> None:
+    def map(self, function: Map, out: Tensor, *operands: Value) -> None:
         """``out = f(operands)``, broadcast to the shape of ``out``."""
         shape = tuple(out.shape)
         if 0 in shape:
             return
-        self._shadow(out)
+        self._provide_floats(out)
         out, rows = out.detach(), shape[0] if shape else 1
-        parts = self.parts(rows, out.numel())
-        if len(parts) == 1:
-            self._map(code, out, operands)
+        chunks = self.chunks(rows, out.numel())
+        if len(chunks) == 1:
+            self._map(function, out, operands)
             return
-        for part in parts:
-            self._map(code, out[part], [_rows(operand, part, shape) for operand in operands])
+        for part in chunks:
+            self._map(function, out[part], [_rows(operand, part, shape) for operand in operands])
 
-    def _map(self, code: Map, out: Tensor, operands: Sequence[Value]) -> None:
+    def _map(self, function: Map, out: Tensor, operands: Sequence[Value]) -> None:
         shape, filled = tuple(out.shape), (*operands, 0.0, 0.0)[:3]
         views = [self._view(out, shape), *(self._view(operand, shape) for operand in filled)]
         order = sorted(range(len(shape)), key=lambda d: views[0].strides[d], reverse=True)
         sizes, strides = _merge([shape[d] for d in order], [[v.strides[d] for d in order] for v in views])
-        if strides[0][-1] != _FLOAT_BYTES:  # rows of one element
-            sizes, strides = [*sizes, 1], [[*s, _FLOAT_BYTES] for s in strides]
+        if strides[0][-1] != FLOAT_BYTES:  # rows of one element
+            sizes, strides = [*sizes, 1], [[*s, FLOAT_BYTES] for s in strides]
         if any(size != 1 for size in sizes[:-_DIMENSIONS]):
             raise Unsupported(f"no instruction goes over shape {shape} with strides {out.stride()}")
         sizes, strides = sizes[-_DIMENSIONS:], [s[-_DIMENSIONS:] for s in strides]
         words = [*sizes, *(word for v, s in zip(views, strides, strict=True) for word in (v.address, *s))]
         target, *sources = [_region(v.address, sizes, s) for v, s in zip(views, strides, strict=True)]
-        self.emit(code, words, sources, [target], _INSTRUCTION + _ELEMENT * math.prod(sizes))
+        self.emit(Call.MAP, [int(function), *words], sources, [target], INSTRUCTION_NS + ELEMENT_NS * math.prod(sizes))
 
-    def reduce(self, code: Reduce, out: Tensor, x: Tensor, dims: Sequence[int], scale: float = 1.0) -> None:
+    def reduce(self, function: Reduce, out: Tensor, x: Tensor, dims: Sequence[int], scale: float = 1.0) -> None:
         """``out = scale · reduction of x over dims``; ``out`` has the other dimensions, ``dims`` kept as 1 or dropped."""
         dims = sorted(d % x.dim() for d in dims) if x.dim() else []
         kept = [d for d in range(x.dim()) if d not in dims]
@@ -132,28 +130,29 @@ class Builder:
         if length[:-1] != [1, 1]:  # several dimensions that do not lie as one
             copy = self.temporary(x.shape)
             self.map(Map.COPY, copy, x)
-            self.reduce(code, out, copy, range(len(kept), x.dim()), scale)
+            self.reduce(function, out, copy, range(len(kept), x.dim()), scale)
             return
         if outer[:-2] != [1]:
             raise Unsupported(f"no instruction reduces shape {tuple(x.shape)} to {tuple(out.shape)}")
         out_strides, x_strides = (s[1:] for s in strides)
-        words = [*outer[1:], length[-1], target.address, *out_strides, source.address, *x_strides, inner[0][-1]]
+        words = [int(function), *outer[1:], length[-1], target.address, *out_strides, source.address, *x_strides]
+        words += [inner[0][-1], self.constant(scale)]
         read = _region(source.address, [*outer[1:], length[-1]], [*x_strides, inner[0][-1]])
         written = _region(target.address, outer[1:], out_strides)
-        self.emit(code, [*words, self.constant(scale)], [read], [written], _INSTRUCTION + _ELEMENT * x.numel())
+        self.emit(Call.REDUCE, words, [read], [written], INSTRUCTION_NS + ELEMENT_NS * x.numel())
 
     def _view(self, value: Value, shape: tuple[int, ...]) -> _View:
         if not isinstance(value, Tensor):
             return _View(self.constant(float(value)), (0,) * len(shape))
         if value.device.type != "cpu" or value.is_neg():
             raise Unsupported("it uses a tensor that is not on the CPU, or a lazily negated one")
-        strides = tuple(_FLOAT_BYTES * s for s in value.detach().expand(shape).stride())
+        strides = tuple(FLOAT_BYTES * s for s in value.detach().expand(shape).stride())
         if value.dtype == torch.bool:
             storage = value.untyped_storage().data_ptr()
-            floats = self._shadows.get(storage)
+            floats = self._boolean_floats.get(storage)
             if floats is None:
                 raise Unsupported("it reads a boolean tensor from outside the update")
-            return _View(floats.data_ptr() + _FLOAT_BYTES * (value.data_ptr() - storage), strides)
+            return _View(floats.data_ptr() + FLOAT_BYTES * (value.data_ptr() - storage), strides)
         if value.dtype != torch.float32:
             raise Unsupported(f"it uses a tensor of type {value.dtype}")
         return _View(value.data_ptr(), strides)
@@ -168,13 +167,13 @@ def _rows(operand: Value, part: slice, shape: tuple[int, ...]) -> Value:
 def _region(address: int, sizes: Sequence[int], strides: Sequence[int]) -> Region:
     """From the first to the last byte of a strided array."""
     reach = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    return address, reach + _FLOAT_BYTES
+    return address, reach + FLOAT_BYTES
 
 
 def _merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     """Join neighbouring dimensions that lie as one in every operand; at least three come back, ones in front.
 
-    The stride of a dimension of size 1 counts for nothing; the last one's is given as 4 for the sake of plain code.
+    The stride of a dimension of size 1 is ignored; where nothing else is left, the last one is given as that of a float.
     """
     merged: list[int] = []
     joined: list[list[int]] = [[] for _ in strides]
@@ -193,6 +192,6 @@ def _merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list
     if not merged:
         merged = [1]
         for previous in joined:
-            previous.append(_FLOAT_BYTES)
+            previous.append(FLOAT_BYTES)
     pad = max(0, _DIMENSIONS - len(merged))
     return [1] * pad + merged, [[0] * pad + s for s in joined]

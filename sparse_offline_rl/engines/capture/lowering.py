@@ -1,4 +1,4 @@
-"""What torch's operations are in instructions."""
+"""Translates torch's operations into instructions."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 from sparse_offline_rl.engines.capture.builder import Builder, Unsupported, Value
-from sparse_offline_rl.engines.capture.codes import Map, Reduce
+from sparse_offline_rl.engines.capture.opcodes import Map, Reduce
 
 Lowering = Callable[..., None]  # (builder, out, *arguments of the operation)
 
 _MEAN, _SUM = 1, 2  # torch's numbers for a loss's reduction
 
 
-def _plain(code: Map) -> Lowering:
+def _plain(function: Map) -> Lowering:
     def lower(b: Builder, out: Tensor, *operands: Value) -> None:
-        b.map(code, out, *operands)
+        b.map(function, out, *operands)
 
     return lower
 
 
-def _swapped(code: Map) -> Lowering:
+def _swapped(function: Map) -> Lowering:
     def lower(b: Builder, out: Tensor, x: Value, y: Value) -> None:
-        b.map(code, out, y, x)
+        b.map(function, out, y, x)
 
     return lower
 
@@ -60,8 +60,8 @@ def _power(b: Builder, out: Tensor, x: Value, exponent: Value) -> None:
 
 
 def _clamp(b: Builder, out: Tensor, x: Value, low: Value | None = None, high: Value | None = None) -> None:
-    # The bound is the first operand, so that it is x that a NaN comes from. Not in place: to load what was just stored, but not
-    # with the same mask, makes the processor wait.
+    # The bound is the first operand, so that the result is NaN where x is. Not in place: the processor waits when it loads what
+    # was just stored with another mask.
     if low is not None:
         between = out if high is None else b.temporary(out.shape)
         b.map(Map.MAX, between, low, x)
@@ -80,7 +80,7 @@ def _fill(value: float) -> Lowering:
 
 
 def _second(b: Builder, out: Tensor, _: Any, x: Value) -> None:
-    """Of what is copied into a tensor, and of the size and the value that fill one."""
+    """For operations whose second argument is what is copied into the result."""
     b.map(Map.COPY, out, x)
 
 
@@ -89,12 +89,12 @@ def _not_equal(b: Builder, out: Tensor, x: Value, y: Value) -> None:
     b.map(Map.SUB, out, 1.0, out)
 
 
-def _reduction(code: Reduce, mean: bool = False) -> Lowering:
+def _reduction(function: Reduce, mean: bool = False) -> Lowering:
     def lower(
         b: Builder, out: Tensor, x: Tensor, dim: Sequence[int] | int | None = None, keepdim: bool = False
     ) -> None:
         dims = [dim] if isinstance(dim, int) else list(dim or range(x.dim()))
-        b.reduce(code, out, x, dims, out.numel() / x.numel() if mean and x.numel() else 1.0)
+        b.reduce(function, out, x, dims, out.numel() / x.numel() if mean and x.numel() else 1.0)
 
     return lower
 
@@ -228,7 +228,7 @@ def lower(b: Builder, func: Any, out: Any, inputs: Sequence[Tensor], args: Any, 
 
 
 def _check_booleans(func: Any, name: str, out: Any, inputs: Sequence[Tensor]) -> None:
-    """Booleans are floats that must stay 0 or 1, and logic takes nothing else."""
+    """Booleans are floats that must stay 0 or 1, and logical operations take nothing else."""
     all_boolean = all(x.dtype == torch.bool for x in inputs)
     makes_booleans = isinstance(out, Tensor) and out.dtype == torch.bool
     if makes_booleans and name not in _COMPARISONS and not name.endswith("_not"):

@@ -7,13 +7,12 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from sparse_offline_rl.engines.capture.codes import Map, Reduce
+from sparse_offline_rl.engines.capture.opcodes import Map, Reduce
 from sparse_offline_rl.engines.capture.vector_math import MAPS, constant
 from sparse_offline_rl.engines.sparse.simd import (
     F32,
     I32,
     I64,
-    LANES,
     VECTOR,
     advance,
     cgutils,
@@ -25,6 +24,7 @@ from sparse_offline_rl.engines.sparse.simd import (
     masked_store,
     splat,
 )
+from sparse_offline_rl.engines.sparse.tables import LANES
 
 
 def _operand(builder: Any, address: Any, stride: Any, first: Any, mask: Any) -> Any:
@@ -46,23 +46,25 @@ def _operand(builder: Any, address: Any, stride: Any, first: Any, mask: Any) -> 
 
 
 @intrinsic
-def map_row(typingctx: Any, code: Any, count: Any, out: Any, a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any) -> Any:
-    """``out[i] = f(a[i], b[i], c[i])`` for ``count`` elements; f is the :class:`~.codes.Map` of that code."""
+def map_row(
+    typingctx: Any, function: Any, count: Any, out: Any, a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any
+) -> Any:
+    """``out[i] = f(a[i], b[i], c[i])`` for ``count`` elements; f is a :class:`~.opcodes.Map`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code_, count_, out_, *operands = args
+        function_, count_, out_, *operands = args
         result = cgutils.alloca_once(builder, VECTOR)
 
         def body(first: Any, mask: Any) -> None:
             places = zip(operands[0::2], operands[1::2], strict=True)
             vectors = [_operand(builder, address, stride, first, mask) for address, stride in places]
             end = builder.append_basic_block("mapped")
-            switch = builder.switch(code_, end)
-            for value, function in MAPS.items():
+            switch = builder.switch(function_, end)
+            for value, emit in MAPS.items():
                 block = builder.append_basic_block(value.name.lower())
                 switch.add_case(I64(int(value)), block)
                 builder.position_at_end(block)
-                builder.store(function(builder, *vectors), result)
+                builder.store(emit(builder, *vectors), result)
                 builder.branch(end)
             builder.position_at_end(end)
             target = builder.inttoptr(advance(builder, out_, first, 4), VECTOR.as_pointer())
@@ -75,40 +77,40 @@ def map_row(typingctx: Any, code: Any, count: Any, out: Any, a: Any, sa: Any, b:
 
 
 @intrinsic
-def reduce_row(typingctx: Any, code: Any, count: Any, a: Any, stride: Any) -> Any:
-    """Sum, maximum or minimum of ``count`` >= 1 elements ``stride`` bytes apart, as the :class:`~.codes.Reduce` says.
+def reduce_row(typingctx: Any, function: Any, count: Any, a: Any, stride: Any) -> Any:
+    """Sum, maximum or minimum of ``count`` >= 1 elements ``stride`` bytes apart, by :class:`~.opcodes.Reduce`.
 
     Lane i takes elements i, i + 16, …; then the lanes are folded in a fixed order.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code_, count_, a_, stride_ = args
+        function_, count_, a_, stride_ = args
         # A maximum starts from the first element in every lane, and lanes beyond the end stay at it.
         first = splat(builder, load(builder, a_, F32, 4))
-        summing = builder.icmp_signed("==", code_, I64(int(Reduce.SUM)))
+        summing = builder.icmp_signed("==", function_, I64(int(Reduce.SUM)))
         total = cgutils.alloca_once_value(builder, builder.select(summing, constant(0.0), first))
 
         def body(position: Any, mask: Any) -> None:
             x, old = _operand(builder, a_, stride_, position, mask), builder.load(total)
-            builder.store(builder.select(mask, _combine(builder, code_, old, x), old), total)
+            builder.store(builder.select(mask, _combine(builder, function_, old, x), old), total)
 
         for_each_vector(builder, count_, body)
-        return _fold(builder, code_, builder.load(total))
+        return _fold(builder, function_, builder.load(total))
 
     return types.float32(*[types.int64] * 4), codegen
 
 
-def _combine(builder: Any, code: Any, a: Any, b: Any) -> Any:
+def _combine(builder: Any, function: Any, a: Any, b: Any) -> Any:
     largest, smallest = (MAPS[kind](builder, a, b, b) for kind in (Map.MAX, Map.MIN))
-    extreme = builder.select(builder.icmp_signed("==", code, I64(int(Reduce.MAX))), largest, smallest)
-    return builder.select(builder.icmp_signed("==", code, I64(int(Reduce.SUM))), builder.fadd(a, b), extreme)
+    extreme = builder.select(builder.icmp_signed("==", function, I64(int(Reduce.MAX))), largest, smallest)
+    return builder.select(builder.icmp_signed("==", function, I64(int(Reduce.SUM))), builder.fadd(a, b), extreme)
 
 
-def _fold(builder: Any, code: Any, vector: Any) -> Any:
+def _fold(builder: Any, function: Any, vector: Any) -> Any:
     size = LANES
     while size > 1:  # each half of the lanes with the other
         size //= 2
         lanes = [(lane + size) % LANES for lane in range(LANES)]
         other = builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, LANES), lanes))
-        vector = _combine(builder, code, vector, other)
+        vector = _combine(builder, function, vector, other)
     return builder.extract_element(vector, I32(0))

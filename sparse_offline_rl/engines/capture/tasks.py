@@ -17,15 +17,21 @@ NO_SCRATCH: Mapping[int, int] = {}
 class Task:
     """One instruction. It depends on nothing but the memory that it reads."""
 
+    opcode: int
     words: Sequence[int]
     reads: Sequence[Region]
     writes: Sequence[Region]
-    nanoseconds: float  # about
-    scratch: Mapping[int, int] = field(default_factory=lambda: NO_SCRATCH)  # word -> bytes that its address needs
+    nanoseconds: float  # estimated
+    scratch: Mapping[int, int] = field(default_factory=lambda: NO_SCRATCH)  # position of a word -> bytes at its address
+
+
+def instruction(opcode: int, words: Sequence[int]) -> list[int]:
+    """As the interpreter reads it: opcode, length, words."""
+    return [int(opcode), 2 + len(words), *words]
 
 
 def dependencies(tasks: Sequence[Task]) -> list[dict[int, int]]:
-    """For each task those before it whose result it uses or whose memory it writes, with the bytes that they share."""
+    """For each task the earlier ones whose result it uses or whose memory it writes, with the bytes that both touch."""
     reads, readers = _table([task.reads for task in tasks])
     writes, writers = _table([task.writes for task in tasks])
     found: list[dict[int, int]] = []
@@ -38,15 +44,15 @@ def dependencies(tasks: Sequence[Task]) -> list[dict[int, int]]:
         ):
             earlier = owners < i
             for start, size in regions:
-                shared = np.minimum(others[:, 1], start + size) - np.maximum(others[:, 0], start)
-                for row in np.flatnonzero((shared > 0) & earlier):
-                    before[int(owners[row])] = max(before.get(int(owners[row]), 0), int(shared[row]))
+                overlap = np.minimum(others[:, 1], start + size) - np.maximum(others[:, 0], start)
+                for row in np.flatnonzero((overlap > 0) & earlier):
+                    before[int(owners[row])] = max(before.get(int(owners[row]), 0), int(overlap[row]))
         found.append(before)
     return found
 
 
 def _table(regions: Sequence[Sequence[Region]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Begin and end of every region, and which task it belongs to."""
-    rows = [(start, start + size) for mine in regions for start, size in mine]
-    owners = [i for i, mine in enumerate(regions) for _ in mine]
+    rows = [(start, start + size) for touched in regions for start, size in touched]
+    owners = [i for i, touched in enumerate(regions) for _ in touched]
     return np.array(rows, np.int64).reshape(-1, 2), np.array(owners, np.int64)

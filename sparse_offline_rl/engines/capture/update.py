@@ -19,21 +19,17 @@ from torch import Tensor, nn
 
 from sparse_offline_rl.agents.base import Agent, Metrics
 from sparse_offline_rl.agents.optimizers import Adam
-from sparse_offline_rl.engines.capture.assembly import Assembly
 from sparse_offline_rl.engines.capture.builder import Builder, Unsupported
-from sparse_offline_rl.engines.capture.codes import Call
-from sparse_offline_rl.engines.capture.recorder import UpdateRecorder
+from sparse_offline_rl.engines.capture.executable import Executable
+from sparse_offline_rl.engines.capture.opcodes import Call
+from sparse_offline_rl.engines.capture.tracer import UpdateTracer
 from sparse_offline_rl.engines.sparse.module import thread_count
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.types import Batch
 
 _PROGRAMS = 8  # phases and shapes of batches to be remembered
-_CHECKED = {
-    1,
-    2,
-    3,
-    *(10**n for n in range(1, 10)),
-}  # replays of a program before which it is recorded afresh and compared
+# Replays of a program before which it is recorded afresh and compared.
+_CHECKED = {1, 2, 3, *(10**n for n in range(1, 10))}
 _LIBRARIES = {"torch", "numpy", "builtins", "functools"}  # whose objects hold nothing that an update decides by
 _SMALLEST_ADDRESS = 1 << 32  # words above are addresses: no size, stride or count is so large
 
@@ -43,18 +39,18 @@ _Key = tuple[Any, ...]  # threads, phase, then the shapes of a batch
 class Program:
     """One update on batches of one shape, as instructions at fixed addresses."""
 
-    def __init__(self, fields: list[Tensor], recorder: UpdateRecorder, metrics: Metrics, threads: int) -> None:
-        """What ``recorder`` saw of an update on the tensors ``fields``, which gave ``metrics``. Raises Unsupported."""
+    def __init__(self, fields: list[Tensor], tracer: UpdateTracer, metrics: Metrics, threads: int) -> None:
+        """What ``tracer`` saw of an update on the tensors ``fields``, which gave ``metrics``. Raises Unsupported."""
         builder = Builder(threads)
         self._inputs = array("q", bytes(16 * len(fields)))  # address and row stride of each
         for i, field in enumerate(fields):
             words = [*field.shape, field.data_ptr(), self._inputs.buffer_info()[0] + 16 * i]
             builder.emit(Call.INPUT, words, [], [(field.data_ptr(), 4 * field.numel())], float(field.numel()))
-        recorder.lower(builder)
+        tracer.lower(builder)
         self.signature = _signature(builder)
         self.replays = 0
-        self.assembly = Assembly(builder.tasks, threads)
-        self._draws, self._steps, self._metrics = recorder.draws, recorder.steps, metrics
+        self.executable = Executable(builder.tasks, threads)
+        self._draws, self._steps, self._metrics = tracer.draws, tracer.steps, metrics
         self._kept = (fields, builder.kept)
         self.threads = threads
         self.batch: Batch | None = None  # whose addresses are in the inputs
@@ -69,7 +65,7 @@ class Program:
             optimizer.advance()
             optimizer.gradients = gradients
             factors[:] = optimizer.factors
-        self.assembly()
+        self.executable()
         del fields  # alive until now: some may be copies
         return dict(self._metrics)
 
@@ -121,14 +117,14 @@ class CapturedUpdate:
         """Record an update, take it back and replay it; if that is impossible it stands as it was done."""
         before = _State(self._agent, generator)
         plain = _plain_values(self._agent)
-        fields, recorder, metrics = self._record(key[0], before, batch, generator)
+        fields, tracer, metrics = self._record(key[0], before, batch, generator)
         try:
             if not before.in_place(self._agent):
                 raise Unsupported("it puts other tensors into the agent's modules")
             changed = [path for path, value in _plain_values(self._agent).items() if plain.get(path, value) != value]
             if changed:
                 raise Unsupported(f"it changes agent{changed[0]}, which a replay would not")
-            program = Program(fields, recorder, metrics, key[0])
+            program = Program(fields, tracer, metrics, key[0])
         except Unsupported as reason:
             self._possible = False
             name = type(self._agent).__name__
@@ -149,12 +145,12 @@ class CapturedUpdate:
     def _check(self, program: Program, batch: Batch, generator: torch.Generator) -> None:
         """Record once more what the update would do now, take it back, and compare."""
         before = _State(self._agent, generator)
-        fields, recorder, metrics = self._record(program.threads, before, batch, generator)
+        fields, tracer, metrics = self._record(program.threads, before, batch, generator)
         before.restore(self._agent, generator)
         name = type(self._agent).__name__
         remedy = f"let {name}.phase() tell what changes from update to update, or set capture=false"
         try:
-            fresh = Program(fields, recorder, metrics, program.threads).signature
+            fresh = Program(fields, tracer, metrics, program.threads).signature
         except Unsupported as reason:
             raise UserError(f"{name}.update cannot be recorded any more ({reason}): {remedy}.") from None
         if fresh != program.signature:
@@ -165,13 +161,13 @@ class CapturedUpdate:
 
     def _record(
         self, threads: int, before: _State, batch: Batch, generator: torch.Generator
-    ) -> tuple[list[Tensor], UpdateRecorder, Metrics]:
-        """Do an update on copies of ``batch`` while a recorder listens."""
+    ) -> tuple[list[Tensor], UpdateTracer, Metrics]:
+        """Do an update on copies of ``batch`` while a tracer listens."""
         fields = [x.clone(memory_format=torch.contiguous_format) for x in batch]
-        recorder = UpdateRecorder(generator, [*fields, *before.tensors], threads)
-        with recorder.recording():
+        tracer = UpdateTracer(generator, [*fields, *before.tensors], threads)
+        with tracer.tracing():
             metrics = self._agent.update(Batch(*fields), generator)
-        return fields, recorder, metrics
+        return fields, tracer, metrics
 
 
 def _signature(builder: Builder) -> list[list[object]]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from sparse_offline_rl.engines.capture.codes import Map
-from sparse_offline_rl.engines.sparse.simd import I32, LANES, VECTOR, cgutils, fma
+from sparse_offline_rl.engines.capture.opcodes import Map
+from sparse_offline_rl.engines.sparse.simd import I32, VECTOR, cgutils, fma
+from sparse_offline_rl.engines.sparse.tables import LANES
 
 _INTEGERS = ir.VectorType(I32, LANES)
 _TAYLOR = [

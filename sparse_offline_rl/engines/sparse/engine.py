@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_offline_rl.engines.sparse import kernels, recorded
+from sparse_offline_rl.engines.sparse.broadcast import BroadcastForward
 from sparse_offline_rl.engines.sparse.buffers import Buffer, Buffers
-from sparse_offline_rl.engines.sparse.layout import MAX_INPUTS, MAX_VECTORS
+from sparse_offline_rl.engines.sparse.calls import Effects, Span, Spans, rows_of, run
+from sparse_offline_rl.engines.sparse.chunks import CHUNKS_PER_THREAD, Chunk, Tiles, cut
+from sparse_offline_rl.engines.sparse.costs import ADD_NS, BACKWARD_NS, FORWARD_NS, MIN_WORK_FOR_THREADS, SINGLE_NS
+from sparse_offline_rl.engines.sparse.kernel_table import KERNELS
 from sparse_offline_rl.engines.sparse.plan import SparsePlan
-from sparse_offline_rl.engines.sparse.recorded import Span, Spans
-from sparse_offline_rl.engines.sparse.repeated import RepeatedForward
-from sparse_offline_rl.engines.sparse.shares import Tiles, cut
-from sparse_offline_rl.engines.sparse.simd import LANES
-from sparse_offline_rl.tracing import Recorder, recorder
+from sparse_offline_rl.engines.sparse.tables import FLOAT_BYTES, LANES, MAX_INPUTS, MAX_VECTORS, Address, Bytes, Count
+from sparse_offline_rl.tracing import Region, Tracer, current_tracer
 from sparse_offline_rl.types import FloatArray
 
-_WORTH_A_THREAD = 20_000  # weights times vectors of the batch, some 8 µs of work
-
 _NO_SPAN: Span = (0, 0, 0)
+_FORWARD, _BACKWARD, _SINGLE, _ADD = (KERNELS[name] for name in ("forward", "backward", "single", "add"))
 
 
 class Workspace(NamedTuple):
@@ -33,16 +33,16 @@ class Workspace(NamedTuple):
 
 
 class KernelEngine:
-    """A plan's tables at fixed addresses and its recycled buffers. Safe to share between copies, targets and threads."""
+    """A plan's tables at fixed addresses and its recycled buffers. Safe to use for copies, targets and from several threads."""
 
     def __init__(self, plan: SparsePlan) -> None:
         self.plan = plan
-        self._arrays, self._table = _layout(plan)
-        self.table = self._table.ctypes.data
+        self._arrays, self._table = _address_table(plan)
+        self.table: Address = self._table.ctypes.data
         self._tiles: dict[tuple[int, int], Tiles] = {}
-        self._weights = sum(len(table.row_index) for table in plan.tables)
+        self._weights = sum(len(table.row_index) for table in plan.tables)  # that the kernels read
         self._buffers = Buffers()
-        self._repeated: dict[int, RepeatedForward] = {}
+        self._broadcast: dict[int, BroadcastForward] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelEngine:
         return self
@@ -51,7 +51,7 @@ class KernelEngine:
         return KernelEngine, (self.plan,)
 
     def tiles(self, batch: int, threads: int) -> Tiles:
-        """The cut of ``batch`` rows."""
+        """The tiles of ``batch`` rows."""
         key = (batch, threads)
         tiles = self._tiles.get(key)
         if tiles is None:
@@ -60,98 +60,174 @@ class KernelEngine:
         return tiles
 
     def forward(
-        self, values: int, inputs: Sequence[Span], batch: int, out: int, threads: int = 1, keep: bool = False
+        self, values: Address, inputs: Sequence[Span], batch: Count, out: Address, threads: int = 1, keep: bool = False
     ) -> Workspace | None:
         """Outputs ``[batch, out]`` to address ``out``; with ``keep`` the workspace that :meth:`backward` needs.
 
         ``values`` is the address of the parameter vector; ``inputs`` are at most three row-major float32 matrices that
         together have ``plan.in_features`` columns.
         """
-        spans = _three(inputs)
-        listener = recorder()
+        spans, tracer = _three(inputs), current_tracer()
         if batch == 1 and not keep:
-            self._single(values, spans, out, listener)
+            self._single(values, spans, out, tracer)
             return None
-        tiles = self.tiles(batch, threads)
-        slot = MAX_VECTORS * LANES * self.plan.unit_count
-        count = self._workspace_size(tiles) if keep else slot * tiles.threads
-        buffer = self._buffers.take(count, listener if keep else None)
-        scratch = 0 if keep else 4 * slot
-        if listener is None:
-            run = kernels.forward_serial if tiles.threads == 1 else kernels.forward_parallel
-            run(
-                self.table, values, tiles.address, tiles.length, batch, buffer.address, scratch,
-                *spans[0], *spans[1], *spans[2], out, tiles.threads,
-            )  # fmt: skip
-        else:
-            recorded.forward(listener, self._network(values), spans, tiles, out, buffer.address, scratch)
+        tiles, units = self.tiles(batch, threads), self.plan.unit_count
         if keep:
-            return Workspace(tiles, buffer)
-        self._buffers.give_back(count, buffer)
+            workspace = Workspace(tiles, self._buffers.take(LANES * tiles.vectors * units, tracer))
+            chunks = tiles.chunks(tiles.threads)
+            self._run_forward(values, spans, chunks, batch, out, [workspace.buffer.address], 0, tracer)
+            return workspace
+        tile_size = LANES * MAX_VECTORS * units
+        scratch = self._buffers.take(tile_size * tiles.threads)
+        places = [scratch.address + FLOAT_BYTES * tile_size * i for i in range(tiles.threads)]
+        parts = 1 if tracer is None or tiles.threads == 1 else CHUNKS_PER_THREAD
+        chunks = tiles.chunks(min(len(tiles.table), parts * tiles.threads))
+        self._run_forward(values, spans, chunks, batch, out, places, FLOAT_BYTES * tile_size, tracer)
+        self._buffers.give_back(scratch)
         return None
 
-    def forward_repeated(
-        self, values: int, inputs: Sequence[Span], distinct: int, batch: int, out: int, threads: int = 1
+    def _run_forward(
+        self,
+        values: Address,
+        spans: Spans,
+        chunks: Sequence[Chunk],
+        batch: Count,
+        out: Address,
+        places: Sequence[Address],
+        scratch_bytes: Bytes,
+        tracer: Tracer | None,
     ) -> None:
-        """As :meth:`forward`, where the first input has ``distinct`` rows, each of which stands for ``batch / distinct`` of
+        """Chunk i has its activations at ``places`` (i modulo their number): scratch of that size, or 0 if they are to be kept."""
+        keep = int(scratch_bytes == 0)
+        calls = [
+            (
+                self.table, values, chunk.address, chunk.length, batch, places[i % len(places)], keep,
+                *spans[0], *spans[1], *spans[2], out,
+            )
+            for i, chunk in enumerate(chunks)
+        ]  # fmt: skip
+
+        def effects(i: int) -> Effects:
+            chunk, width = chunks[i], self.plan.out_features
+            reads = [self._parameters(values), *rows_of(spans, chunk.first_row, chunk.rows)]
+            writes = rows_of([(out, FLOAT_BYTES * width, width)], chunk.first_row, chunk.rows)
+            if keep:
+                writes.append((places[0] + chunk.offset, chunk.bytes))
+            scratch = {} if keep else {"work": scratch_bytes}
+            return Effects(reads, writes, scratch, FORWARD_NS * self._weights * chunk.vectors)
+
+        run(_FORWARD, calls, effects, tracer)
+
+    def forward_broadcast(
+        self, values: Address, inputs: Sequence[Span], distinct: Count, batch: Count, out: Address, threads: int = 1
+    ) -> None:
+        """As :meth:`forward`, where the first input has ``distinct`` rows and is broadcast: each stands for ``batch / distinct`` of
         the rows of the others. What depends on it alone is computed once. ValueError if ``distinct`` does not divide ``batch``.
         """
         if distinct < 1 or batch % distinct:
             raise ValueError(f"{distinct} rows cannot stand for equally many of {batch} each")
         spans = _three(inputs)
         width = spans[0][2]
-        network = self._repeated.get(width)
+        network = self._broadcast.get(width)
         if network is None:
-            network = self._repeated.setdefault(width, RepeatedForward(self.plan, width, self._buffers))
-        network(values, spans, distinct, batch, out, self._useful(threads, batch), recorder())
-
-    def _useful(self, threads: int, batch: int) -> int:
-        """One thread where ``batch`` rows are too little work for more."""
-        return threads if -(-batch // LANES) * self._weights >= _WORTH_A_THREAD else 1
-
-    def _workspace_size(self, tiles: Tiles) -> int:
-        return tiles.vectors * LANES * self.plan.unit_count
-
-    def _network(self, values: int) -> recorded.Network:
-        return recorded.Network(self.plan, self.table, values, self._weights)
+            network = self._broadcast.setdefault(width, BroadcastForward(self.plan, width, self._buffers))
+        network(values, spans, distinct, batch, out, self._useful(threads, batch), current_tracer())
 
     def backward(
-        self, values: int, workspace: Workspace, grad: int, grad_stride: int, inputs: Sequence[Span], out: int
+        self,
+        values: Address,
+        workspace: Workspace,
+        grad: Address,
+        grad_stride: Bytes,
+        inputs: Sequence[Span],
+        out: Address,
     ) -> None:
-        """Gradients, from ``grad`` ``[batch, out]`` with a row stride in bytes, on as many threads as the forward.
+        """Gradients, from ``grad`` ``[batch, out]`` with ``grad_stride`` bytes from row to row, on as many threads as the forward.
 
         ``out``: address for the gradient of the parameter vector, 0 for none. ``inputs``: where the gradient of each input
         goes, address 0 for none. The workspace is given back.
-        """
-        spans = _three(inputs)
-        listener = recorder()
-        tiles, buffer = workspace
-        threads, parameters = tiles.threads, self.plan.parameter_count
-        # A result and scratch for each thread; a replay has scratch of its own.
-        extra = (2 * threads - 1 if listener is None else threads) * parameters if out else 0
-        partial = self._buffers.take(extra, listener)
-        if listener is None:
-            run = kernels.backward_serial if threads == 1 else kernels.backward_parallel
-            run(
-                self.table, values, tiles.address, tiles.length, tiles.group, tiles.batch, buffer.address, grad,
-                grad_stride, *spans[0], *spans[1], *spans[2], out, partial.address, parameters, threads,
-            )  # fmt: skip
-        else:
-            target = (grad, grad_stride, self.plan.out_features)
-            network = self._network(values)
-            recorded.backward(listener, network, spans, tiles, target, out, buffer.address, partial.address)
-        self._buffers.give_back(extra, partial, listener)
-        self._buffers.give_back(self._workspace_size(tiles), buffer, listener)
 
-    def _single(self, values: int, spans: Spans, out: int, listener: Recorder | None) -> None:
+        A thread sums the gradient of the parameters over its own tiles, which are in its own cache: the first one into ``out``,
+        the others into rows of their own, which are added in order.
+        """
+        spans, tracer = _three(inputs), current_tracer()
+        tiles, buffer = workspace
+        threads, count = tiles.threads, self.plan.parameter_count if out else 0
+        size = FLOAT_BYTES * count
+        chunks = tiles.chunks(threads)
+        partial = self._buffers.take(
+            (2 * threads - 1) * count, tracer
+        )  # sums of all but the first, then scratch of each
+        sums = [out, *(partial.address + size * i for i in range(threads - 1))] if out else [0] * threads
+        scratch = partial.address + size * (threads - 1)
+        calls = [
+            (
+                self.table, values, chunk.address, chunk.length, tiles.group, tiles.batch, buffer.address,
+                grad, grad_stride, *spans[0], *spans[1], *spans[2], sums[i], scratch + size * i, count,
+            )
+            for i, chunk in enumerate(chunks)
+        ]  # fmt: skip
+
+        def effects(i: int) -> Effects:
+            chunk = chunks[i]
+            kept = (buffer.address + chunk.offset, chunk.bytes)
+            gradients = rows_of([(grad, grad_stride, self.plan.out_features)], chunk.first_row, chunk.rows)
+            writes = [kept, *rows_of(spans, chunk.first_row, chunk.rows)]
+            if out:
+                writes.append((sums[i], size))
+            return Effects(
+                reads=[self._parameters(values), kept, *gradients],
+                writes=writes,
+                scratch={"partial": size} if out and chunk.length > tiles.group else {},
+                nanoseconds=BACKWARD_NS * self._weights * chunk.vectors * (2 if out else 1),
+            )
+
+        run(_BACKWARD, calls, effects, tracer)
+        if out and threads > 1:
+            self._add(out, partial.address, threads, tracer)
+        self._buffers.give_back(partial, tracer)
+        self._buffers.give_back(buffer, tracer)
+
+    def _add(self, total: Address, terms: Address, threads: int, tracer: Tracer | None) -> None:
+        """Add the gradients that all threads but the first have summed to that of the first, a part of them on each thread."""
+        count, rows = self.plan.parameter_count, threads - 1
+        ends = [count * part // threads for part in range(threads + 1)]
+        calls = [
+            (total + FLOAT_BYTES * begin, terms + FLOAT_BYTES * begin, end - begin, rows, FLOAT_BYTES * count)
+            for begin, end in pairwise(ends)
+        ]
+
+        def effects(i: int) -> Effects:
+            target, source, length, _, stride = calls[i]
+            sums = (target, FLOAT_BYTES * length)
+            others = [(source + stride * row, FLOAT_BYTES * length) for row in range(rows)]
+            return Effects([sums, *others], [sums], {}, ADD_NS * length * rows)
+
+        run(_ADD, calls, effects, tracer)
+
+    def _single(self, values: Address, spans: Spans, out: Address, tracer: Tracer | None) -> None:
         count = self.plan.unit_count
         buffer = self._buffers.take(count)
-        if listener is None:
-            (a0, _, w0), (a1, _, w1), (a2, _, w2) = spans
-            kernels.forward_single(self.table, values, buffer.address, a0, w0, a1, w1, a2, w2, out)
-        else:
-            recorded.single(listener, self._network(values), spans, out, buffer.address)
-        self._buffers.give_back(count, buffer)
+        (input0, _, width0), (input1, _, width1), (input2, _, width2) = spans
+        words = (self.table, values, buffer.address, input0, width0, input1, width1, input2, width2, out)
+
+        def effects(_: int) -> Effects:
+            reads = [
+                self._parameters(values),
+                *((address, FLOAT_BYTES * width) for address, _, width in spans if width),
+            ]
+            writes = [(out, FLOAT_BYTES * self.plan.out_features)]
+            return Effects(reads, writes, {"work": FLOAT_BYTES * count}, SINGLE_NS * self._weights)
+
+        run(_SINGLE, [words], effects, tracer)
+        self._buffers.give_back(buffer)
+
+    def _useful(self, threads: int, batch: int) -> int:
+        """One thread where ``batch`` rows are too little work for more."""
+        return threads if -(-batch // LANES) * self._weights >= MIN_WORK_FOR_THREADS else 1
+
+    def _parameters(self, values: Address) -> Region:
+        return values, FLOAT_BYTES * self.plan.parameter_count
 
     def act(self, values: FloatArray, observations: FloatArray, threads: int = 1) -> FloatArray:
         """NumPy forward: parameters ``[n]`` and float32 ``[B, in]`` to ``[B, out]``.
@@ -169,7 +245,8 @@ class KernelEngine:
         batch, width = x.shape
         out = np.empty((batch, plan.out_features), np.float32)
         if batch:
-            self.forward(values.ctypes.data, ((x.ctypes.data, 4 * width, width),), batch, out.ctypes.data, threads)
+            inputs = ((x.ctypes.data, FLOAT_BYTES * width, width),)
+            self.forward(values.ctypes.data, inputs, batch, out.ctypes.data, threads)
         return out
 
 
@@ -179,14 +256,14 @@ def _three(inputs: Sequence[Span]) -> Spans:
 
 
 def set_threads(count: int) -> None:
-    """Let the parallel kernels use ``count`` threads of this process; ValueError beyond what Numba was started with."""
+    """Let kernels run on ``count`` threads of this process; ValueError beyond what Numba was started with."""
     limit: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     if not 1 <= count <= limit:
         raise ValueError(f"threads must be between 1 and {limit} on this machine, not {count}")
     numba.set_num_threads(count)
 
 
-def _layout(plan: SparsePlan) -> tuple[list[NDArray[np.generic]], NDArray[np.int64]]:
+def _address_table(plan: SparsePlan) -> tuple[list[NDArray[np.generic]], NDArray[np.int64]]:
     """The kernels' table of addresses, and the arrays that these addresses keep pointing into."""
     arrays: list[NDArray[np.generic]] = []
 

@@ -1,4 +1,4 @@
-"""What a sparse MLP does without its kernels: scatter into dense weights and let torch do the rest."""
+"""What a sparse MLP computes without its kernels: dense products with the weights scattered into matrices."""
 
 from __future__ import annotations
 

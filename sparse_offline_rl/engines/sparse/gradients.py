@@ -11,9 +11,7 @@ from numba import types
 from sparse_offline_rl.engines.sparse.simd import (
     I32,
     I64,
-    LANES,
     VECTOR,
-    VECTOR_BYTES,
     advance,
     cgutils,
     fma,
@@ -26,13 +24,24 @@ from sparse_offline_rl.engines.sparse.simd import (
     masked_store,
     store,
 )
+from sparse_offline_rl.engines.sparse.tables import (
+    LANES,
+    TILE_BYTES,
+    TILE_OFFSET,
+    TILE_VECTORS,
+    VECTOR_BYTES,
+    WORD_BYTES,
+)
 
 
 def _over_tiles(builder: Any, tiles: Any, count: Any, body: Callable[[Any, Any], None]) -> None:
     """``body(start, v)`` for each tile: its byte offset in a workspace and its number of vectors."""
     with cgutils.for_range(builder, count) as tile:
-        entry = advance(builder, tiles, tile.index, 24)
-        body(load(builder, entry, I64, 8), load(builder, builder.add(entry, I64(8)), I64, 8))
+        entry = advance(builder, tiles, tile.index, TILE_BYTES)
+        offset, vectors = (
+            load(builder, builder.add(entry, I64(byte)), I64, WORD_BYTES) for byte in (TILE_OFFSET, TILE_VECTORS)
+        )
+        body(offset, vectors)
 
 
 @intrinsic

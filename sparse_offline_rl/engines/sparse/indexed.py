@@ -1,4 +1,4 @@
-"""Intrinsics that find weights and rows by tables: what a forward with repeated inputs needs beside :mod:`.intrinsics`."""
+"""Intrinsics that find weights and rows by tables: what a forward with a broadcast input needs besides :mod:`.intrinsics`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from sparse_offline_rl.engines.sparse.intrinsics import accumulate, store_clippe
 from sparse_offline_rl.engines.sparse.simd import (
     F32,
     I64,
-    LANES,
     VECTOR,
-    VECTOR_BYTES,
     advance,
     first_lanes,
     intrinsic,
@@ -24,6 +22,7 @@ from sparse_offline_rl.engines.sparse.simd import (
     store,
     transposed,
 )
+from sparse_offline_rl.engines.sparse.tables import LANES, VECTOR_BYTES
 
 
 @intrinsic

@@ -1,4 +1,4 @@
-"""The rows of the kernels: what Numba cannot be trusted to vectorise, as intrinsics.
+"""The inner loops of the kernels as intrinsics, because Numba's own vectorisation of them is not reliable.
 
 Addresses are plain ``int64``, so that a call passes no arrays. A tile holds 16·V batch columns per unit; V is the length of
 the tuple ``width``, so that Numba compiles (and caches) one version per V. ``index`` arrays hold units times 64, the bytes
@@ -17,9 +17,7 @@ from sparse_offline_rl.engines.sparse.simd import (
     F32,
     I32,
     I64,
-    LANES,
     VECTOR,
-    VECTOR_BYTES,
     advance,
     cgutils,
     first_lanes,
@@ -35,6 +33,7 @@ from sparse_offline_rl.engines.sparse.simd import (
     store,
     transposed,
 )
+from sparse_offline_rl.engines.sparse.tables import LANES, VECTOR_BYTES
 
 _UNROLL = 4
 

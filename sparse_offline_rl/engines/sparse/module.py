@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sparse_offline_rl.engines.sparse.fallback import dense_forward, engine_factory
-from sparse_offline_rl.engines.sparse.layout import MAX_INPUTS
 from sparse_offline_rl.engines.sparse.plan import SparsePlan
+from sparse_offline_rl.engines.sparse.tables import MAX_INPUTS
 from sparse_offline_rl.networks.mlp import PrunableMLP, repeat_first, repeats_of_first
 from sparse_offline_rl.networks.packing import Topology
-from sparse_offline_rl.tracing import recorder
+from sparse_offline_rl.tracing import current_tracer
 
 _threads = 1
 
@@ -81,9 +81,9 @@ class SparseMLP(PrunableMLP):
             return dense_forward(values, self.plan, inputs)
         if len(inputs) > MAX_INPUTS:
             inputs = (torch.cat(inputs, 1),)
-        listener = recorder()
-        if listener is not None:
-            listener.reads((values, *inputs))
+        tracer = current_tracer()
+        if tracer is not None:
+            tracer.reads((values, *inputs))
         inputs = tuple(x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous() for x in inputs)
         if needs_graph:
             output: Tensor = _apply(values, self.engine, _threads, *inputs)
@@ -91,7 +91,7 @@ class SparseMLP(PrunableMLP):
         out = values.new_empty(rows, self.plan.out_features)
         spans, address = _spans(inputs), values.data_ptr()
         if repeats > 1:
-            self.engine.forward_repeated(address, spans, rows // repeats, rows, out.data_ptr(), _threads)
+            self.engine.forward_broadcast(address, spans, rows // repeats, rows, out.data_ptr(), _threads)
         else:
             self.engine.forward(address, spans, rows, out.data_ptr(), _threads)
         return out

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_offline_rl.engines.sparse.tables import VECTOR_BYTES
 from sparse_offline_rl.networks.liveness import live_units
 from sparse_offline_rl.networks.packing import Span, packed_spans
 from sparse_offline_rl.types import BoolArray
 
 IntArray = NDArray[np.int32]
-
-VECTOR_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class LayerPlan:
 class LayerTables:
     """Index tables of a layer over its live units only, as the kernels walk them.
 
-    Rows (and columns of the transpose) are walked in order of their number of weights, so that neighbouring loops have
-    equal lengths and the branch predictor is right. Indices are units times 64, the bytes of one vector per unit.
+    Rows (and columns of the transpose) are walked in order of their number of weights: neighbouring loops then have
+    equal lengths, which the processor's branch predictor gets right. Indices are units times 64, the bytes of one vector a unit.
     """
 
     row_unit: IntArray  # [rows] stored output unit

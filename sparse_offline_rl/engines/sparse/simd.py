@@ -12,8 +12,8 @@ from llvmlite import ir
 from numba.core import cgutils as _cgutils
 from numba.extending import intrinsic as _intrinsic
 
-LANES = 16  # floats in one vector
-VECTOR_BYTES = 64
+from sparse_offline_rl.engines.sparse.tables import LANES
+
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR = ir.VectorType(F32, LANES)
 

@@ -1,8 +1,8 @@
-"""What of a pruned MLP must be computed once only when one of its inputs is repeated.
+"""Which part of a pruned MLP need be computed only once when its first input is broadcast: when each row stands for several rows.
 
-BCQ scores many candidate actions for one state. A unit whose surviving weights lead back to the state alone is the same for all of
-them; so is what such units give to the others. In a dense network that holds for the first product only; at 5 % density for a
-fifth to a half of everything, and perturbation actors often read nothing but the state.
+BCQ scores many candidate actions for one state. A unit whose surviving weights lead back to the state alone is the same for all
+candidates, and so is what such units add to the sums of others. In a dense network that is true of the first product only; at
+5 % density of a fifth to a half of all weights, and perturbation actors often read nothing but the state.
 """
 
 from __future__ import annotations
@@ -12,65 +12,79 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparse_offline_rl.engines.sparse.plan import VECTOR_BYTES, IntArray, LayerPlan, SparsePlan
+from sparse_offline_rl.engines.sparse.plan import IntArray, LayerPlan, SparsePlan
+from sparse_offline_rl.engines.sparse.tables import VECTOR_BYTES
 from sparse_offline_rl.types import BoolArray
 
 
 class RowTables(NamedTuple):
-    """Some units of a layer over some of its inputs, in order of their number of weights; offsets are units times 64."""
+    """Some units of a layer over some of its inputs, in order of their number of weights; ``column`` holds units times 64."""
 
     unit: IntArray  # [rows] where the unit is stored among those of its kind
     start: IntArray  # [rows + 1] into the next two
     column: IntArray  # stored input unit of each weight
     value: IntArray  # position of each weight in the parameter vector
-    begin: IntArray  # [rows] position of the bias in the parameter vector, or of the sum at which the unit begins
+    initial: IntArray  # [rows] position of the bias in the parameter vector, or of the sum at which the unit begins
 
 
 @dataclass(frozen=True)
 class SplitLayer:
-    """A layer's live units in two kinds: *shared* ones depend on the repeated input alone, *own* ones on the others as well."""
+    """A layer's live units in two kinds: *state-only* units depend on the broadcast input alone, *candidate* units on others as well."""
 
-    shared: RowTables  # shared units
-    sums: RowTables  # bias of, and what shared inputs give to, those own units that read any
-    begun: RowTables  # what the other inputs give to these units
-    fresh: RowTables  # own units that read no shared input
+    state_only: RowTables  # state-only units
+    sums: RowTables  # for each mixed unit, a candidate unit that reads state-only units: its bias and what these add to it
+    mixed: RowTables  # what the other inputs add to the mixed units
+    unmixed: RowTables  # candidate units that read no state-only unit
 
 
 class SplitPlan:
-    """A plan whose first ``width`` inputs are repeated. All output units count as own ones."""
+    """A plan whose first ``width`` inputs are broadcast. All output units count as candidate units.
+
+    ``state_only_units`` and ``candidate_units`` are the numbers of stored units of each kind: of the inputs, then of each layer.
+    ``state_only_weights`` are read once a state, ``candidate_weights`` for every candidate.
+    """
 
     def __init__(self, plan: SparsePlan, width: int) -> None:
-        shared = np.arange(plan.in_features) < width
-        positions = np.where(shared, np.arange(plan.in_features), np.arange(plan.in_features) - width)
+        inputs = np.arange(plan.in_features)
+        state_only = inputs < width  # of the units that the next layer reads
+        positions = np.where(state_only, inputs, inputs - width)  # of each among those of its kind
         self.layers: list[SplitLayer] = []
-        self.shared_units, self.own_units = [width], [plan.in_features - width]
+        self.state_only_units, self.candidate_units = [width], [plan.in_features - width]
         for layer in plan.layers:
-            last = layer is plan.layers[-1]
-            mine = np.zeros(layer.out_features, bool)
-            if not last:
-                mine[layer.live_outputs] = True
-                mine[layer.rows()[~shared[layer.columns]]] = False
-            own = np.zeros(layer.out_features, bool)
-            own[layer.live_outputs] = True
-            own &= ~mine
-            outputs = np.where(mine, np.cumsum(mine), np.cumsum(own)) - 1
-            begun = np.zeros(layer.out_features, bool)
-            begun[layer.rows()[shared[layer.columns]]] = True
-            begun &= own
-            at = np.cumsum(begun) - 1  # of the sums
-            self.layers.append(
-                SplitLayer(
-                    _rows(layer, mine, shared, positions, outputs),
-                    _rows(layer, begun, shared, positions, at),
-                    _rows(layer, begun, ~shared, positions, outputs, at),
-                    _rows(layer, own & ~begun, ~shared, positions, outputs),
-                )
-            )
-            shared, positions = mine, outputs
-            self.shared_units.append(int(mine.sum()))
-            self.own_units.append(int(own.sum()))
-        self.shared_weights = sum(len(rows.column) for layer in self.layers for rows in (layer.shared, layer.sums))
-        self.own_weights = sum(len(rows.column) for layer in self.layers for rows in (layer.begun, layer.fresh))
+            found, next_state_only, next_positions = _split(layer, state_only, positions, layer is plan.layers[-1])
+            self.layers.append(found)
+            self.state_only_units.append(len(found.state_only.unit))
+            self.candidate_units.append(len(found.mixed.unit) + len(found.unmixed.unit))
+            state_only, positions = next_state_only, next_positions
+        self.state_only_weights = sum(len(x.column) for layer in self.layers for x in (layer.state_only, layer.sums))
+        self.candidate_weights = sum(len(x.column) for layer in self.layers for x in (layer.mixed, layer.unmixed))
+
+
+def _split(
+    layer: LayerPlan, state_only_inputs: BoolArray, positions: IntArray, last: bool
+) -> tuple[SplitLayer, BoolArray, IntArray]:
+    """The tables of a layer, which of its outputs are state-only, and where each output is stored among those of its kind."""
+    rows, reads_state_only = layer.rows(), state_only_inputs[layer.columns]
+    live = _mask(layer, layer.live_outputs)
+    reads_candidate = _mask(layer, rows[~reads_state_only])
+    state_only = live & ~reads_candidate & (not last)
+    candidate = live & ~state_only
+    mixed = candidate & _mask(layer, rows[reads_state_only])
+    outputs = np.where(state_only, np.cumsum(state_only), np.cumsum(candidate)) - 1
+    sums = np.cumsum(mixed) - 1
+    tables = SplitLayer(
+        state_only=_rows(layer, state_only, state_only_inputs, positions, outputs),
+        sums=_rows(layer, mixed, state_only_inputs, positions, sums),
+        mixed=_rows(layer, mixed, ~state_only_inputs, positions, outputs, initial=sums),
+        unmixed=_rows(layer, candidate & ~mixed, ~state_only_inputs, positions, outputs),
+    )
+    return tables, state_only, outputs
+
+
+def _mask(layer: LayerPlan, units: IntArray) -> BoolArray:
+    mask = np.zeros(layer.out_features, bool)
+    mask[units] = True
+    return mask
 
 
 def _rows(
@@ -79,9 +93,12 @@ def _rows(
     inputs: BoolArray,
     positions: IntArray,
     outputs: IntArray,
-    sums: IntArray | None = None,
+    initial: IntArray | None = None,
 ) -> RowTables:
-    """The rows ``chosen`` over the columns ``inputs``, stored at ``positions``; results go to ``outputs``, and begin at ``sums``."""
+    """The rows ``chosen`` over the columns ``inputs``, which are stored at ``positions``; results are stored at ``outputs``.
+
+    A row begins at its bias or, where ``initial`` is given, at the sum of that number.
+    """
     rows, columns = layer.rows(), layer.columns
     weights = np.flatnonzero(chosen[rows] & inputs[columns])
     units = np.flatnonzero(chosen)
@@ -96,6 +113,6 @@ def _rows(
         np.concatenate([[0], np.cumsum(counts[order])]),
         VECTOR_BYTES * positions[columns[weights]],
         layer.values.start + weights,
-        layer.bias.start + walked if sums is None else sums[walked],
+        layer.bias.start + walked if initial is None else initial[walked],
     )
     return RowTables(*(np.ascontiguousarray(table, np.int32) for table in tables))

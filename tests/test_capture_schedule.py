@@ -1,4 +1,4 @@
-"""Lanes: everything runs once, nothing before what it needs, and the result is that of one thread to the last bit."""
+"""Workers: everything runs once, nothing before what it needs, and the result is that of one thread to the last bit."""
 
 import random
 
@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_capture import sparse_agent
 
-from sparse_offline_rl.engines.capture import assembly as assembly_module
-from sparse_offline_rl.engines.capture.assembly import Assembly
+from sparse_offline_rl.engines.capture import executable as executable_module
 from sparse_offline_rl.engines.capture.builder import Builder
-from sparse_offline_rl.engines.capture.codes import Map
-from sparse_offline_rl.engines.capture.lanes import deal
+from sparse_offline_rl.engines.capture.executable import Executable
+from sparse_offline_rl.engines.capture.opcodes import Map
+from sparse_offline_rl.engines.capture.schedule import schedule
 from sparse_offline_rl.engines.capture.tasks import Task, dependencies
 from sparse_offline_rl.engines.capture.update import CapturedUpdate
 from sparse_offline_rl.engines.sparse import module as sparse_module
@@ -31,25 +31,25 @@ def graphs(draw):
 
 @settings(deadline=None)
 @given(graphs(), st.integers(1, 4))
-def test_lanes_run_every_task_once_and_none_too_early(graph, lanes):
+def test_workers_run_every_task_once_and_none_too_early(graph, workers):
     costs, needs = graph
-    steps, expected = deal(costs, needs, lanes)
-    assert sorted(step.task for lane in steps for step in lane) == list(range(len(costs)))
+    steps, expected = schedule(costs, needs, workers)
+    assert sorted(step.task for worker in steps for step in worker) == list(range(len(costs)))
     assert max(costs) <= expected + 1e-6
-    done, next_step = set(), [0] * lanes
+    done, next_step = set(), [0] * workers
     while len(done) < len(costs):
         able = [
-            lane
-            for lane in range(lanes)
-            if next_step[lane] < len(steps[lane])
-            and all(next_step[other] >= count for other, count in steps[lane][next_step[lane]].waits.items())
+            worker
+            for worker in range(workers)
+            if next_step[worker] < len(steps[worker])
+            and all(next_step[other] >= count for other, count in steps[worker][next_step[worker]].waits.items())
         ]
-        assert able, "every lane waits for another one"
-        for lane in able[:1]:  # the others are as slow as can be
-            task = steps[lane][next_step[lane]].task
+        assert able, "every worker waits for another one"
+        for worker in able[:1]:  # the others are as slow as can be
+            task = steps[worker][next_step[worker]].task
             assert set(needs[task]) <= done
             done.add(task)
-            next_step[lane] += 1
+            next_step[worker] += 1
 
 
 regions = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)), max_size=3)
@@ -58,7 +58,7 @@ regions = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)), max_size=3
 @settings(deadline=None)
 @given(st.lists(st.tuples(regions, regions), max_size=12))
 def test_dependencies_are_what_shares_memory_that_somebody_writes(effects):
-    tasks = [Task([0, 2], reads, writes, 1.0) for reads, writes in effects]
+    tasks = [Task(0, [], reads, writes, 1.0) for reads, writes in effects]
 
     def touches(left, right):
         return any(a < d + e and d < a + b for a, b in left for d, e in right)
@@ -73,7 +73,7 @@ def test_dependencies_are_what_shares_memory_that_somebody_writes(effects):
         assert set(found) == expected
 
 
-def recorded_tasks(monkeypatch, update, batch, draws):
+def traced_tasks(monkeypatch, update, batch, draws):
     """The tasks of an update on two threads."""
     seen = []
 
@@ -81,7 +81,7 @@ def recorded_tasks(monkeypatch, update, batch, draws):
         seen.append(tasks)
         return dependencies(tasks)
 
-    monkeypatch.setattr(assembly_module, "dependencies", remember)
+    monkeypatch.setattr(executable_module, "dependencies", remember)
     update(batch, draws)
     return seen[-1]
 
@@ -97,7 +97,7 @@ def test_any_order_that_respects_the_dependencies_gives_the_same_bits(use_thread
     use_threads(2)
     agent, draws = large_agent(name=name), torch.Generator().manual_seed(1)
     update = CapturedUpdate(agent)
-    tasks = recorded_tasks(monkeypatch, update, random_batch(200), draws)
+    tasks = traced_tasks(monkeypatch, update, random_batch(200), draws)
     needs = dependencies(tasks)
     assert len(tasks) > 60
     state = agent.state()
@@ -107,7 +107,7 @@ def test_any_order_that_respects_the_dependencies_gives_the_same_bits(use_thread
         agent.load_state(state)
         for place, value in zip(update.programs[0]._draws, noise, strict=True):
             place.copy_(value)
-        program = Assembly([tasks[i] for i in order], 1)
+        program = Executable([tasks[i] for i in order], 1)
         program()
         return flat(agent.state())
 
@@ -117,7 +117,7 @@ def test_any_order_that_respects_the_dependencies_gives_the_same_bits(use_thread
         shuffle, waiting, order = random.Random(seed), [set(before) for before in needs], []
         while len(order) < len(tasks):
             ready = [i for i, before in enumerate(waiting) if before is not None and not before]
-            # Mostly the last ones, which the recorded order would do last.
+            # Mostly the last ones, which the traced order would do last.
             order.append(ready[-1] if seed == 0 else shuffle.choice(ready))
             waiting[order[-1]] = None
             for before in filter(None, waiting):
@@ -135,19 +135,19 @@ def results(updates=20):
 
 
 @needs_two_threads
-def test_lanes_give_the_bits_of_one_thread_that_does_the_same(use_threads, monkeypatch):
+def test_workers_give_the_bits_of_one_thread_that_does_the_same(use_threads, monkeypatch):
     use_threads(2)
     _, program, expected = results()
-    assert program.assembly.lanes == 2
-    monkeypatch.setattr(assembly_module, "_WORTH_IT", 0.0)
+    assert program.executable.workers == 2
+    monkeypatch.setattr(executable_module, "_MAX_TIME_FOR_WORKERS", 0.0)
     _, program, found = results()
-    assert program.assembly.lanes == 1
+    assert program.executable.workers == 1
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
 
 
 @needs_two_threads
 def test_a_thread_pool_that_has_one_thread_only(use_threads):
-    """Numba then runs the lanes one after the other: the first would wait for ever."""
+    """Numba then runs the workers one after the other: the first would wait for ever."""
     use_threads(2)
     _, program, expected = results(3)
     agent, draws = large_agent(), torch.Generator().manual_seed(1)
@@ -156,16 +156,16 @@ def test_a_thread_pool_that_has_one_thread_only(use_threads):
     numba.set_num_threads(1)
     for i in (1, 2):
         update(random_batch(200, seed=i), draws)
-    assert update.programs[0].assembly.lanes == program.assembly.lanes == 2
+    assert update.programs[0].executable.workers == program.executable.workers == 2
     assert all(torch.equal(value, expected[key]) for key, value in flat(agent.state()).items())
 
 
-def test_more_lanes_than_cores(monkeypatch):
-    """Whether Numba has threads for them or not, three lanes add up what one thread adds up."""
+def test_more_workers_than_cores(monkeypatch):
+    """Whether Numba has threads for them or not, three workers add up what one thread adds up."""
     _, _, expected = results(3)
     monkeypatch.setattr(sparse_module, "_threads", 3)
     _, program, found = results(3)
-    assert program.assembly.lanes == 3
+    assert program.executable.workers == 3
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-3, atol=2e-5)
 
@@ -177,10 +177,10 @@ def test_other_threads_other_program(use_threads):
     for threads in (1, 2, 1):
         use_threads(threads)
         update(batch, draws)
-    assert [program.assembly.lanes for program in update.programs] == [1, 2]
+    assert [program.executable.workers for program in update.programs] == [1, 2]
 
 
-def test_large_instructions_are_dealt_in_parts():
+def test_large_instructions_are_cut_into_chunks():
     builder = Builder(2)
     x, out = torch.randn(1000, 6), torch.empty(1000, 6)
     builder.map(Map.MUL, out, x, 2.0)
@@ -190,5 +190,5 @@ def test_large_instructions_are_dealt_in_parts():
     ends = [task.writes[0][0] + task.writes[0][1] for task in builder.tasks[:8]]
     assert np.all(np.diff([out.data_ptr(), *ends]) > 0)
     assert ends[-1] == out.data_ptr() + 4 * out.numel()
-    Assembly(builder.tasks, 1)()
+    Executable(builder.tasks, 1)()
     torch.testing.assert_close(out, torch.cat([x[:3] + 1, 2 * x[3:]]))

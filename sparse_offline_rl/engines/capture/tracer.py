@@ -1,4 +1,4 @@
-"""Listens to an update: torch's operations below autograd, and what torch does not see."""
+"""Traces an update: torch's operations below autograd, and what torch does not see."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from torch.utils._pytree import tree_leaves
 
 from sparse_offline_rl.agents.optimizers import Adam
 from sparse_offline_rl.engines.capture.builder import Builder, Unsupported
-from sparse_offline_rl.engines.capture.codes import Call
 from sparse_offline_rl.engines.capture.lowering import lower
+from sparse_offline_rl.engines.capture.opcodes import Call
 from sparse_offline_rl.engines.sparse.buffers import Buffer
-from sparse_offline_rl.tracing import KernelCall, listening
+from sparse_offline_rl.engines.sparse.costs import ADAM_NS
+from sparse_offline_rl.engines.sparse.kernel_table import KERNELS
+from sparse_offline_rl.engines.sparse.tables import FLOAT_BYTES
+from sparse_offline_rl.tracing import KernelCall, tracing
 
-# What these say can be seen in the result.
+# Options of an operation that can be seen in its result.
 _IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
-_ADAM_COST = 0.45  # ns for a parameter
-_STRANGER = "it reads a tensor that is neither in its batch nor in one of the agent's modules"
-_READERS = {Tensor.numpy, Tensor.tolist, Tensor.__array__}  # beside torch's dispatcher
+_UNKNOWN = "it reads a tensor that is neither in its batch nor in one of the agent's modules"
+_READERS = {Tensor.numpy, Tensor.tolist, Tensor.__array__}  # not seen by torch's dispatcher
 
 
-class UpdateRecorder(TorchDispatchMode):
-    """Everything that happened, in order, with every tensor alive, so that no memory serves twice."""
+class UpdateTracer(TorchDispatchMode):
+    """What happened during an update, in order. Every tensor is kept alive, so that no memory is used twice."""
 
     def __init__(self, generator: torch.Generator, tensors: Iterable[Tensor], threads: int = 1) -> None:
-        """``tensors`` are all that the update may read of what was there before it; ``threads`` will replay it."""
+        """``tensors`` are all tensors from before the update that it may read; ``threads`` threads will replay it."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._threads = threads
         self._known = _places(tensors)
@@ -44,9 +46,9 @@ class UpdateRecorder(TorchDispatchMode):
         self.steps: list[tuple[Adam, array[float], list[Tensor]]] = []  # optimiser, factors of this step, gradients
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Within the block everything is recorded."""
-        with listening(self), self, _Watch(self):
+    def tracing(self) -> Iterator[None]:
+        """Within the block everything is traced."""
+        with tracing(self), self, _Watch(self):
             yield
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -65,7 +67,7 @@ class UpdateRecorder(TorchDispatchMode):
         elif written not in ([], [0]) or _tensors(kwargs):
             self.refuse(f"{func} writes or reads by out= or another keyword")
         elif not _places(inputs) <= self._known:
-            self.refuse(f"{_STRANGER} ({func})")
+            self.refuse(f"{_UNKNOWN} ({func})")
         elif written or not (outputs and _places(outputs) <= _places(inputs)):  # else it is a view
             target, options = args[0] if written else out, {k: v for k, v in kwargs.items() if k not in _IGNORED}
             self._events.append(lambda b: lower(b, func, target, inputs, args, options))
@@ -76,13 +78,14 @@ class UpdateRecorder(TorchDispatchMode):
         """A kernel is about to read these."""
         self._kept.append(list(tensors))
         if not _places(tensors) <= self._known:
-            self.refuse(f"{_STRANGER} (a sparse network)")
+            self.refuse(f"{_UNKNOWN} (a sparse network)")
 
     def kernel(self, call: KernelCall) -> None:
         """A call of a sparse kernel."""
-        code = Call[call.name.upper()]
+        kernel = KERNELS[call.name]
+        scratch = {kernel.position(word): size for word, size in call.scratch.items()}
         self._events.append(
-            lambda b: b.emit(code, call.arguments, call.reads, call.writes, call.nanoseconds, call.scratch)
+            lambda b: b.emit(kernel.opcode, call.words, call.reads, call.writes, call.nanoseconds, scratch)
         )
 
     def adam(self, optimizer: Adam, gradients: Sequence[Tensor]) -> None:
@@ -96,7 +99,7 @@ class UpdateRecorder(TorchDispatchMode):
     def take(self, count: int) -> Buffer:
         """A free buffer that is large enough: the less memory the kernels touch, the more of it is in the cache.
 
-        One of the same size if there are lanes, for what shares a buffer cannot run side by side.
+        With several threads only one of the same size, because tasks that use one buffer cannot run side by side.
         """
         largest = count if self._threads > 1 else math.inf
         fitting = [buffer for buffer in self._free if count <= buffer.count <= largest]
@@ -127,35 +130,35 @@ class UpdateRecorder(TorchDispatchMode):
         self._events.append(refusal)
 
     def _draw(self, out: Tensor, generator: Any) -> None:
-        mine: Any = self._generator
-        if generator is None or generator._cdata != mine._cdata:  # the dispatcher wraps it anew
+        given: Any = self._generator
+        if generator is None or generator._cdata != given._cdata:  # the dispatcher wraps it anew
             self.refuse("it draws noise from another generator than the one that it is given")
         self.draws.append(out)
 
 
 class _Watch(TorchFunctionMode):
-    """Notices tensors that leave torch by other ways than its dispatcher."""
+    """Notices numbers that Python reads without torch's dispatcher."""
 
-    def __init__(self, recorder: UpdateRecorder) -> None:
+    def __init__(self, tracer: UpdateTracer) -> None:
         super().__init__()
-        self._recorder = recorder
+        self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _READERS:
-            gradients = [gradient for _, _, step in self._recorder.steps for gradient in step]
-            if not _places(args[:1]) <= _places(gradients):  # which are Adam's own business
-                self._recorder.refuse(f"Python reads the numbers of a tensor ({func.__name__})")
+            gradients = [gradient for _, _, step in self._tracer.steps for gradient in step]
+            if not _places(args[:1]) <= _places(gradients):  # Adam reads these
+                self._tracer.refuse(f"Python reads the numbers of a tensor ({func.__name__})")
         return func(*args, **(kwargs or {}))
 
 
 def _adam(b: Builder, row: Sequence[Tensor], factors: int) -> None:
     """Adam on one parameter, given with both moments and the gradient."""
     count = row[0].numel()
-    for part in b.parts(count, count // 8):
+    for part in b.chunks(count, count // 8):
         size = part.stop - part.start
-        places = [x.data_ptr() + 4 * part.start for x in row]
-        regions = [(place, 4 * size) for place in places]
-        b.emit(Call.ADAM, [*places, factors, size], regions, regions[:3], _ADAM_COST * size)
+        places = [x.data_ptr() + FLOAT_BYTES * part.start for x in row]
+        regions = [(place, FLOAT_BYTES * size) for place in places]
+        b.emit(Call.ADAM, [*places, factors, size], regions, regions[:3], ADAM_NS * size)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

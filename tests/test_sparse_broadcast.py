@@ -1,4 +1,6 @@
-"""A forward whose first input is repeated computes once what depends on that input alone, and nothing else than before."""
+"""A forward whose first input is broadcast computes once what depends on that input alone, and nothing else than before."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse_offline_rl.engines.sparse.engine import KernelEngine
+from sparse_offline_rl.engines.sparse.placement import Placement
 from sparse_offline_rl.engines.sparse.plan import SparsePlan
-from sparse_offline_rl.engines.sparse.repeats import Layout
 from sparse_offline_rl.engines.sparse.split import SplitPlan
 from sparse_offline_rl.networks.mlp import MLP
 
@@ -59,7 +61,7 @@ def test_inputs_with_strides_and_of_any_number():
             torch.testing.assert_close(sparse(*inputs), mlp(*inputs), rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_flow_through_repeated_rows():
+def test_gradients_flow_through_broadcast_rows():
     mlp = pruned((6, 3), (40, 30), 2, 0.3, 0)
     sparse = sparse_twin(mlp)
     results = []
@@ -73,7 +75,7 @@ def test_gradients_flow_through_repeated_rows():
 @needs_two_threads
 @pytest.mark.parametrize(("distinct", "repeats"), [(100, 10), (7, 9), (3, 100), (1, 300), (33, 2)])
 def test_the_same_bits_on_one_thread_and_on_two(use_threads, monkeypatch, distinct, repeats):
-    monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine._WORTH_A_THREAD", 0)
+    monkeypatch.setattr("sparse_offline_rl.engines.sparse.engine.MIN_WORK_FOR_THREADS", 0)
     sparse = sparse_twin(pruned((6, 3), (80, 60), 2, 0.1, 0))
     first, second = torch.randn(distinct, 6), torch.randn(distinct * repeats, 3)
     results = []
@@ -84,7 +86,7 @@ def test_the_same_bits_on_one_thread_and_on_two(use_threads, monkeypatch, distin
     assert torch.equal(*results)
 
 
-def test_nan_of_one_row_stays_in_its_repeats():
+def test_nan_of_one_state_stays_in_its_candidates():
     sparse = sparse_twin(pruned((6, 3), (40, 30), 2, 0.5, 0))
     first, second = torch.randn(20, 6), torch.randn(100, 3)
     with torch.no_grad():
@@ -99,66 +101,78 @@ def test_nan_of_one_row_stays_in_its_repeats():
 
 
 @given(st.integers(1, 100), st.integers(1, 120), st.integers(1, 3))
-def test_every_row_has_its_lane(distinct, repeats, threads):
-    layout = Layout(distinct, repeats, 10, threads)
-    assert sorted(set(layout.places.ravel().tolist())) == list(range(distinct * repeats))
-    vectors = 0
-    for i, block in enumerate(layout.blocks):
-        sources = layout.sources[i]
-        for tile in layout.tiles_of(range(i, i + 1)):
-            places = layout.places[tile[1] : tile[1] + tile[0]]
-            assert np.array_equal(places // repeats, np.broadcast_to(sources, places.shape))  # no lane needs to move
-            vectors += int(tile[0])
-        first, count = layout.rows_of(range(i, i + 1))
-        assert {first, first + count - 1} == {block.first * repeats, (block.first + block.rows) * repeats - 1}
-    assert vectors == len(layout.places)
+def test_every_row_has_its_lane(states, candidates, threads):
+    placement = Placement(states, candidates, 10, threads)
+    assert sorted(set(placement.places.ravel().tolist())) == list(range(states * candidates))
+    chunks = placement.chunks(len(placement.blocks))  # a block each
+    assert len(chunks) == len(placement.blocks)
+    tiles = iter(placement.tiles)
+    for block, chunk, sources in zip(placement.blocks, chunks, placement.sources, strict=True):
+        for tile in itertools.islice(tiles, chunk.length):
+            places = placement.places[tile[1] : tile[1] + tile[0]]
+            assert np.array_equal(places // candidates, np.broadcast_to(sources, places.shape))  # no lane needs to move
+        first, last = chunk.first_row, chunk.first_row + chunk.rows - 1
+        assert {first, last} == {block.first * candidates, (block.first + block.states) * candidates - 1}
+    vectors = sum(chunk.vectors for chunk in chunks)
+    assert next(tiles, None) is None and vectors == len(placement.places)
     # Hardly more vectors than rows need, whatever is left over in a block.
-    assert vectors <= -(-distinct * repeats // 16) + 3 + distinct // 16 + repeats // 4
+    assert vectors <= -(-states * candidates // 16) + 3 + states // 16 + candidates // 4
+    assert sum(chunk.rows for chunk in placement.chunks(2)) == states * candidates
 
 
-def test_what_counts_as_shared():
+def test_what_counts_as_state_only():
     """Inputs a b | c; units: of a only, of nothing, of a and c, of c, dead; then one that reads the first two only."""
     first = np.array([[1, 0, 0], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 1]], bool)
     second = np.array([[1, 1, 0, 0, 0], [1, 0, 1, 1, 0]], bool)
     last = np.ones((1, 2), bool)
     split = SplitPlan(SparsePlan.from_masks([first, second, last]), 2)
-    assert split.shared_units == [2, 2, 1, 0]
-    assert split.own_units == [1, 2, 1, 1]
+    assert split.state_only_units == [2, 2, 1, 0]
+    assert split.candidate_units == [1, 2, 1, 1]
     hidden, middle, output = split.layers
-    assert (len(hidden.shared.column), len(hidden.sums.column), len(hidden.begun.column), len(hidden.fresh.column)) == (
+    assert (
+        len(hidden.state_only.column),
+        len(hidden.sums.column),
+        len(hidden.mixed.column),
+        len(hidden.unmixed.column),
+    ) == (
         1,
         1,
         1,
         1,
     )
-    assert (len(middle.shared.column), len(middle.sums.column), len(middle.begun.column), len(middle.fresh.column)) == (
+    assert (
+        len(middle.state_only.column),
+        len(middle.sums.column),
+        len(middle.mixed.column),
+        len(middle.unmixed.column),
+    ) == (
         2,
         1,
         2,
         0,
     )
-    assert (len(output.shared.unit), len(output.sums.column), len(output.begun.column)) == (0, 1, 1)
-    assert split.shared_weights == 6 and split.own_weights == 5
+    assert (len(output.state_only.unit), len(output.sums.column), len(output.mixed.column)) == (0, 1, 1)
+    assert split.state_only_weights == 6 and split.candidate_weights == 5
 
 
-def test_rows_that_no_repeats_make_are_refused():
+def test_rows_that_do_not_divide_the_batch_are_refused():
     engine = KernelEngine(SparsePlan.from_masks([np.ones((2, 5), bool)]))
     for distinct, batch in ((2, 5), (0, 5)):
         with pytest.raises(ValueError, match=f"{distinct} rows cannot stand for equally many of {batch} each"):
-            engine.forward_repeated(0, ((0, 12, 3), (0, 8, 2)), distinct, batch, 0)
+            engine.forward_broadcast(0, ((0, 12, 3), (0, 8, 2)), distinct, batch, 0)
 
 
-def test_repeats_cost_what_the_own_part_costs():
-    """Of a network that reads the repeated input only, nothing is left to do for the repeats."""
+def test_candidates_cost_what_their_own_part_costs():
+    """Of a network that reads the broadcast input only, nothing is left to do for the candidates."""
     masks = [np.ones((8, 5), bool), np.ones((2, 8), bool)]
     masks[0][:, 3:] = False
     engine = KernelEngine(SparsePlan.from_masks(masks))
     split = SplitPlan(engine.plan, 3)
-    assert split.own_weights == 0
+    assert split.candidate_weights == 0
     values = np.random.default_rng(0).standard_normal(engine.plan.parameter_count).astype(np.float32)
     first, second = np.ones((2, 3), np.float32), np.ones((6, 2), np.float32)
     out = np.empty((6, 2), np.float32)
     spans = ((first.ctypes.data, 12, 3), (second.ctypes.data, 8, 2))
-    engine.forward_repeated(values.ctypes.data, spans, 2, 6, out.ctypes.data)
+    engine.forward_broadcast(values.ctypes.data, spans, 2, 6, out.ctypes.data)
     full = np.concatenate([first.repeat(3, 0), second], 1)
     np.testing.assert_allclose(out, engine.act(values, full), rtol=1e-5)
