@@ -25,6 +25,7 @@ from sparse_offline_rl.engines.capture.opcodes import Call
 from sparse_offline_rl.engines.capture.tracer import UpdateTracer
 from sparse_offline_rl.engines.sparse.module import thread_count
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.mlp import PrunableMLP
 from sparse_offline_rl.types import Batch
 
 _PROGRAMS = 8  # phases and shapes of batches to be remembered
@@ -121,7 +122,9 @@ class CapturedUpdate:
         try:
             if not before.in_place(self._agent):
                 raise Unsupported("it puts other tensors into the agent's modules")
-            changed = [path for path, value in _plain_values(self._agent).items() if plain.get(path, value) != value]
+            changed = [
+                path for path, value in _plain_values(self._agent).items() if path not in plain or plain[path] != value
+            ]
             if changed:
                 raise Unsupported(f"it changes agent{changed[0]}, which a replay would not")
             program = Program(fields, tracer, metrics, key[0])
@@ -187,7 +190,8 @@ def _signature(builder: Builder) -> list[list[object]]:
 def _plain_values(root: object) -> dict[str, object]:
     """Every number, text and flag that is reachable from ``root`` by attributes and containers, by its path.
 
-    Tensors are an update's business, and so are the optimisers' books, which a replay keeps.
+    Tensors are an update's business, and so are the optimisers' books, which a replay keeps, and what an engine keeps for its
+    networks.
     """
     found: dict[str, object] = {}
     visited: set[int] = set()
@@ -195,7 +199,7 @@ def _plain_values(root: object) -> dict[str, object]:
     def visit(value: object, path: str) -> None:
         if isinstance(value, bool | int | float | str | None):
             found[path] = value
-        elif id(value) not in visited and not isinstance(value, Tensor | Adam | torch.Generator):
+        elif id(value) not in visited and not isinstance(value, Tensor | Adam | PrunableMLP | torch.Generator):
             visited.add(id(value))
             items: Iterable[tuple[str, object]] = ()
             if isinstance(value, Mapping):
