@@ -10,10 +10,12 @@ import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from sparse_offline_rl.cli.configs import check_overrides, config_dir
+from sparse_offline_rl.cli.configs import config_dir, hydra_app, parse_flags, run_mode
+from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.config import AgentConfig, Config, DatasetConfig, EnvConfig, PruneConfig, parse_config
 
 SECTIONS = {"agent": AgentConfig, "prune": PruneConfig, "env": EnvConfig, "dataset": DatasetConfig}
@@ -68,7 +70,9 @@ def test_the_configs_of_the_repository_are_used():
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_the_first_line_is_a_command_that_works(path):
     arguments = command_of(path)
-    check_overrides(arguments)
+    flags = parse_flags(arguments)
+    with hydra_app(flags) as app:
+        check_overrides(app, flags, run_mode(app, flags) == RunMode.MULTIRUN)
     for overrides in jobs(arguments):
         config = parse_config(composed(*overrides))
         if path.parent.name in SECTIONS:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -28,14 +29,16 @@ class MetricsWriter:
             raise UserError(
                 f"{self._path} is missing or shorter than it was at the checkpoint: restore it, or remove {run_dir} to start again."
             )
-        with self._disk_errors():
-            self._file = self._path.open("r+" if offset else "w+", newline="", encoding="utf-8")
+        with self._disk_errors(), ExitStack() as opened:
+            opened.enter_context(_writer_threads_are_quiet())
+            self._file = opened.enter_context(self._path.open("r+" if offset else "w+", newline="", encoding="utf-8"))
             self._csv: csv.DictWriter[str] | None = None
             if offset:
                 self._csv = self._writer(next(csv.reader(self._file)))
                 self._file.truncate(offset)
                 self._file.seek(offset)
             self._board = SummaryWriter(str(run_dir), purge_step=update + 1 if update else None)
+            self._opened = opened.pop_all()
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
         """Add one row; the first one sets the columns, later ones may lack the evaluation's but never bring new ones."""
@@ -58,7 +61,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close both files; what a full disk still refuses was reported before."""
-        for file in (self._file, self._board):
+        for file in (self._file, self._board, self._opened):
             with suppress(OSError):
                 file.close()
 
@@ -74,3 +77,19 @@ class MetricsWriter:
 
     def _writer(self, columns: list[str]) -> csv.DictWriter[str]:
         return csv.DictWriter(self._file, columns, restval="", lineterminator="\n")
+
+
+@contextmanager
+def _writer_threads_are_quiet() -> Iterator[None]:
+    """Within the block no traceback is printed of a TensorBoard thread: it hands its error to the next call of its writer."""
+    before = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if getattr(failure.thread, "exception", None) is not failure.exc_value:
+            before(failure)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
