@@ -38,7 +38,9 @@ def main() -> None:
         elif arguments[0] in _COMPLETION:
             _complete(program, arguments)
         elif arguments[0] in COMMANDS:
-            sys.argv = [f"{program} {arguments[0]}", *arguments[1:]]
+            # Hydra's shell completion is installed for the program, all else calls it by both words.
+            alone = any(flag in arguments for flag in _COMPLETION)
+            sys.argv = [program if alone else f"{program} {arguments[0]}", *arguments[1:]]
         else:
             hint = closest(arguments[0], COMMANDS)
             raise UserError(f"{program} {arguments[0]}: there is no such command; {hint}.")
@@ -50,10 +52,15 @@ def run_command(name: str) -> None:
     """Import and do one of :data:`COMMANDS` with the arguments in ``sys.argv``; what the scripts call."""
     leave_at_once()
     with steady_output():
-        importlib.import_module(f"sparse_offline_rl.cli.{name.replace('-', '_')}").main()
+        status: str | int | None = None
+        try:
+            importlib.import_module(f"sparse_offline_rl.cli.{name.replace('-', '_')}").main()
+        except SystemExit as end:
+            status = end.code
         sys.stdout.flush()
-        if output_was_lost() and name != "train":  # a run is on the disk, of the others the output may be all there is
-            sys.exit(2)
+        if not status and name != "train" and output_was_lost():
+            status = 2  # a run is on the disk, but of another command the output may be all there is
+        sys.exit(status)
 
 
 def _help(program: str) -> str:
