@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
@@ -53,9 +53,11 @@ def _sweep(app: Hydra, flags: Namespace) -> None:
             flags.config_name, _job, [*flags.overrides, "hydra.mode=MULTIRUN"]
         )
         done = [job for batch in batches for job in batch]
-        failed = [f"\n  [{' '.join(job.overrides or ())}] {job.return_value}" for job in done if job.return_value]
+        failed = [job for job in done if job.return_value is not None]
     if failed:
-        raise UserError(f"{len(failed)} of {len(done)} jobs failed:{''.join(failed)}")
+        shared = set.intersection(*(set(job.overrides or ()) for job in done)) if len(done) > 1 else set()
+        lines = [f"{_name(job.overrides or (), shared)} {job.return_value}" for job in failed]
+        raise UserError("\n  ".join([f"{len(failed)} of {len(done)} jobs failed:", *lines]))
 
 
 def _job(composed: DictConfig) -> Exception | None:
@@ -75,8 +77,13 @@ def _report(error: Exception) -> UserError:
     if not isinstance(error, UserError):
         traceback.print_exception(error)
         error = UserError(f"it ended in {type(error).__name__}: {error}")
-    print(f"error: [{' '.join(HydraConfig.get().overrides.task)}] {error}", file=sys.stderr)
+    print(f"error: {_name(HydraConfig.get().overrides.task)} {error}", file=sys.stderr)
     return error
+
+
+def _name(overrides: Iterable[str], shared: Collection[str] = ()) -> str:
+    """A job of a sweep, by the overrides that are not ``shared`` by all."""
+    return f"[{' '.join(text for text in overrides if text not in shared)}]"
 
 
 def _run_one(composed: DictConfig) -> None:
