@@ -1,6 +1,6 @@
-"""Thin wrapper: see ``sparse_offline_rl.cli.generate_dataset``."""
+"""Generate a dataset: ``python scripts/generate_dataset.py env=hopper dataset=medium size=100000``."""
 
-from sparse_offline_rl.cli.generate_dataset import main
+from sparse_offline_rl.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("generate-dataset")

@@ -1,6 +1,6 @@
 """Make figures and tables from run folders: ``python scripts/report.py runs=runs out=report``."""
 
-from sparse_offline_rl.cli.report import main
+from sparse_offline_rl.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("report")

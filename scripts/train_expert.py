@@ -1,6 +1,6 @@
-"""Thin wrapper: see ``sparse_offline_rl.cli.train_expert``."""
+"""Train policies that generate datasets: ``python scripts/train_expert.py env=hopper steps=1000000 out=experts``."""
 
-from sparse_offline_rl.cli.train_expert import main
+from sparse_offline_rl.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("train-expert")

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 TIERS = [
-    {"errors", "types", "config", "files", "seeding", "tracing", "compilation"},
+    {"cores", "errors", "types", "config", "files", "seeding", "tracing", "compilation"},
     {"networks", "datasets"},
     {"pruning", "agents", "engines", "policy", "evaluation", "export"},
     {"training"},

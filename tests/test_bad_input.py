@@ -3,6 +3,8 @@
 import pytest
 from conftest import TINY
 
+from sparse_offline_rl.cli import train as train_cli
+
 CASES = {
     "sparsity=1": (["sparsity=1"], ["sparsity=1", "less than 1"]),
     "sparsity<0": (["sparsity=-0.1"], ["sparsity=-0.1", "at least 0"]),
@@ -30,6 +32,9 @@ CASES = {
     "unknown device": (["device=tpu"], ["device='tpu'", "'cpu'"]),
     "unknown engine": (["engine=fast"], ["engine='fast'", "'sparse'"]),
     "too many threads": (["threads=4096"], ["threads=4096", "between 1 and"]),
+    "far too many threads": (["threads=100000", "engine=dense"], ["threads=100000", "cores"]),
+    "a value that stands for none": (["run_dir=???"], ["run_dir=???", "missing"]),
+    "a nested value that stands for none": (["env.id=???"], ["env.id=???", "missing"]),
     "a sweep without -m": (["agent=bc,bcq"], ["agent=bc,bcq", "add -m"]),
     "a broken interpolation": (["run_dir=runs/${nothing}"], ["nothing"]),
     "infinite hyper-parameter": (["agent.kl_weight=inf"], ["agent.kl_weight=inf", "finite"]),
@@ -63,10 +68,60 @@ def test_a_foreign_folder_is_left_alone(cli, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+SWEEP = ["-m", *TINY, "updates=10", "eval.every=10", "sparsity=0.5,0.99999,0.8,1.5"]
+
+
+def names_the_failed_jobs(err: str) -> bool:
+    """Each when it fails, and all at the end."""
+    *_, count, first, second = err.splitlines()
+    assert count == "error: 2 of 4 jobs failed:"
+    assert first.startswith("  [sparsity=0.99999] network actor: sparsity=0.99999 would leave")
+    assert second.startswith("  [sparsity=1.5] sparsity=1.5 cannot be used")
+    return "Traceback" not in err and err.count("fewer than one") == err.count("sparsity=1.5 cannot be used") == 2
+
+
 def test_a_bad_job_in_a_sweep_is_named_and_the_others_run(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, out, err = cli("-m", *TINY, "updates=10", "eval.every=10", "sparsity=0.5,0.99999,0.8")
+    status, out, err = cli(*SWEEP)
     assert status == 2
-    assert "sparsity=0.99999" in err
-    assert "Traceback" not in err
+    assert names_the_failed_jobs(err)
     assert out.count("finished: ") == 2
+
+
+def test_a_bad_job_in_another_process_is_named_and_the_others_run(spawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    process = spawn(*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert names_the_failed_jobs(err)
+    assert out.count("finished: ") == 2
+
+
+def test_a_fault_of_the_program_ends_one_job_and_not_the_sweep(cli, tmp_path, monkeypatch):
+    run, started = train_cli.run, []
+
+    def faulty(config):
+        started.append(config.seed)
+        return run(config) if config.seed else 1 / 0
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_cli, "run", faulty)
+    status, out, err = cli("-m", *TINY, "updates=10", "eval.every=10", "seed=0,1")
+    assert (status, started) == (2, [0, 1])
+    assert "Traceback" in err
+    assert err.splitlines()[-1] == "  [seed=0] it ended in ZeroDivisionError: division by zero"
+    assert out.count("finished: ") == 1
+    with pytest.raises(ZeroDivisionError):
+        cli(*TINY)
+
+
+def test_a_launcher_that_fails_ends_the_sweep_with_a_sentence(cli, monkeypatch):
+    """As joblib's does when the system ends a worker because memory runs out."""
+
+    def multirun(*_: object) -> None:
+        raise RuntimeError("A worker process was\nkilled")
+
+    monkeypatch.setattr(train_cli.Hydra, "multirun", multirun)
+    status, out, err = cli("-m", *TINY, "seed=0,1")
+    assert (status, out) == (2, "")
+    assert err == "error: Hydra ended in RuntimeError: A worker process was killed\n"

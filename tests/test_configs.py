@@ -10,11 +10,13 @@ import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from sparse_offline_rl.agents.registry import agent_configs
-from sparse_offline_rl.cli.configs import check_overrides, config_dir
+from sparse_offline_rl.cli.configs import config_dir, hydra_app, parse_flags, run_mode
+from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.config import Config, DatasetConfig, EnvConfig, PruneConfig
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
@@ -63,6 +65,13 @@ def schema_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
     return keys
 
 
+def check(*arguments: str) -> None:
+    """Check a command line as ``train.py`` does."""
+    flags = parse_flags(arguments)
+    with hydra_app(flags) as app:
+        check_overrides(app, flags, run_mode(app, flags) == RunMode.MULTIRUN)
+
+
 def test_the_configs_of_the_repository_are_used():
     assert config_dir() == ROOT / "configs"
     assert {path.parent.name for path in FILES} >= {"configs", *SECTIONS}
@@ -71,7 +80,7 @@ def test_the_configs_of_the_repository_are_used():
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_the_first_line_is_a_command_that_works(path):
     arguments = command_of(path)
-    check_overrides(arguments)
+    check(*arguments)
     for overrides in jobs(arguments):
         config = read_config(composed(*overrides))
         if path.parent.name in SECTIONS:
@@ -132,11 +141,11 @@ def test_bc_acts_as_in_the_paper():
 
 def test_an_agent_has_its_own_keys_only():
     with pytest.raises(UserError, match=r"there is no key 'agent.vae_hidden'"):
-        check_overrides(["agent=td3bc", "agent.vae_hidden=[5]"])
+        check("agent=td3bc", "agent.vae_hidden=[5]")
     with pytest.raises(UserError, match=r"agent.vae_hidden=\[5\]: there is no such key here"):
         values = composed("agent=td3bc")
         read_config({**values, "agent": {**values["agent"], "vae_hidden": [5]}})
-    check_overrides(["-m", "agent=bcq,td3bc", "agent.policy_noise=0.1"])
+    check("-m", "agent=bcq,td3bc", "agent.policy_noise=0.1")
     with pytest.raises(UserError, match=r"agent\.name='sac' cannot be used: choose one of bcq, bc, td3bc, iql"):
         read_config({**composed(), "agent": {"name": "sac"}})
     assert read_config(composed("agent=iql", "updates=77")).agent.actor_lr_decay == 77

@@ -287,5 +287,5 @@ def test_a_film_as_mp4(run_dir, tmp_path):
 def test_the_script_tells_its_keys():
     command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    for word in ("python scripts/evaluate.py", "env.id=", "episodes to play (100)", "(required)", "(optional)"):
+    for word in ("sparse-offline-rl evaluate", "env.id=", "episodes to play (100)", "(required)", "(optional)"):
         assert word in result.stdout

@@ -27,6 +27,8 @@ from sparse_offline_rl.training.checkpoint import (
     save_checkpoint,
 )
 from sparse_offline_rl.training.metrics import MetricsWriter
+from sparse_offline_rl.training.process import stop_on_signal
+from sparse_offline_rl.training.run_folder import RunFolder
 
 OFTEN = ["updates=400", "checkpoint.every=7", "eval.every=100", "log.every=10"]
 LONG = [*TINY, *OFTEN]
@@ -109,6 +111,56 @@ def test_ctrl_c_saves_and_says_how_to_go_on(spawn, tmp_path):
     finish(spawn, [*command, f"run_dir={broken}"])
     finish(spawn, [*command, f"run_dir={whole}"])
     assert_same(result(whole), result(broken))
+
+
+def test_ctrl_c_after_the_last_update_ends_a_sweep_behind_its_run(cli, tmp_path, monkeypatch):
+    finish_folder = RunFolder.finish
+
+    def finish_late(folder, summary):
+        finish_folder(folder, summary)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunFolder, "finish", finish_late)
+    status, out, _ = cli("-m", *TINY, "updates=10", "eval.every=10", "seed=0,1")
+    assert status == 130
+    assert out.count("finished: ") == 1
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """As Ctrl-C is in what a shell script starts in the background."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_on_signal() as stopped:
+            signal.raise_signal(signal.SIGINT)
+            assert not stopped()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_a_full_disk_at_the_first_metrics_is_a_sentence_and_nothing_else(tmp_path):
+    """TensorBoard writes in a thread, whose traceback Python prints."""
+    script = """
+import resource, sys
+from pathlib import Path
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.training.metrics import MetricsWriter
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    writer = MetricsWriter(Path(sys.argv[1]))
+    for update in range(100):
+        writer.write(update, {"loss": 1.0})
+    writer.sync()
+except UserError as error:
+    print(error)
+"""
+    for room in (0, 500):
+        command = [sys.executable, "-c", script, str(tmp_path / str(room)), str(room)]
+        (tmp_path / str(room)).mkdir()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "metrics could not be written (File too large)" in done.stdout
 
 
 def test_engines_read_each_others_checkpoints(cli, tmp_path):

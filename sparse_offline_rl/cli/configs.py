@@ -1,23 +1,27 @@
-"""Where the YAML files are, and a check of the command line's overrides that speaks in sentences."""
+"""Hydra with the project's YAML files: its flags, its application object, and its complaints as sentences."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import sparse_offline_rl
-from sparse_offline_rl.cli.errors import closest
 from sparse_offline_rl.errors import UserError
+
+CONFIG_NAME = "train"
 
 
 def config_dir() -> Path:
@@ -27,70 +31,93 @@ def config_dir() -> Path:
     return packaged if packaged.is_dir() else package.parent / "configs"
 
 
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Raise UserError for the first override that names no group, no choice of it, or no key."""
-    groups = {
-        path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in config_dir().iterdir() if path.is_dir()
+def parse_flags(arguments: Sequence[str]) -> Namespace:
+    """Hydra's own flags, and the overrides between them. Raises UserError for flags that it has not or cannot combine."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; --hydra-help lists the flags.")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    flags = parser.parse_args(list(arguments))
+    if flags.experimental_rerun is not None:
+        raise UserError("--experimental-rerun reads a pickle, which is never done here: give the run's command again.")
+    commands = {
+        "--run": flags.run,
+        "--multirun": flags.multirun,
+        "--cfg": flags.cfg,
+        "--info": flags.info,
+        "--shell-completion": flags.shell_completion,
     }
-    flags = get_args_parser().parse_args(list(arguments))  # Hydra's own flags, some of which take a value
-    overrides = [override for text in flags.overrides if (override := _parse(text))]
-    for override in overrides:
-        if override.is_sweep_override() and not flags.multirun:
-            raise UserError(
-                f"{override.input_line}: several values make a sweep: add -m, as in train.py -m {override.input_line}."
-            )
-        if override.key_or_group in groups:
-            for choice in _values(override):
-                if choice not in groups[override.key_or_group]:
-                    hint = closest(str(choice), groups[override.key_or_group])
-                    raise UserError(
-                        f"{override.key_or_group}={choice}: there is no such {override.key_or_group}; {hint}."
-                    )
-    known = _known_keys([override for override in overrides if override.key_or_group in groups])
-    for override in overrides:
-        key = override.key_or_group
-        if key not in groups and key not in known and not key.startswith("hydra"):
-            raise UserError(f"{override.input_line}: there is no key '{key}'; {closest(key, {*known, *groups})}.")
-    if not flags.multirun:
-        _check_composition(flags.overrides)
+    given = [name for name, value in commands.items() if value]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other: give one of them.")
+    if flags.resolve and not (flags.cfg or flags.help):
+        raise UserError("--resolve goes with --cfg or --help: add one of them, or leave it out.")
+    if flags.package is not None and not flags.cfg:
+        raise UserError(f"--package {flags.package} goes with --cfg: add it, or leave it out.")
+    flags.config_name = flags.config_name or CONFIG_NAME
+    return flags
 
 
-def _known_keys(choices: Sequence[Override]) -> set[str]:
-    """The keys of every composition of the chosen groups: each agent has keys of its own."""
-    options = [[f"{choice.key_or_group}={value}" for value in _values(choice)] for choice in choices]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        composed = (compose("train", list(selected)) for selected in itertools.product(*options))
-        return {key for config in composed for key in _keys(OmegaConf.to_container(config, resolve=False))}
-
-
-def _check_composition(overrides: list[str]) -> None:
-    """Compose and resolve once, so that Hydra's own complaints come as a sentence."""
+@contextmanager
+def hydra_app(flags: Namespace) -> Iterator[Hydra]:
+    """Hydra over ``configs/``, or over what the flags ``--config-path`` and ``--config-dir`` name."""
+    for name, folder in (("--config-path", flags.config_path), ("--config-dir", flags.config_dir)):
+        if folder is not None and not Path(folder).is_dir():
+            raise UserError(f"{name} {folder}: there is no such folder; give one that holds YAML files.")
+    version.setbase("1.3")
+    with hydra_errors():
+        path = create_config_search_path(str(Path(flags.config_path or config_dir()).absolute()))
+        if flags.config_dir is not None:
+            extra = Path(flags.config_dir).absolute()
+            path.prepend("command-line", f"file://{extra}", SearchPathQuery(provider="schema"))
+        app = Hydra.create_main_hydra2(CONFIG_NAME, path)
     try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            OmegaConf.to_container(compose("train", overrides), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(f"{error}".split())) from None
+        yield app
+    finally:
+        GlobalHydra.instance().clear()
 
 
-def _parse(text: str) -> Override | None:
+@contextmanager
+def hydra_errors() -> Iterator[None]:
+    """Turn whatever Hydra raises within the block, which must run no code of ours, into a UserError."""
     try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException:
-        remedy = "write key=value, and quote values with spaces or commas"
-        raise UserError(f"'{text}' is not an override: {remedy}, e.g. sparsity=0.95.") from None
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        message = " ".join(f"{error}".split()) or type(error).__name__
+        if not isinstance(error, (HydraException, OmegaConfBaseException)):
+            message = f"Hydra ended in {type(error).__name__}: {message}"
+        raise UserError(message) from None
 
 
-def _values(override: Override) -> Iterator[Any]:
-    if override.is_sweep_override():
-        yield from override.sweep_string_iterator()
-    else:
-        yield override.value()
+def run_mode(app: Hydra, flags: Namespace) -> RunMode:
+    """A sweep if the flag ``-m`` or the configuration (``hydra.mode``) says so."""
+    if flags.multirun:
+        return RunMode.MULTIRUN
+    return app.get_mode(flags.config_name, flags.overrides) or RunMode.RUN
 
 
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    assert isinstance(config, Mapping)
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{name}.")
+def show(app: Hydra, flags: Namespace) -> bool:
+    """Print what a flag such as ``--help`` or ``--cfg job`` asks for; False if none does."""
+    name, overrides = flags.config_name, flags.overrides
+    with hydra_errors():
+        if flags.help:
+            app.app_help(name, get_args_parser(), flags)
+        elif flags.hydra_help:
+            app.hydra_help(name, get_args_parser(), flags)
+        elif flags.cfg:
+            if flags.package not in (None, "_global_"):
+                composed = app.compose_config(name, overrides, RunMode.RUN)
+                if OmegaConf.select(composed, flags.package) is None:
+                    raise UserError(f"--package {flags.package}: the configuration has no such part.")
+            app.show_cfg(name, overrides, flags.cfg, flags.package, flags.resolve)
+        elif flags.info:
+            app.show_info(flags.info, name, overrides)
+        elif flags.shell_completion:
+            app.shell_completion(name, overrides)
         else:
-            yield f"{prefix}{name}"
+            return False
+    return True

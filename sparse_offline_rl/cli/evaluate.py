@@ -1,4 +1,4 @@
-"""``python scripts/evaluate.py …``: the returns of a stored policy, without torch."""
+"""``sparse-offline-rl evaluate …``: the returns of a stored policy, without torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sparse_offline_rl.types import FloatArray
 
 
 class EvaluateOptions(Options):
-    """Evaluate the policy of a finished run: python scripts/evaluate.py run_dir=runs/bcq/hopper-expert/snip-0.95/seed0"""
+    """Evaluate the policy of a finished run: sparse-offline-rl evaluate run_dir=runs/bcq/hopper-expert/snip-0.95/seed0"""
 
     run_dir: Path = Field(description="a run folder, or a policy.sorl file")
     episodes: int = Field(100, ge=1, description="episodes to play")
@@ -38,7 +38,7 @@ class EvaluateOptions(Options):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``scripts/evaluate.py`` and ``sparse-offline-rl-evaluate``."""
+    """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
         options = parse_options(EvaluateOptions, sys.argv[1:] if arguments is None else arguments)
         result = evaluate_run(options)

@@ -1,9 +1,9 @@
-"""``python scripts/export.py run_dir=… to=onnx|c|dense``: a policy for another runtime."""
+"""``sparse-offline-rl export run_dir=… to=onnx|c|dense``: a policy for another runtime."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -27,7 +27,7 @@ _EXPORTERS: dict[str, tuple[str, Exporter]] = {
 
 
 class ExportOptions(Options):
-    """Write a trained policy for another runtime, e.g. python scripts/export.py run_dir=runs/… to=onnx"""
+    """Write a trained policy for another runtime, e.g. sparse-offline-rl export run_dir=runs/… to=onnx"""
 
     run_dir: str = Field(description="a run folder, its policy folder, or a policy.sorl file")
     to: str = Field(description="onnx: one graph; c: C99 source and header; dense: float32 tensors in safetensors")
@@ -36,10 +36,10 @@ class ExportOptions(Options):
     )
 
 
-def main() -> None:
-    """Entry point of ``scripts/export.py`` and ``sparse-offline-rl-export``."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
-        options = parse_options(ExportOptions, sys.argv[1:])
+        options = parse_options(ExportOptions, sys.argv[1:] if arguments is None else arguments)
         for path in export(options):
             print(f"wrote {path}, {path.stat().st_size} bytes")
 

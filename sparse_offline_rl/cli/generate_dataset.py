@@ -1,4 +1,4 @@
-"""``generate_dataset key=value …``: a Minari dataset by a bundled policy, or by any policy file."""
+"""``sparse-offline-rl generate-dataset key=value …``: a Minari dataset by a bundled policy, or by any policy file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GenerateOptions(Options):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; ``arguments`` are those of the command line by default."""
+    """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
         options = parse_options(GenerateOptions, sys.argv[1:] if arguments is None else arguments)
         recipe = _recipe(options)
@@ -72,5 +72,5 @@ def _report(recipe: Recipe, folder: Path, what: str) -> str:
     return (
         f"{recipe.dataset_id}: {what}, {metadata['total_steps']} transitions in {metadata['total_episodes']} episodes, "
         f"{mean_return}, in {folder}\n"
-        f"train on it: python train.py dataset=minari dataset.id={recipe.dataset_id}"
+        f"train on it: sparse-offline-rl train dataset=minari dataset.id={recipe.dataset_id}"
     )

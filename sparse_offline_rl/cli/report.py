@@ -1,4 +1,4 @@
-"""``python scripts/report.py …``: figures and tables from run folders."""
+"""``sparse-offline-rl report …``: figures and tables from run folders."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sparse_offline_rl.reports.write import write_report
 
 
 class ReportOptions(Options):
-    """Make figures and tables from run folders, finished or not: python scripts/report.py runs=runs out=report"""
+    """Make figures and tables from run folders, finished or not: sparse-offline-rl report runs=runs out=report"""
 
     runs: Path = Field(Path("runs"), description="the folder below which the runs lie")
     out: Path = Field(Path("report"), description="the folder to write report.md and its figures to")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``scripts/report.py`` and ``sparse-offline-rl-report``."""
+    """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
         options = parse_options(ReportOptions, sys.argv[1:] if arguments is None else arguments)
         report = write_report(options.runs, options.out)

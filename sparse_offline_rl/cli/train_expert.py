@@ -1,4 +1,4 @@
-"""``train_expert key=value …``: trains a policy that generates datasets, with stable-baselines3's soft actor-critic."""
+"""``sparse-offline-rl train-expert key=value …``: trains a policy that generates datasets, with stable-baselines3's soft actor-critic."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; ``arguments`` are those of the command line by default."""
+    """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
         options = parse_options(TrainExpertOptions, sys.argv[1:] if arguments is None else arguments)
         expert, medium = train(options)
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{options.out / f'{name}.npz'}: step {chosen.steps}, return {chosen.return_mean:.1f} ± {chosen.return_std:.1f}"
             )
         print(
-            f"use one: python scripts/generate_dataset.py policy={options.out / 'expert.npz'} env_id=… id=my/dataset-v0"
+            f"use one: sparse-offline-rl generate-dataset policy={options.out / 'expert.npz'} env_id=… id=my/dataset-v0"
         )
 
 

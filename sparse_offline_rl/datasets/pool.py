@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
+from sparse_offline_rl.cores import usable_cores
 from sparse_offline_rl.datasets.rollouts import Episode
 from sparse_offline_rl.datasets.worker import Job, Message, Setup
 from sparse_offline_rl.errors import UserError
@@ -35,8 +36,7 @@ def run_episodes(
 
     ``report`` hears of steps taken. Raises :class:`UserError` when the environment fails or a worker dies.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = processes or max(1, min(cores, steps // _STEPS_WORTH_A_PROCESS))
+    count = processes or max(1, min(usable_cores(), steps // _STEPS_WORTH_A_PROCESS))
     messages: queue.Queue[tuple[_Worker, Message | None]] = queue.Queue()
     finished: dict[int, list[Episode]] = {}
     emitted, next_group, next_result = 0, 0, 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -33,8 +34,9 @@ class MetricsWriter:
             raise UserError(
                 f"{self._path} is not what this run had written up to its checkpoint: restore it, or remove {run_dir} to start again."
             )
-        with self._disk_errors():
-            self._file = self._path.open("r+" if offset else "w+", newline="", encoding="utf-8")
+        with self._disk_errors(), ExitStack() as opened:
+            opened.enter_context(_writer_threads_are_quiet())
+            self._file = opened.enter_context(self._path.open("r+" if offset else "w+", newline="", encoding="utf-8"))
             if offset:
                 columns = next(csv.reader(self._file))
                 self._file.truncate(offset)
@@ -43,6 +45,7 @@ class MetricsWriter:
             if not offset:
                 self._csv.writeheader()
             self._board = SummaryWriter(str(run_dir), purge_step=update + 1 if update else None)
+            self._opened = opened.pop_all()
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
         """Add one row. ValueError for a metric that is no column."""
@@ -63,7 +66,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close both files; what a full disk still refuses was reported before."""
-        for file in (self._file, self._board):
+        for file in (self._file, self._board, self._opened):
             with suppress(OSError):
                 file.close()
 
@@ -82,3 +85,19 @@ def _file_digest(path: Path, length: int) -> str:
     """SHA-256 of the first ``length`` bytes, as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.sha256(file.read(length)).hexdigest()
+
+
+@contextmanager
+def _writer_threads_are_quiet() -> Iterator[None]:
+    """Within the block no traceback is printed of a TensorBoard thread: it hands its error to the next call of its writer."""
+    before = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if getattr(failure.thread, "exception", None) is not failure.exc_value:
+            before(failure)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -1,0 +1,106 @@
+"""A check of the command line's overrides that speaks in sentences, before Hydra composes anything."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from hydra._internal.hydra import Hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from sparse_offline_rl.cli.configs import hydra_errors
+from sparse_offline_rl.cli.errors import closest
+from sparse_offline_rl.errors import UserError
+
+_MOST_JOBS = 100_000  # of a sweep, whose jobs Hydra lists in memory before it starts the first
+
+
+def check_overrides(app: Hydra, flags: Namespace, sweep: bool) -> None:
+    """Raise UserError for the first override that names no group, no choice of it, or no key, and for an endless sweep."""
+    with hydra_errors():
+        overrides = [_parse(app, text) for text in flags.overrides]
+        loader = app.config_loader
+        groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
+        chosen = [override for override in overrides if override.key_or_group in groups and not override.is_delete()]
+        for override in chosen:
+            if _values(override) <= _MOST_JOBS:
+                _check_choice(override, groups[override.key_or_group])
+        known = _known_keys(app, flags, [override for override in chosen if _values(override) <= _MOST_JOBS])
+        jobs = 1.0
+        for override in overrides:
+            key = override.key_or_group
+            jobs *= _values(override)
+            if not jobs <= _MOST_JOBS:
+                raise UserError(
+                    f"{override.input_line}: a sweep may have {_MOST_JOBS} jobs at most; give fewer values."
+                )
+            if override.is_delete():
+                raise UserError(f"{override.input_line}: keys cannot be left out; give {key} another value instead.")
+            if key not in groups and key not in known and key != "hydra" and not key.startswith(("hydra.", "hydra/")):
+                raise UserError(f"{override.input_line}: there is no key '{key}'; {closest(key, [*known, *groups])}.")
+        for override in overrides:
+            if override.is_sweep_override() and not sweep:
+                raise UserError(
+                    f"{override.input_line}: several values make a sweep: add -m, as in -m {override.input_line}."
+                )
+        if not sweep:  # each job of a sweep is composed when Hydra has made it
+            config = app.compose_config(flags.config_name, flags.overrides, RunMode.RUN)
+            OmegaConf.to_container(
+                OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
+            )
+
+
+def _known_keys(app: Hydra, flags: Namespace, choices: list[Override]) -> set[str]:
+    """The keys of the configuration, those of every chosen member of a group included: each agent has keys of its own."""
+    selections = [f"{choice.key_or_group}={value}" for choice in choices for value in _choices(choice)]
+    known: set[str] = set()
+    for overrides in ([], *([selection] for selection in selections)):
+        composed = app.compose_config(flags.config_name, overrides, RunMode.RUN)
+        known.update(_keys(OmegaConf.to_container(composed, resolve=False)))
+    return known
+
+
+def _parse(app: Hydra, text: str) -> Override:
+    try:
+        return OverridesParser.create(app.config_loader).parse_override(text)
+    except HydraException:
+        remedy = "write key=value, and quote values with spaces or commas"
+        raise UserError(f"'{text}' is not an override: {remedy}, e.g. sparsity=0.95.") from None
+
+
+def _values(override: Override) -> float:
+    """How many values a sweep has, without making them; 1 for what is no sweep."""
+    value = override.value()
+    if isinstance(value, RangeSweep):
+        assert value.start is not None
+        assert value.stop is not None
+        size = (value.stop - value.start) / value.step if value.step else 0
+        if not size > 0:
+            raise UserError(f"{override.input_line}: there is no value in it; a sweep needs one at least.")
+        return size
+    return len(value.list) if isinstance(value, ChoiceSweep) else 1
+
+
+def _check_choice(override: Override, choices: list[str]) -> None:
+    group = override.key_or_group
+    for choice in _choices(override):
+        if choice not in choices:
+            raise UserError(f"{group}={choice}: there is no such {group}; {closest(str(choice), choices)}.")
+
+
+def _choices(override: Override) -> Iterable[Any]:
+    return override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    assert isinstance(config, Mapping)
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
