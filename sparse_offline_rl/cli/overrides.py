@@ -57,9 +57,12 @@ def check_overrides(app: Hydra, flags: Namespace, sweep: bool) -> None:
 
 def _known_keys(app: Hydra, flags: Namespace, choices: list[Override]) -> set[str]:
     """The keys of the configuration, those of every chosen member of a group included: each agent has keys of its own."""
-    selections = [f"{choice.key_or_group}={value}" for choice in choices for value in _choices(choice)]
+    options = {choice.key_or_group: [str(value) for value in _choices(choice)] for choice in choices}
+    first = {group: values[0] for group, values in options.items()}
+    selections = [first, *({**first, group: value} for group, values in options.items() for value in values[1:])]
     known: set[str] = set()
-    for overrides in ([], *([selection] for selection in selections)):
+    for selection in selections:
+        overrides = [f"{group}={value}" for group, value in selection.items()]
         composed = app.compose_config(flags.config_name, overrides, RunMode.RUN)
         known.update(_keys(OmegaConf.to_container(composed, resolve=False)))
     return known
