@@ -111,7 +111,7 @@ assert "torch" not in sys.modules, "torch was imported"
 def test_files_and_functions_are_short(path):
     text = path.read_text(encoding="utf-8")
     lines = text.count("\n")
-    assert lines <= 300
+    assert lines <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert node.end_lineno - node.lineno + 1 <= 60, node.name
