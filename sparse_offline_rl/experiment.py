@@ -55,7 +55,12 @@ def run(config: Config) -> Result:
         active = put_on_engine(config, spaces, initial_state(config, spaces, data.buffer))
     else:
         check_checkpoint(checkpoint, config, folder, data)
-        active = put_on_engine(config, spaces, checkpoint.state, checkpoint.progress.engine)
+        try:
+            active = put_on_engine(config, spaces, checkpoint.state, checkpoint.progress.engine)
+        except ValueError as error:
+            raise UserError(
+                f"{folder.checkpoint} is not of this agent ({error}): restore it from a copy, or remove the run folder to start again."
+            ) from None
     # Made once now, so that an agent whose record of acting does not fit its networks does not train in vain.
     policy_content(config, active.agent, data.normalization, data.loaded)
     folder.claim()

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +13,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors
 import torch
-from conftest import TINY, TINY_RUN, small
+from conftest import ROOT, TINY, TINY_RUN, small
 from helpers import flat, pruned_agent
+from safetensors.numpy import save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.engines import selection
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.training import checkpoint as checkpoint_module
+from sparse_offline_rl.training import session
 from sparse_offline_rl.training.checkpoint import (
     Checkpoint,
     Progress,
@@ -186,15 +192,23 @@ def test_engines_read_each_others_checkpoints(cli, tmp_path):
             torch.testing.assert_close(tensors[name], reference[name], rtol=1e-3, atol=1e-4)
 
 
-def test_a_key_younger_than_the_run_has_its_default_there(cli, tmp_path):
+@pytest.mark.parametrize(
+    ("line", "override", "difference"),
+    [
+        ("capture: true\n", "capture=false", "capture: stored True, now False"),
+        ("  rewards: raw\n", "agent.rewards=return_range", "agent.rewards: stored raw, now return_range"),
+    ],
+)
+def test_a_key_younger_than_the_run_has_its_default_there(cli, tmp_path, line, override, difference):
     run_dir = tmp_path / "run"
     assert cli(*TINY, f"run_dir={run_dir}")[0] == 0
     config = run_dir / "config.yaml"
-    config.write_text(config.read_text().replace("capture: true\n", ""))
+    assert line in config.read_text()
+    config.write_text(config.read_text().replace(line, ""))
     assert "already complete" in cli(*TINY, f"run_dir={run_dir}")[1]
-    status, _, err = cli(*TINY, "capture=false", f"run_dir={run_dir}")
+    status, _, err = cli(*TINY, override, f"run_dir={run_dir}")
     assert status == 2
-    assert "capture: stored True, now False" in err
+    assert difference in err
 
 
 def a_checkpoint():
@@ -293,6 +307,142 @@ def test_metrics_on_a_full_disk_are_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device"):
         writer.sync()
     writer.close()
+
+
+def test_a_checkpoint_of_another_run_is_refused(cli, tmp_path):
+    """Seed 1's checkpoint and metrics in seed 0's folder."""
+    folders = [tmp_path / f"seed{seed}" for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        assert cli(*TINY, "updates=10", "eval.every=10", f"seed={seed}", f"run_dir={folder}")[0] == 0
+    (folders[0] / "summary.json").unlink()
+    for file in ("checkpoint/state.safetensors", "metrics.csv"):
+        (folders[0] / file).write_bytes((folders[1] / file).read_bytes())
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", "seed=0", f"run_dir={folders[0]}")
+    assert status == 2
+    assert "state.safetensors is of a run of another configuration (seed: stored 1, now 0)" in err
+
+
+def test_metrics_of_another_run_are_refused(cli, tmp_path):
+    run_dir = tmp_path / "run"
+    command = [*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}"]
+    assert cli(*command)[0] == 0
+    (run_dir / "summary.json").unlink()
+    metrics = run_dir / "metrics.csv"
+    metrics.write_bytes(metrics.read_bytes().replace(b"10,", b"11,", 1))
+    status, _, err = cli(*command)
+    assert status == 2
+    assert f"{metrics} is not what this run had written up to its checkpoint" in err
+
+
+def test_a_run_goes_on_only_on_the_engine_that_it_began_on(cli, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    command = [*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}"]
+    assert cli(*command)[0] == 0
+    (run_dir / "summary.json").unlink()
+    monkeypatch.setattr(selection, "engine_factory", lambda: None)
+    status, _, err = cli(*command)
+    assert status == 2
+    assert "this run began on the sparse engine and would go on with the dense one" in err
+
+
+@pytest.mark.parametrize("lost", ["summary.json", "policy/policy.sorl"])
+def test_a_complete_run_that_lost_a_file_is_made_complete_again(cli, tmp_path, lost):
+    run_dir = tmp_path / "run"
+    command = [*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}"]
+    assert cli(*command)[0] == 0
+    before = (run_dir / lost).read_bytes()
+    (run_dir / lost).unlink()
+    status, out, err = cli(*command)
+    assert status == 0, err
+    assert "finished: " in out
+    assert (run_dir / lost).read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"agent": 3}', "nothing"])
+def test_a_damaged_summary_is_named(cli, tmp_path, text):
+    run_dir = tmp_path / "run"
+    command = [*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}"]
+    assert cli(*command)[0] == 0
+    (run_dir / "summary.json").write_text(text)
+    status, _, err = cli(*command)
+    assert status == 2
+    assert str(run_dir / "summary.json") in err and "Traceback" not in err
+
+
+def test_an_evaluation_that_is_not_finite_is_a_diverged_run(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "evaluate", lambda *_: np.array([1.0, np.nan]))
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={tmp_path / 'run'}")
+    assert status == 2
+    assert "training diverged: eval/return_mean is not finite after update 10" in err
+    assert not (tmp_path / "run" / "policy" / "policy.sorl").exists()
+
+
+def repaired(path, change):
+    """The checkpoint with ``change(header, arrays)`` applied and a digest that fits."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["sparse_offline_rl"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    del header["sha256"]
+    change(header, arrays)
+    header["sha256"] = checkpoint_module._digest(header, arrays)
+    path.write_bytes(save(arrays, metadata={"sparse_offline_rl": json.dumps(header)}))
+
+
+WRONG = {
+    "a negative update": lambda h, a: h.update(update=-1),
+    "no update": lambda h, a: h.update(update=0),
+    "update as text": lambda h, a: h.update(update="ten"),
+    "update beyond the run": lambda h, a: h.update(update=999),
+    "no random state": lambda h, a: a.pop("random_state"),
+    "a random state of another kind": lambda h, a: a.update(random_state=np.zeros(3, np.float32)),
+    "a random state of another length": lambda h, a: a.update(random_state=a["random_state"][:-8]),
+    "no mask": lambda h, a: a.pop("mask/actor/hidden0"),
+    "a mask of another shape": lambda h, a: h["networks"]["actor"][0].update(shape=[3, 3]),
+    "a mask of a billion": lambda h, a: h["networks"]["actor"][0].update(shape=[2**20, 2**20]),
+    "no network": lambda h, a: h["networks"].pop("actor"),
+    "a network too many": lambda h, a: h["networks"].update(other=h["networks"]["actor"]),
+    "no networks": lambda h, a: h.update(networks=[]),
+    "no moments": lambda h, a: a.pop("network/actor/exp_avg"),
+    "moments of another length": lambda h, a: a.update({"network/actor/exp_avg": np.zeros(3, np.float32)}),
+    "values in float64": lambda h, a: a.update({"network/actor/values": np.zeros(3)}),
+    "no target": lambda h, a: a.pop("network/actor/target"),
+    "a target too many": lambda h, a: a.update({"network/encoder/target": a["network/encoder/values"]}),
+    "no steps": lambda h, a: h.update(steps={}),
+    "steps as text": lambda h, a: h["steps"].update(actor="many"),
+    "a clock that runs backwards": lambda h, a: h["progress"].update(train_seconds=-1.0),
+    "a clock without time": lambda h, a: h["progress"].update(train_seconds=None),
+    "csv_bytes as text": lambda h, a: h["progress"].update(csv_bytes="all"),
+    "csv_bytes beyond the file": lambda h, a: h["progress"].update(csv_bytes=10**9),
+    "an engine of no name": lambda h, a: h["progress"].update(engine=None),
+    "an engine that is none": lambda h, a: h["progress"].update(engine="steam"),
+    "no configuration": lambda h, a: h["progress"].update(config=None),
+    "an empty configuration": lambda h, a: h["progress"].update(config={}),
+    "no progress": lambda h, a: h.update(progress=[]),
+    "an evaluation as text": lambda h, a: h["progress"].update(evaluation={"eval/return_mean": "good"}),
+    "no evaluation": lambda h, a: h["progress"].update(evaluation={}),
+}
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A run folder without its summary."""
+    run_dir = tmp_path_factory.mktemp("unfinished") / "run"
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}"]
+    subprocess.run(command, check=True, capture_output=True)
+    (run_dir / "summary.json").unlink()
+    return run_dir
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_claims_of_a_checkpoint_are_a_sentence(cli, tmp_path, unfinished, wrong):
+    run_dir = tmp_path / "run"
+    shutil.copytree(unfinished, run_dir)
+    path = checkpoint_path(run_dir)
+    repaired(path, WRONG[wrong])
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")
+    assert status == 2, err
+    assert len([line for line in err.splitlines() if line]) == 1 and err.startswith("error: "), err
+    assert str(run_dir) in err
 
 
 def test_a_lost_metrics_file_is_named(cli, tmp_path):

@@ -154,7 +154,8 @@ class Agent(ABC):
 
     @torch.no_grad()
     def load_state(self, state: AgentState) -> None:
-        """Become what :meth:`state` described; the networks must have its masks already."""
+        """Become what :meth:`state` described; the networks must have its masks already. ValueError if it is of another agent."""
+        self._check_fit(state)
         targets = self.target_mlps()
         for name, mlp in self.mlps().items():
             stored = state.networks[name]
@@ -163,8 +164,7 @@ class Agent(ABC):
             for tensors, vector in zip(moments, (stored.exp_avg, stored.exp_avg_sq), strict=True):
                 for tensor, value in zip(tensors, mlp.unpack(vector), strict=True):
                     tensor.copy_(value)
-            if name in targets:
-                assert stored.target is not None
+            if stored.target is not None:
                 targets[name].load_values(stored.target)
         for name, parameter in self._other_parameters().items():
             (first,), (second,) = self._moments([parameter])
@@ -175,6 +175,28 @@ class Agent(ABC):
             buffer.copy_(torch.from_numpy(state.buffers[name]))
         for name, optimizer in self.optimizers.items():
             optimizer.steps = state.steps[name]
+
+    def _check_fit(self, state: AgentState) -> None:
+        """Raise ValueError unless ``state`` has the parts that this agent has."""
+        pairs: dict[str, tuple[object, object]] = {
+            "networks": (set(state.networks), set(self.mlps())),
+            "targets": (
+                {name for name, it in state.networks.items() if it.target is not None},
+                set(self.target_mlps()),
+            ),
+            "parameters": (
+                {name: it.values.shape for name, it in state.parameters.items()},
+                {name: tuple(it.shape) for name, it in self._other_parameters().items()},
+            ),
+            "buffers": (
+                {name: it.shape for name, it in state.buffers.items()},
+                {name: tuple(it.shape) for name, it in self._other_buffers().items()},
+            ),
+            "optimisers": (set(state.steps), set(self.optimizers)),
+        }
+        for part, (found, wanted) in pairs.items():
+            if found != wanted:
+                raise ValueError(f"it has the {part} {found}, and {type(self).__name__} has {wanted}")
 
     def _other_parameters(self) -> dict[str, nn.Parameter]:
         """Those that belong to no prunable network, by their names in ``networks``."""

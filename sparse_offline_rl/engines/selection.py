@@ -40,6 +40,8 @@ class Engine:
         """The agent of ``state`` on this engine. ValueError if the state is not that of ``config``'s networks."""
 
         def build(name: str, in_features: int, hidden: Sequence[int], heads: Mapping[str, int]) -> PrunableMLP:
+            if name not in state.networks:
+                raise ValueError(f"it lacks the network {name}")
             stored = state.networks[name]
             _check_shapes(name, stored.topology, Topology.dense(in_features, hidden, heads))
             network = self.make(stored.topology, stored.values)
@@ -106,4 +108,4 @@ def _dense_compacted(topology: Topology, values: NDArray[Any]) -> PrunableMLP:
 def _check_shapes(name: str, found: Topology, wanted: Topology) -> None:
     shapes = [{layer: mask.shape for layer, mask in it.layers.items()} for it in (found, wanted)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"network {name} has layers {shapes[0]}, and the configuration asks for {shapes[1]}")
+        raise ValueError(f"its network {name} has layers {shapes[0]}, and the configuration asks for {shapes[1]}")

@@ -22,6 +22,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import write_bytes
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, NetworkState, ParameterState
+from sparse_offline_rl.policy.header import MAX_POSITIONS
 from sparse_offline_rl.policy.rice import decode_mask, encode_mask
 from sparse_offline_rl.types import BoolArray
 
@@ -144,6 +145,8 @@ def _network(name: str, layers: Any, arrays: Arrays) -> NetworkState:
     heads: dict[str, BoolArray] = {}
     for layer in layers:
         height, width = (_count(size, "a layer's width") for size in layer["shape"])
+        if height * width > MAX_POSITIONS:
+            raise ValueError(f"layer {name}.{layer['name']} claims {height} × {width} weights")
         mask = decode_mask(arrays[layer["mask"]].tobytes(), (height, width))
         (heads if layer["head"] else hidden)[layer["name"]] = mask
     topology = Topology(hidden, heads)
@@ -163,6 +166,8 @@ def _progress(values: Mapping[str, Any]) -> Progress:
     for key, kind in kinds.items():
         if not isinstance(values[key], kind):
             raise ValueError(f"its {key} is no {kind.__name__}")
+    if values["engine"] not in ("dense", "sparse"):
+        raise ValueError(f"its engine is {values['engine']!r}")
     seconds = [float(values[key]) for key in ("train_seconds", "eval_seconds")]
     if not all(0 <= it < float("inf") for it in seconds):
         raise ValueError("its clocks show no time")

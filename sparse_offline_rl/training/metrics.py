@@ -82,9 +82,10 @@ class MetricsWriter:
 
 
 def _file_digest(path: Path, length: int) -> str:
-    """SHA-256 of the first ``length`` bytes, as hexadecimal text."""
+    """SHA-256 of the first ``length`` bytes, as hexadecimal text; nothing for a shorter file."""
     with path.open("rb") as file:
-        return hashlib.sha256(file.read(length)).hexdigest()
+        data = file.read(length)
+    return hashlib.sha256(data).hexdigest() if len(data) == length else ""
 
 
 @contextmanager

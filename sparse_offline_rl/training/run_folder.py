@@ -16,18 +16,21 @@ from sparse_offline_rl.files import read_json, remove_leftovers, write_bytes, wr
 from sparse_offline_rl.policy.runtime import FILE_NAME
 from sparse_offline_rl.training.checkpoint import checkpoint_path
 from sparse_offline_rl.training.stored_config import read_stored_config
+from sparse_offline_rl.training.summary import check_summary
 
 
 class RunFolder:
     """The folder of a run. Nothing is written before :meth:`claim`.
 
-    ``config.yaml`` comes first and ``summary.json`` last: a folder that has the second is complete.
+    ``config.yaml`` comes first, the policy and ``summary.json`` come last: a folder that has both is complete. One that has lost one of
+    them is made complete again from its checkpoint.
     """
 
     def __init__(self, config: Config) -> None:
         self.path = Path(config.run_dir)
         self.checkpoint = checkpoint_path(self.path)
         self.policy = self.path / "policy" / FILE_NAME
+        self._summary = self.path / "summary.json"
         self._config = stored_values(config)
         self._defaults = _defaults(config)
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
@@ -40,7 +43,7 @@ class RunFolder:
     @property
     def complete(self) -> bool:
         """Whether the run has ended well."""
-        return (self.path / "summary.json").exists()
+        return self._summary.exists() and self.policy.exists()
 
     @property
     def resumable(self) -> bool:
@@ -48,13 +51,17 @@ class RunFolder:
         return self.checkpoint.exists()
 
     def summary(self) -> dict[str, Any]:
-        """What a complete run reported."""
-        summary: dict[str, Any] = read_json(self.path / "summary.json")
-        return summary
+        """What a complete run reported. Raises UserError for a file that does not hold it."""
+        try:
+            return check_summary(read_json(self._summary))
+        except ValueError as error:
+            raise UserError(
+                f"{self._summary} is damaged ({error}): remove it and run the same command again, which writes it anew."
+            ) from None
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary: the run is complete."""
-        write_json(self.path / "summary.json", summary)
+        write_json(self._summary, summary)
 
     def claim(self) -> None:
         """Create the folder if need be and take it for this process until :meth:`release`."""

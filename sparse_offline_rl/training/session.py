@@ -192,13 +192,20 @@ class Session:
 def check_checkpoint(checkpoint: Checkpoint, config: Config, folder: RunFolder, data: TrainingData) -> None:
     """Raise UserError unless ``checkpoint`` is of this run and of this data."""
     folder.refuse_other(checkpoint.progress.config, f"{folder.checkpoint} is of")
+    remedy = "restore it from a copy, or remove the run folder to start again"
+    progress = checkpoint.progress
     if checkpoint.update > config.updates:
         raise UserError(
-            f"{folder.checkpoint} stands after update {checkpoint.update}, and this run ends after {config.updates}: restore it "
-            "from a copy, or remove the run folder to start again."
+            f"{folder.checkpoint} stands after update {checkpoint.update}, and this run ends after {config.updates}: {remedy}."
         )
-    if checkpoint.progress.data != data.buffer.fingerprint:
+    if checkpoint.update == config.updates and EVALUATION_COLUMNS[0] not in progress.evaluation:
+        raise UserError(f"{folder.checkpoint} stands after the last update and holds no evaluation: {remedy}.")
+    try:
+        torch.Generator(config.device).set_state(torch.from_numpy(checkpoint.random_state.copy()))
+    except RuntimeError:
+        raise UserError(f"{folder.checkpoint} holds no random state for device={config.device}: {remedy}.") from None
+    if progress.data != data.buffer.fingerprint:
         raise UserError(
-            f"{folder.path} was trained on other data ({checkpoint.progress.data}) than {data.loaded.name} holds now "
+            f"{folder.path} was trained on other data ({progress.data}) than {data.loaded.name} holds now "
             f"({data.buffer.fingerprint}): restore the dataset, or choose another run_dir."
         )

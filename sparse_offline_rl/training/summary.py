@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.pruning.layer_reports import LayerReport
 from sparse_offline_rl.training.loop import Clock
@@ -21,6 +23,40 @@ def installed_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+class _Shown(BaseModel):
+    """What is shown of a complete run."""
+
+    model_config = ConfigDict(strict=True)
+
+    agent: str
+    env: str
+    dataset: str
+    prune: str
+    engine: str
+    sparsity: float
+    return_mean: float
+    return_std: float
+    normalized_score: float | None
+    updates_per_second: float
+    train_seconds: float
+    nonzero_weights: int
+    total_weights: PositiveInt
+    policy_bytes: PositiveInt
+    policy_dense_bytes: PositiveInt
+
+
+def check_summary(values: Any) -> dict[str, Any]:
+    """``values`` of a ``summary.json``, if they are those of a complete run. Raises ValueError naming the first bad key."""
+    try:
+        _Shown.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ValueError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    found: dict[str, Any] = values
+    return found
 
 
 def sparsity_by_network(reports: Sequence[LayerReport]) -> dict[str, float]:
