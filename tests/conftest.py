@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,14 @@ def minari_root(tmp_path_factory):
     os.environ.pop("MINARI_DATASETS_PATH")
     if before is not None:
         os.environ["MINARI_DATASETS_PATH"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_acts():
+    """As in a terminal, in this process and those it starts; a shell's background jobs are started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
