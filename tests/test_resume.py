@@ -496,3 +496,13 @@ def test_two_processes_do_not_share_a_run_folder(spawn, cli, tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
+
+
+def test_a_kill_before_any_file_operation_changes_nothing(tmp_path):
+    """Every opened, renamed, removed or created file of a tiny run, one after the other."""
+    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["operations"] > 20
+    assert found["wrong"] == []

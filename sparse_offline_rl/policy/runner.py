@@ -28,7 +28,7 @@ class NetworkRunner(Protocol):
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
         """The network of ``first`` and ``second`` side by side, to ``out`` ``[n, out_features]``.
 
-        ``first`` may have fewer rows, each of which then stands for equally many of the others.
+        ``first`` may have fewer rows, each of which then stands for equally many of the others; ``second`` may have no columns.
         """
 
 
@@ -64,7 +64,8 @@ class DenseRunner:
             self._buffers = [np.empty((count, width), np.float32) for width in widths]
         x, *following = [*(buffer[:count] for buffer in self._buffers), out.array]
         x.reshape(len(first.array), -1, x.shape[1])[:, :, : first.width] = first.array[:, None]
-        x[:, first.width :] = second.array
+        if second.width:
+            x[:, first.width :] = second.array
         for (weight, bias), y in zip(self._layers, following, strict=True):
             if y is not following[0]:
                 np.maximum(x, 0, out=x)
@@ -90,7 +91,7 @@ class SparseRunner:
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
         """As :meth:`NetworkRunner.run`."""
         distinct, count = len(first.array), len(out.array)
-        spans = (first[1:], second[1:])
+        spans = (first[1:], second[1:]) if second.width else (first[1:],)
         if distinct < count:
             self._engine.forward_broadcast(self._address, spans, distinct, count, out.address)
         else:

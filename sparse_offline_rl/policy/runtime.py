@@ -64,9 +64,11 @@ class Policy:
         self._propose = make_runner(content.networks[acting.propose])
         self._perturb = None if acting.perturb is None else make_runner(content.networks[acting.perturb])
         self._rank = None if acting.rank is None else make_runner(content.networks[acting.rank])
+        self._mean, self._std = content.observation_mean, content.observation_std
         self._low, self._high = content.action_low, content.action_high
         self._scale, self._center = content.action_scale, content.action_center
         self._change = np.float32(acting.perturbation) * self._scale
+        self._no_latents = rows(np.empty((0, 0), np.float32))
         self._shape = (content.observation_dim,)
         self._spaces: dict[int, _Space] = {}
         self.seed(seed)
@@ -91,7 +93,10 @@ class Policy:
             )
         count = 1 if single else len(array)
         needed = count * self._rows
-        latents = self._own_latents(needed) if noise is None else self._given_latents(noise, needed)
+        if noise is not None:
+            latents = self._given_latents(noise, needed)
+        else:
+            latents = self._own_latents(needed) if self._latent_dim else self._no_latents
         if single:
             only: FloatArray = self._act(array, latents, 1)[0]
             return only
@@ -99,18 +104,15 @@ class Policy:
         actions = np.empty((count, len(self._low)), np.float32)
         for start in range(0, count, at_once):
             part = array[start : start + at_once]
-            first, last = start * self._rows, (start + len(part)) * self._rows
-            piece = Rows(
-                latents.array[first:last], latents.address + first * latents.stride, latents.stride, latents.width
-            )
+            piece = _part(latents, start * self._rows, (start + len(part)) * self._rows)
             actions[start : start + at_once] = self._act(part, piece, len(part))
         return actions
 
     def _act(self, observations: FloatArray, latents: Rows, count: int) -> FloatArray:
         space = self._spaces.get(count) or self._new_space(count)
         normal = space.observations.array
-        np.subtract(observations, self.content.observation_mean, out=normal)
-        np.divide(normal, self.content.observation_std, out=normal)
+        np.subtract(observations, self._mean, out=normal)
+        np.divide(normal, self._std, out=normal)
         if not np.isfinite(normal, out=space.finite).all():
             _refuse_non_finite(observations)
         actions = space.actions.array
@@ -157,8 +159,7 @@ class Policy:
             self._noise = rows(np.concatenate([left, self._clip(fresh)]))
             start, stop = 0, count
         self._next = stop
-        array, address, stride, width = self._noise
-        return Rows(array[start:stop], address + start * stride, stride, width)
+        return _part(self._noise, start, stop)
 
     def _given_latents(self, noise: ArrayLike, count: int) -> Rows:
         array = _as_float32(noise, "noise")
@@ -172,6 +173,12 @@ class Policy:
     def _clip(self, latents: FloatArray) -> FloatArray:
         bound = np.float32(self.content.acting.latent_clip)
         return np.clip(latents, -bound, bound)
+
+
+def _part(matrix: Rows, first: int, last: int) -> Rows:
+    """Rows ``first`` to ``last`` of ``matrix``."""
+    array, address, stride, width = matrix
+    return Rows(array[first:last], address + first * stride, stride, width)
 
 
 def _as_float32(values: ArrayLike, name: str) -> FloatArray:
