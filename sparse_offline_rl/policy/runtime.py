@@ -67,6 +67,7 @@ class Policy:
         self._mean, self._std = content.observation_mean, content.observation_std
         self._low, self._high = content.action_low, content.action_high
         self._scale, self._center = content.action_scale, content.action_center
+        self._unit_range = bool((self._scale == 1).all() and (self._center == 0).all())
         self._change = np.float32(acting.perturbation) * self._scale
         self._no_latents = rows(np.empty((0, 0), np.float32))
         self._shape = (content.observation_dim,)
@@ -118,8 +119,9 @@ class Policy:
         actions = space.actions.array
         self._propose.run(space.observations, latents, space.actions)
         np.tanh(actions, out=actions)
-        np.multiply(actions, self._scale, out=actions)
-        np.add(actions, self._center, out=actions)
+        if not self._unit_range:
+            np.multiply(actions, self._scale, out=actions)
+            np.add(actions, self._center, out=actions)
         if self._perturb is not None:
             self._perturb.run(space.observations, space.actions, space.changes)
             self._move(actions, space.changes.array)
