@@ -187,8 +187,8 @@ outside = torch.ones(3)
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        ("an operation that nobody lowered", "no instruction does aten.special_bessel_j0"),
-        ("a number that Python reads", "no instruction does aten._local_scalar_dense"),
+        ("an operation that nobody lowered", "no instruction does aten.special_bessel_j0.default (docs/engine.md"),
+        ("a number that Python reads", "Python reads the numbers of a tensor (item)"),
         ("an array that NumPy reads", "Python reads the numbers of a tensor (numpy)"),
         ("a list of numbers", "Python reads the numbers of a tensor (tolist)"),
         ("a constant made anew", "it makes a tensor of Python's numbers"),
