@@ -9,7 +9,9 @@ from bcq_oracle import bcq_update
 from helpers import dense_layers, pruned_agent, random_batch, small_agent
 
 from sparse_offline_rl.agents import optimizers
+from sparse_offline_rl.agents.base import Agent
 from sparse_offline_rl.agents.bcq import BCQ, BCQConfig
+from sparse_offline_rl.agents.td3bc import TD3BC
 from sparse_offline_rl.networks.bcq import gaussian_latent
 from sparse_offline_rl.types import Spaces
 
@@ -192,3 +194,40 @@ def test_adam_is_torchs(compiled, weight_decay, monkeypatch):
         torch.testing.assert_close(mine, parameter.detach(), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(m, reference.state[parameter]["exp_avg"], rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(v, reference.state[parameter]["exp_avg_sq"], rtol=1e-5, atol=1e-9)
+
+
+class WithoutALoss(TD3BC):
+    """Forgets its actor when it is scored."""
+
+    def losses(self, batch, generator):
+        return {name: loss for name, loss in super().losses(batch, generator).items() if name != "actor"}
+
+
+class WithAStrangersLoss(TD3BC):
+    """Scores a network that it does not have."""
+
+    def losses(self, batch, generator):
+        return {**super().losses(batch, generator), "policy": lambda: torch.zeros(())}
+
+
+class WithoutAnOptimiser(TD3BC):
+    """Builds critics that nothing trains."""
+
+    def __init__(self, networks, spaces, config):
+        Agent.__init__(self, networks, spaces, config, {"actor": config.actor_lr}, targets=("critic", "actor"))
+
+
+@pytest.mark.parametrize("kind", [WithoutALoss, WithAStrangersLoss])
+def test_every_network_is_scored(kind):
+    agent = small_agent("td3bc")
+    agent.__class__ = kind
+    with pytest.raises(
+        ValueError, match=rf"{kind.__name__}\.losses is of .* the networks are .'actor', 'critic1', 'critic2'"
+    ):
+        agent.objectives(random_batch(), torch.Generator())
+
+
+def test_every_network_is_trained():
+    agent = WithoutAnOptimiser.create(small_agent("td3bc").spaces, small_agent("td3bc").config)
+    with pytest.raises(ValueError, match=r"no optimiser of WithoutAnOptimiser trains critic\.q1\.\S+weight"):
+        agent.state()

@@ -187,8 +187,8 @@ outside = torch.ones(3)
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        ("an operation that nobody lowered", "no instruction does aten.special_bessel_j0"),
-        ("a number that Python reads", "no instruction does aten._local_scalar_dense"),
+        ("an operation that nobody lowered", "no instruction does aten.special_bessel_j0.default (docs/engine.md"),
+        ("a number that Python reads", "Python reads the numbers of a tensor (item)"),
         ("an array that NumPy reads", "Python reads the numbers of a tensor (numpy)"),
         ("a list of numbers", "Python reads the numbers of a tensor (tolist)"),
         ("a constant made anew", "it makes a tensor of Python's numbers"),
@@ -262,6 +262,16 @@ def test_an_update_that_differs_without_a_phase_ends_training():
         update(random_batch(64), draws)
 
 
+@pytest.mark.parametrize("period", [4, 5, 6, 7, 10, 20])
+def test_what_differs_at_round_intervals_is_noticed_without_a_phase(period):
+    agent, draws, batch = sparse_agent("td3bc", policy_every=period), torch.Generator().manual_seed(1), random_batch()
+    agent.__class__ = Undeclared
+    update = CapturedUpdate(agent)
+    with pytest.raises(UserError, match=r"Undeclared\.update does something else now"):
+        for _ in range(420):
+            update(batch, draws)
+
+
 def test_an_update_that_counts_is_not_recorded():
     agent, draws = sparse_agent(), torch.Generator().manual_seed(1)
     agent.__class__ = Counting
@@ -276,11 +286,11 @@ def test_a_change_from_outside_is_noticed_at_the_next_check(monkeypatch):
     agent, draws = sparse_agent(), torch.Generator().manual_seed(1)
     agent.__class__ = Clocked
     update = CapturedUpdate(agent)
-    for i in range(9):
+    for i in range(10):
         update(random_batch(64, seed=i), draws)
     monkeypatch.setattr(Clocked, "late", [True])
-    update(random_batch(64), draws)  # the tenth
-    with pytest.raises(UserError, match="10 replays ago"):
+    update(random_batch(64), draws)  # the eleventh
+    with pytest.raises(UserError, match="11 replays ago"):
         update(random_batch(64), draws)
 
 

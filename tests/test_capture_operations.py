@@ -56,7 +56,8 @@ UNARY = {
     "amin": lambda a: a.amin(0), "repeat": lambda a: a.repeat_interleave(3, 0), "transpose": lambda a: a.t().contiguous() + 1,
     "halves": lambda a: a.chunk(2, 1)[-1] * 2, "constants": lambda a: torch.ones_like(a) + torch.zeros_like(a) + a.new_full((1,), 2.0) + torch.full_like(a, 3),
     "gradient of tanh": grad_of(torch.tanh), "gradient of exp": grad_of(torch.exp), "gradient of relu": grad_of(torch.relu),
-    "gradient of a clamp": grad_of(lambda a: a.clamp(-0.5, 1) * a), "gradient of sigmoid": grad_of(lambda a: a * torch.tanh(a).square()),
+    "gradient of a clamp": grad_of(lambda a: a.clamp(-0.5, 1) * a), "gradient of products of tanh": grad_of(lambda a: a * torch.tanh(a).square()),
+    "gradient of sigmoid": grad_of(torch.sigmoid), "sign": torch.sign, "gradient of abs": grad_of(lambda a: a.abs() * a),
 }  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def test_exponentials_are_exact_to_three_units_in_the_last_place(function, exact
 
 def test_special_values():
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 89.0, -104.0, 1e30, -1e30])
-    for function in (torch.exp, torch.tanh, torch.relu, lambda a: a.clamp(-1, 1), lambda a: -a):
+    for function in (torch.exp, torch.tanh, torch.sign, torch.relu, lambda a: a.clamp(-1, 1), lambda a: -a):
         torch.testing.assert_close(replay(function, [x]), function(x), equal_nan=True, atol=1e-37, rtol=1e-6)
     assert torch.signbit(replay(torch.tanh, [x])[4])
     for function in (torch.maximum, torch.minimum):

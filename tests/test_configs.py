@@ -87,6 +87,13 @@ def test_the_first_line_is_a_command_that_works(path):
             assert getattr(config, path.parent.name).name == path.stem, "the command does not select its own file"
 
 
+@pytest.mark.parametrize("group", sorted({group for group, _ in CHOICES}))
+def test_train_yaml_names_every_choice(group):
+    lines = (config_dir() / "train.yaml").read_text(encoding="utf-8").splitlines()
+    (comment,) = (line.partition("#")[2] for line in lines if line.startswith(f"  - {group}: "))
+    assert set(comment.partition(";")[0].replace("|", " ").split()) == {name for it, name in CHOICES if it == group}
+
+
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes_and_parses(group, choice):
     sparsity = ["sparsity=0.95"] if group == "prune" and choice != "none" else []

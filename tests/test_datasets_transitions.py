@@ -87,6 +87,16 @@ def test_other_lengths_and_nothing_are_refused():
         Transitions(*(getattr(data, name)[:0] for name in data.__dataclass_fields__))
 
 
+def test_other_shapes_are_refused():
+    data = transitions([episode(5, "terminal")])
+    with pytest.raises(UserError, match=r"rewards must have one value for each transition, but have shape \(5, 1\)"):
+        replace(data, rewards=data.rewards[:, None])
+    with pytest.raises(UserError, match=r"actions must have a row for each transition, but have shape \(5,\)"):
+        replace(data, actions=data.actions[:, 0])
+    with pytest.raises(UserError, match="observations and next_observations must be alike"):
+        replace(data, next_observations=data.next_observations[:, :1])
+
+
 def test_normalization_is_exact_and_constants_become_zero():
     rng = np.random.default_rng(0)
     # More rows than are summed at a time; a large mean that float32 sums would lose; two constants.

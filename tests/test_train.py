@@ -74,13 +74,23 @@ def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
     assert float(table[-1]["eval/return_mean"]) == summary["return_mean"]
 
     board = EventAccumulator(str(run_dir)).Reload()
-    assert set(board.Tags()["scalars"]) == set(table[0]) - {"update"}
-    loss = made.METRICS[0]
-    points = [(point.step, point.value) for point in board.Scalars(loss)]
-    assert points == [(int(row["update"]), pytest.approx(float(row[loss]))) for row in table]
+    logged = {name for row in table for name, value in row.items() if value}
+    assert set(board.Tags()["scalars"]) == logged - {"update"}
+    assert logged & set(made.METRICS)
+    for name in logged & set(made.METRICS):
+        points = [(point.step, point.value) for point in board.Scalars(name)]
+        assert points == [(int(row["update"]), pytest.approx(float(row[name]))) for row in table if row[name]]
 
     policy = load_policy(run_dir)
     assert policy.act(np.zeros(11)).shape == (3,)
+
+
+def test_a_metric_that_the_agent_does_not_name_is_named(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(AGENTS["td3bc"], "METRICS", ("loss/critic", "loss/actor", "q/q1", "q/q2", "q/target"))
+    with pytest.raises(
+        ValueError, match=r"TD3BC\.update returns \['actor/imitation'\], which TD3BC\.METRICS must name"
+    ):
+        cli(*TINY_RUN, *small("td3bc"), f"run_dir={tmp_path / 'run'}")
 
 
 @pytest.mark.parametrize("engine", ["dense", "sparse"])

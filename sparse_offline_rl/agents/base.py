@@ -116,11 +116,18 @@ class Agent(ABC):
     def objectives(self, batch: Batch, generator: torch.Generator) -> dict[str, Objective]:
         """What each network is scored against. A twin is left out unless ``agent.twin=independent``.
 
-        Raises TypeError if an engine has taken the networks: score the agent that ``restore`` gives on dense ones.
+        Raises TypeError if an engine has taken the networks: score the agent that ``restore`` gives on dense ones. Raises ValueError
+        if :meth:`losses` leaves out a network, which would stay dense, or names one that there is not.
         """
         mlps, independent = self.mlps(), self.config.twin == "independent"
+        losses = self.losses(batch, generator)
+        wanted = {name for name in mlps if independent or name not in self.TWINS}
+        if not wanted <= set(losses) <= set(mlps):
+            raise ValueError(
+                f"{type(self).__name__}.losses is of {sorted(losses)}, and the networks are {sorted(mlps)}"
+            )
         found = {}
-        for name, loss in self.losses(batch, generator).items():
+        for name, loss in losses.items():
             mlp = mlps[name]
             if not isinstance(mlp, MLP):
                 raise TypeError(f"network {name} is a {type(mlp).__name__}, and only dense networks can be scored")
@@ -217,4 +224,8 @@ class Agent(ABC):
             if wanted and wanted[0] in places:
                 found = [places[it] for it in wanted]
                 return [optimizer.exp_avg[i] for i in found], [optimizer.exp_avg_sq[i] for i in found]
-        raise KeyError("no optimiser trains these parameters")
+        names = {id(it): name for name, it in self.networks.named_parameters()}
+        missing = ", ".join(names[it] for it in wanted)
+        raise ValueError(
+            f"no optimiser of {type(self).__name__} trains {missing}: give each network one in learning_rates"
+        )

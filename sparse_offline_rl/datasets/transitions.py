@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.types import BoolArray, FloatArray
 
+_ROWS = ("observations", "actions", "next_observations")
+
 
 @dataclass(frozen=True)
 class Transitions:
     """N transitions in the order in which they were recorded.
 
     ``terminated`` and ``truncated`` stay apart: an agent bootstraps through a time limit but not through a true end.
-    Raises :class:`UserError` when the arrays are empty, disagree in length or hold NaN or infinity.
+    Raises :class:`UserError` when the arrays are empty, disagree in length or shape, or hold NaN or infinity.
     """
 
     observations: FloatArray  # [N, S]
@@ -34,6 +36,16 @@ class Transitions:
             raise UserError(f"The arrays of a dataset must be equally long, but have these lengths: {listing}.")
         if not len(self):
             raise UserError("The dataset holds no transitions: choose one with at least one episode of one step.")
+        for field in fields(self):
+            shape, rows = getattr(self, field.name).shape, field.name in _ROWS
+            if len(shape) != 1 + rows:
+                want = "a row for each transition" if rows else "one value for each transition"
+                raise UserError(f"The dataset's {field.name} must have {want}, but have shape {shape}.")
+        if self.observations.shape != self.next_observations.shape:
+            shapes = f"{self.observations.shape} and {self.next_observations.shape}"
+            raise UserError(
+                f"The dataset's observations and next_observations must be alike, but have shapes {shapes}."
+            )
         for name in ("observations", "actions", "rewards", "next_observations"):
             check_finite(name, getattr(self, name), "The dataset")
 

@@ -1,7 +1,7 @@
 """Scorers: weights and an objective in, one score per weight out; higher = keep.
 
 All are pure: weights, their ``.grad`` and the global random state stay as they were. To add one: a function of this shape,
-an entry in ``SCORERS``, and ``configs/prune/<name>.yaml``.
+an entry in ``SCORERS``, its name in ``PruneConfig``, and ``configs/prune/<name>.yaml``.
 """
 
 from __future__ import annotations

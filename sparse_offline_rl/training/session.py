@@ -155,6 +155,11 @@ class Session:
         return ["update", *agent.METRICS, *norms, *densities, "time/updates_per_second", *EVALUATION_COLUMNS]
 
     def _log(self, update: int, metrics: Metrics, evaluation: Mapping[str, float]) -> None:
+        kind = type(self._active.agent)
+        if unknown := metrics.keys() - set(kind.METRICS):
+            raise ValueError(
+                f"{kind.__name__}.update returns {sorted(unknown)}, which {kind.__name__}.METRICS must name"
+            )
         values = {name: float(value.mean()) for name, value in metrics.items()}
         broken = [name for name, value in {**values, **evaluation}.items() if not math.isfinite(value)]
         if broken:

@@ -118,6 +118,20 @@ def _sigmoid(b: Builder, out: Tensor, x: Tensor) -> None:
     b.map(Map.MULADD, out, 0.5, out, 0.5)
 
 
+def _sigmoid_backward(b: Builder, out: Tensor, grad: Tensor, y: Tensor) -> None:
+    slope = b.temporary(y.shape)
+    b.map(Map.SUB, slope, 1.0, y)
+    b.map(Map.MUL, slope, slope, y)
+    b.map(Map.MUL, out, grad, slope)
+
+
+def _sign(b: Builder, out: Tensor, x: Tensor) -> None:
+    negative = b.temporary(x.shape)
+    b.map(Map.GREATER, negative, 0.0, x)
+    b.map(Map.GREATER, out, x, 0.0)
+    b.map(Map.SUB, out, out, negative)
+
+
 def _cat(b: Builder, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
     start = 0
     for tensor in tensors:
@@ -158,8 +172,11 @@ LOWERINGS: dict[str, Lowering] = {
     "tanh": _plain(Map.TANH),
     "tanh_backward": _plain(Map.TANH_SLOPE),
     "sigmoid": _sigmoid,
+    "sigmoid_backward": _sigmoid_backward,
     "sqrt": _plain(Map.SQRT),
     "abs": _plain(Map.ABS),
+    "sgn": _sign,  # the gradient of abs
+    "sign": _sign,
     "relu": lambda b, out, x: b.map(Map.MAX, out, 0.0, x),
     "threshold_backward": _plain(Map.GATE),
     "clamp": _clamp,
@@ -219,7 +236,7 @@ def lower(b: Builder, func: Any, out: Any, inputs: Sequence[Tensor], args: Any, 
         return
     lowering = LOWERINGS.get(name)
     if lowering is None:
-        raise Unsupported(f"no instruction does {func}")
+        raise Unsupported(f"no instruction does {func} (docs/engine.md tells how to add one)")
     _check_booleans(func, name, out, inputs)
     try:
         lowering(b, out, *args, **options)

@@ -27,6 +27,7 @@ from sparse_offline_rl.tracing import KernelCall, tracing
 # Options of an operation that can be seen in its result.
 _IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
 _UNKNOWN = "it reads a tensor that is neither in its batch nor in one of the agent's modules"
+_READ = "Python reads the numbers of a tensor"
 _READERS = {Tensor.numpy, Tensor.tolist, Tensor.__array__}  # not seen by torch's dispatcher
 
 
@@ -62,6 +63,8 @@ class UpdateTracer(TorchDispatchMode):
         written = [i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
         if func.overloadpacket.__name__ == "randn":
             self._draw(out, kwargs.get("generator"))
+        elif func.overloadpacket.__name__ == "_local_scalar_dense":  # of float(), int(), bool() and if, too
+            self.refuse(f"{_READ} (item)")
         elif func.overloadpacket.__name__ in ("lift", "lift_fresh"):
             self.refuse("it makes a tensor of Python's numbers, which a replay would not see change")
         elif written not in ([], [0]) or _tensors(kwargs):
@@ -147,7 +150,7 @@ class _Watch(TorchFunctionMode):
         if func in _READERS:
             gradients = [gradient for _, _, step in self._tracer.steps for gradient in step]
             if not _places(args[:1]) <= _places(gradients):  # Adam reads these
-                self._tracer.refuse(f"Python reads the numbers of a tensor ({func.__name__})")
+                self._tracer.refuse(f"{_READ} ({func.__name__})")
         return func(*args, **(kwargs or {}))
 
 

@@ -29,8 +29,9 @@ from sparse_offline_rl.networks.mlp import PrunableMLP
 from sparse_offline_rl.types import Batch
 
 _PROGRAMS = 8  # phases and shapes of batches to be remembered
-# Replays of a program before which it is recorded afresh and compared.
-_CHECKED = {1, 2, 3, *(10**n for n in range(1, 10))}
+# Replays of a program before which it is recorded afresh and compared: at the updates with these numbers, counted from 1. What an
+# update does every k-th time only is seen at a multiple of k, so they have many divisors.
+_CHECKED = {update - 1 for update in (2, 3, 4, 12, 60, 420, 2520, 25200, *(277200 * 10**n for n in range(5)))}
 _LIBRARIES = {"torch", "numpy", "builtins", "functools"}  # whose objects hold nothing that an update decides by
 _SMALLEST_ADDRESS = 1 << 32  # words above are addresses: no size, stride or count is so large
 
