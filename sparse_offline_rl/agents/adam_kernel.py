@@ -13,8 +13,13 @@ def adam_step(parameters, exp_avg, exp_avg_sq, gradients, factors):  # type: ign
 
     ``factors`` are the step size and the scale of √v, which hold the bias corrections, the weight decay, 1 - β₁, β₂, 1 - β₂ and ε.
     """
-    size, scale, weight_decay, rest1 = factors[0], factors[1], factors[2], factors[3]
-    beta2, rest2, epsilon = factors[4], factors[5], factors[6]
+    size = factors[0]
+    scale = factors[1]
+    weight_decay = factors[2]
+    rest1 = factors[3]
+    beta2 = factors[4]
+    rest2 = factors[5]
+    epsilon = factors[6]
     for i in range(parameters.size):
         gradient = gradients[i] + weight_decay * parameters[i]
         mean = exp_avg[i] + rest1 * (gradient - exp_avg[i])

@@ -85,13 +85,15 @@ class Agent(ABC):
     def update(self, batch: Batch, generator: torch.Generator) -> Metrics:
         """One training step on B transitions. It must do the same at every call of one :meth:`phase`."""
 
-    @abstractmethod
+    @torch.no_grad()
     def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions of evaluation: normalised ``[n, S]`` to ``[n, A]``."""
+        """Actions of evaluation: normalised ``[n, S]`` to ``[n, A]``; those of the actor, where an agent has no other way."""
+        actions: Tensor = self.networks.get_submodule("actor")(observations)
+        return actions
 
-    @abstractmethod
     def acting(self) -> Acting:
-        """The same as a record, from which the policy file, acting without torch and the exports are made."""
+        """What :meth:`act` does as a record, from which the policy file, acting without torch and the exports are made."""
+        return Acting(propose="actor")
 
     def phase(self) -> Hashable:
         """What the next update will do, where that changes from update to update; a captured update is recorded once for each.

@@ -14,7 +14,7 @@ from sparse_offline_rl.agents.optimizers import cosine_decay
 from sparse_offline_rl.config import AgentConfig, Fraction, HiddenSizes, PositiveFloat, PositiveInt
 from sparse_offline_rl.networks.actor_critic import GaussianActor, TwinCritic
 from sparse_offline_rl.networks.mlp import MLPBuilder
-from sparse_offline_rl.types import Acting, Batch, Spaces
+from sparse_offline_rl.types import Batch, Spaces
 
 
 class IQLConfig(AgentConfig):
@@ -58,7 +58,7 @@ class IQLNetworks(nn.Module):
 
 
 class IQL(Agent):
-    """Actor, twin critics with their target, and value function, with their optimisers."""
+    """Actor, twin critics with their target, and value function, with their optimisers; it acts by the mean of its policy."""
 
     Config: ClassVar[type[AgentConfig]] = IQLConfig
     METRICS = (
@@ -121,16 +121,6 @@ class IQL(Agent):
         following = self.networks.value(batch.next_observations)
         target: Tensor = batch.rewards + self.config.discount * (1 - batch.terminated) * following
         return target
-
-    @torch.no_grad()
-    def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        """The mean of the policy; normalised ``[n, S]`` to ``[n, A]``."""
-        actions: Tensor = self.networks.actor(observations)
-        return actions
-
-    def acting(self) -> Acting:
-        """The mean of the policy."""
-        return Acting(propose="actor")
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Callable[[], Tensor]]:
         """Each network has its own loss, on the values of the others as they are."""

@@ -14,7 +14,7 @@ from sparse_offline_rl.agents.optimizers import frozen
 from sparse_offline_rl.config import AgentConfig, HiddenSizes, NonNegative, PositiveFloat, PositiveInt
 from sparse_offline_rl.networks.actor_critic import DeterministicActor, TwinCritic
 from sparse_offline_rl.networks.mlp import MLPBuilder
-from sparse_offline_rl.types import Acting, Batch, Spaces
+from sparse_offline_rl.types import Batch, Spaces
 
 
 class TD3BCConfig(AgentConfig):
@@ -99,16 +99,6 @@ class TD3BC(Agent):
         weight = self.config.alpha / q.detach().abs().mean()
         imitation = mse_loss(actions, batch.actions)
         return imitation - weight * q.mean(), imitation
-
-    @torch.no_grad()
-    def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        """The actor's action; normalised ``[n, S]`` to ``[n, A]``."""
-        actions: Tensor = self.networks.actor(observations)
-        return actions
-
-    def acting(self) -> Acting:
-        """The actor's action."""
-        return Acting(propose="actor")
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Callable[[], Tensor]]:
         """Each critic has its own squared error, the actor its own loss."""

@@ -147,7 +147,10 @@ def _read_constants(
     mlp: MLP, kept: Sequence[Tensor], constant: Sequence[Tensor], positions: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of each weight between a constant and a kept unit: its position, that of the bias it reads, and its reader's number."""
-    weights, biases, readers, first = [], [], [], 0
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
+    readers: list[Tensor] = []
+    first = 0
     for i, (layer, level, outputs) in enumerate(_layers(mlp, kept)):
         if level == 0:
             continue  # no input is constant

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from sparse_offline_rl.reports.runs import Run, short_panels, variants
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6000")  # told apart by all eyes
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#7F6000",
+)  # distinguishable with any colour vision
 _INCHES_A_LETTER = 0.11  # of a title, and a little more
 _DASHES = ("-", "--", ":", "-.")
 

@@ -45,10 +45,16 @@ def map_rows(
 ) -> None:  # fmt: skip
     """``out = f(a, b, c)`` for ``[n0, n1, n2]`` elements; each operand has a stride for each dimension, and ``out2`` is 4."""
     for i in range(n0):
-        x, y, z, target = a + i * a0, b + i * b0, c + i * c0, out + i * out0
+        x = a + i * a0
+        y = b + i * b0
+        z = c + i * c0
+        target = out + i * out0
         for _ in range(n1):
             map_row(function, n2, target, x, a2, y, b2, z, c2)
-            target, x, y, z = target + out1, x + a1, y + b1, z + c1
+            target += out1
+            x += a1
+            y += b1
+            z += c1
 
 
 @serial
