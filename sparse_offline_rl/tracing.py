@@ -30,6 +30,9 @@ class Tracer(Protocol):
     def kernel(self, call: KernelCall) -> None:
         """A kernel ran."""
 
+    def steps_read(self) -> None:
+        """Python asks how many steps an optimiser has taken."""
+
     def adam(self, optimizer: Any, gradients: Sequence[Any]) -> None:
         """An optimiser is about to step along these gradients."""
 

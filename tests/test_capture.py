@@ -219,18 +219,15 @@ def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once(what, reason):
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
 
 
-class Undeclared(TD3BC):
-    """Every second update differs, and nothing says so."""
+class Asking(TD3BC):
+    """Every tenth update differs, and nothing says so."""
 
     def phase(self):
         return None
 
-    def update(self, batch, generator):
-        self.phase = lambda: TD3BC.phase(self)
-        try:
-            return super().update(batch, generator)
-        finally:
-            del self.phase
+    def target(self, batch, noise):
+        target = super().target(batch, noise)
+        return 2.0 * target if self.optimizers["critic"].steps % 10 == 9 else target
 
 
 class Counting(BCQ):
@@ -253,23 +250,11 @@ class Clocked(BCQ):
         return (loss * 2.0, metrics) if Clocked.late[0] else (loss, metrics)
 
 
-def test_an_update_that_differs_without_a_phase_ends_training():
+def test_an_update_that_asks_for_steps_is_not_recorded():
     agent, draws = sparse_agent("td3bc"), torch.Generator().manual_seed(1)
-    agent.__class__ = Undeclared
-    update = CapturedUpdate(agent)
-    update(random_batch(64), draws)
-    with pytest.raises(UserError, match=r"Undeclared.update does something else now .* let Undeclared.phase\(\) tell"):
-        update(random_batch(64), draws)
-
-
-@pytest.mark.parametrize("period", [4, 5, 6, 7, 10, 20])
-def test_what_differs_at_round_intervals_is_noticed_without_a_phase(period):
-    agent, draws, batch = sparse_agent("td3bc", policy_every=period), torch.Generator().manual_seed(1), random_batch()
-    agent.__class__ = Undeclared
-    update = CapturedUpdate(agent)
-    with pytest.raises(UserError, match=r"Undeclared\.update does something else now"):
-        for _ in range(420):
-            update(batch, draws)
+    agent.__class__ = Asking
+    with pytest.warns(RuntimeWarning, match=r"it asks how many steps an optimiser has taken, which only phase\(\) may"):
+        CapturedUpdate(agent)(random_batch(64), draws)
 
 
 def test_an_update_that_counts_is_not_recorded():

@@ -26,7 +26,7 @@ LearningRate = float | Callable[[int], float]  # constant, or a function of the 
 class Adam:
     """Adam (Kingma and Ba 2015) on ``parameters``: the moments, and the step that uses them.
 
-    ``steps`` counts the steps taken. The learning rate may be a function of it; it is asked before each step, also where the
+    The learning rate may be a function of the steps taken; it is asked before each step, also where the
     update around it is replayed.
     """
 
@@ -34,7 +34,7 @@ class Adam:
         self.parameters = list(parameters)
         self.exp_avg = [torch.zeros_like(p) for p in self.parameters]
         self.exp_avg_sq = [torch.zeros_like(p) for p in self.parameters]
-        self.steps = 0
+        self._steps = 0
         self.gradients: Sequence[Tensor] = ()  # of the last step
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
         # What the kernel needs to know of a step: its size and the scale of √v, which `advance` sets, and the constants.
@@ -46,6 +46,18 @@ class Adam:
             # NumPy views of the same memory: to hand them over costs a fraction of what a tensor does.
             places = (self.parameters, self.exp_avg, self.exp_avg_sq)
             self._views = [tuple(x.detach().view(-1).numpy() for x in row) for row in zip(*places, strict=True)]
+
+    @property
+    def steps(self) -> int:
+        """Steps taken. An update that is traced may not decide anything by it: that is what ``Agent.phase`` is for."""
+        tracer = current_tracer()
+        if tracer is not None:
+            tracer.steps_read()
+        return self._steps
+
+    @steps.setter
+    def steps(self, count: int) -> None:
+        self._steps = count
 
     def minimize(self, loss: Tensor) -> None:
         """One step down the gradient of ``loss``, which is computed for these parameters and for nothing else."""
@@ -71,14 +83,14 @@ class Adam:
 
     def advance(self) -> None:
         """Count a step and put its rate and bias corrections into ``factors``."""
-        rate = self._learning_rate(self.steps) if callable(self._learning_rate) else self._learning_rate
-        self.steps += 1
-        self.factors[0] = rate / (1 - BETA1**self.steps)
-        self.factors[1] = 1 / math.sqrt(1 - BETA2**self.steps)
+        rate = self._learning_rate(self._steps) if callable(self._learning_rate) else self._learning_rate
+        self._steps += 1
+        self.factors[0] = rate / (1 - BETA1**self._steps)
+        self.factors[1] = 1 / math.sqrt(1 - BETA2**self._steps)
         self._rate = rate
 
     def _torch_step(self, gradients: Sequence[Tensor]) -> None:
-        before = [torch.full((), float(self.steps - 1), device=p.device) for p in self.parameters]
+        before = [torch.full((), float(self._steps - 1), device=p.device) for p in self.parameters]
         torch_adam(
             self.parameters,
             list(gradients),

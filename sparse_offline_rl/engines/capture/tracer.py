@@ -91,6 +91,10 @@ class UpdateTracer(TorchDispatchMode):
             lambda b: b.emit(kernel.opcode, call.words, call.reads, call.writes, call.nanoseconds, scratch)
         )
 
+    def steps_read(self) -> None:
+        """What Python decides by a number of steps would be frozen."""
+        self.refuse("it asks how many steps an optimiser has taken, which only phase() may")
+
     def adam(self, optimizer: Adam, gradients: Sequence[Tensor]) -> None:
         """A step of an optimiser: an instruction for each parameter, or several for a large one."""
         factors = optimizer.factors[:]

@@ -1,9 +1,9 @@
 """An agent's update, recorded at its first call and replayed at every call, and checked against fresh recordings.
 
 A replay does what the update did when it was recorded. What Python decides in it is frozen, so an agent declares in ``phase()``
-what changes from update to update, and each phase has a recording of its own. What it fails to declare is noticed in two ways:
-an update that changes a plain attribute of the agent is not recorded at all; and at some later calls the update is recorded once
-more and must come out the same, else training ends with an error.
+what changes from update to update, and each phase has a recording of its own. What it fails to declare is noticed: an update that
+changes a plain attribute of the agent, or asks how many steps an optimiser has taken, is not recorded at all; and at some later
+calls the update is recorded once more and must come out the same, else training ends with an error.
 """
 
 from __future__ import annotations
@@ -169,8 +169,13 @@ class CapturedUpdate:
         """Do an update on copies of ``batch`` while a tracer listens."""
         fields = [x.clone(memory_format=torch.contiguous_format) for x in batch]
         tracer = UpdateTracer(generator, [*fields, *before.tensors], threads)
-        with tracer.tracing():
-            metrics = self._agent.update(Batch(*fields), generator)
+        phase = self._agent.phase()
+        self._agent.phase = lambda: phase  # type: ignore[method-assign]  # may ask for steps, which the update itself may not
+        try:
+            with tracer.tracing():
+                metrics = self._agent.update(Batch(*fields), generator)
+        finally:
+            del self._agent.phase
         return fields, tracer, metrics
 
 
