@@ -154,7 +154,7 @@ from sparse_offline_rl.training.metrics import MetricsWriter
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 try:
-    writer = MetricsWriter(Path(sys.argv[1]))
+    writer = MetricsWriter(Path(sys.argv[1]), ["update", "loss"])
     for update in range(100):
         writer.write(update, {"loss": 1.0})
     writer.sync()
