@@ -1,0 +1,83 @@
+"""Checkpoints whose digest fits and whose contents cannot be: each wrong claim is refused in one sentence, before anything is written."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors
+from conftest import ROOT, TINY
+from safetensors.numpy import save
+
+from sparse_offline_rl.training import checkpoint as checkpoint_module
+from sparse_offline_rl.training.checkpoint import checkpoint_path
+
+
+def repaired(path, change):
+    """The checkpoint with ``change(header, arrays)`` applied and a digest that fits."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["sparse_offline_rl"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    del header["sha256"]
+    change(header, arrays)
+    header["sha256"] = checkpoint_module._digest(header, arrays)
+    path.write_bytes(save(arrays, metadata={"sparse_offline_rl": json.dumps(header)}))
+
+
+WRONG = {
+    "a negative update": lambda h, a: h.update(update=-1),
+    "no update": lambda h, a: h.update(update=0),
+    "update as text": lambda h, a: h.update(update="ten"),
+    "update beyond the run": lambda h, a: h.update(update=999),
+    "no random state": lambda h, a: a.pop("random_state"),
+    "a random state of another kind": lambda h, a: a.update(random_state=np.zeros(3, np.float32)),
+    "a random state of another length": lambda h, a: a.update(random_state=a["random_state"][:-8]),
+    "no mask": lambda h, a: a.pop("mask/actor/hidden0"),
+    "a mask of another shape": lambda h, a: h["networks"]["actor"][0].update(shape=[3, 3]),
+    "a mask of a billion": lambda h, a: h["networks"]["actor"][0].update(shape=[2**20, 2**20]),
+    "no network": lambda h, a: h["networks"].pop("actor"),
+    "a network too many": lambda h, a: h["networks"].update(other=h["networks"]["actor"]),
+    "no networks": lambda h, a: h.update(networks=[]),
+    "no moments": lambda h, a: a.pop("network/actor/exp_avg"),
+    "moments of another length": lambda h, a: a.update({"network/actor/exp_avg": np.zeros(3, np.float32)}),
+    "values in float64": lambda h, a: a.update({"network/actor/values": np.zeros(3)}),
+    "no target": lambda h, a: a.pop("network/actor/target"),
+    "a target too many": lambda h, a: a.update({"network/encoder/target": a["network/encoder/values"]}),
+    "no steps": lambda h, a: h.update(steps={}),
+    "steps as text": lambda h, a: h["steps"].update(actor="many"),
+    "a clock that runs backwards": lambda h, a: h["progress"].update(train_seconds=-1.0),
+    "a clock without time": lambda h, a: h["progress"].update(train_seconds=None),
+    "csv_bytes as text": lambda h, a: h["progress"].update(csv_bytes="all"),
+    "csv_bytes beyond the file": lambda h, a: h["progress"].update(csv_bytes=10**9),
+    "an engine of no name": lambda h, a: h["progress"].update(engine=None),
+    "an engine that is none": lambda h, a: h["progress"].update(engine="steam"),
+    "no configuration": lambda h, a: h["progress"].update(config=None),
+    "an empty configuration": lambda h, a: h["progress"].update(config={}),
+    "no progress": lambda h, a: h.update(progress=[]),
+    "an evaluation as text": lambda h, a: h["progress"].update(evaluation={"eval/return_mean": "good"}),
+    "no evaluation": lambda h, a: h["progress"].update(evaluation={}),
+}
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A run folder without its summary."""
+    run_dir = tmp_path_factory.mktemp("unfinished") / "run"
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}"]
+    subprocess.run(command, check=True, capture_output=True)
+    (run_dir / "summary.json").unlink()
+    return run_dir
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_claims_of_a_checkpoint_are_a_sentence(cli, tmp_path, unfinished, wrong):
+    run_dir = tmp_path / "run"
+    shutil.copytree(unfinished, run_dir)
+    path = checkpoint_path(run_dir)
+    repaired(path, WRONG[wrong])
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")
+    assert status == 2, err
+    assert len([line for line in err.splitlines() if line]) == 1 and err.startswith("error: "), err
+    assert str(run_dir) in err
