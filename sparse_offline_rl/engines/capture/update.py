@@ -43,12 +43,7 @@ class Program:
 
     def __init__(self, fields: list[Tensor], tracer: UpdateTracer, metrics: Metrics, threads: int) -> None:
         """What ``tracer`` saw of an update on the tensors ``fields``, which gave ``metrics``. Raises Unsupported."""
-        builder = Builder(threads)
-        self._inputs = array("q", bytes(16 * len(fields)))  # address and row stride of each
-        for i, field in enumerate(fields):
-            words = [*field.shape, field.data_ptr(), self._inputs.buffer_info()[0] + 16 * i]
-            builder.emit(Call.INPUT, words, [], [(field.data_ptr(), 4 * field.numel())], float(field.numel()))
-        tracer.lower(builder)
+        builder, self._inputs = _lowered(fields, tracer, threads)
         self.signature = _signature(builder)
         self.replays = 0
         self.executable = Executable(builder.tasks, threads)
@@ -149,12 +144,12 @@ class CapturedUpdate:
     def _check(self, program: Program, batch: Batch, generator: torch.Generator) -> None:
         """Record once more what the update would do now, take it back, and compare."""
         before = _State(self._agent, generator)
-        fields, tracer, metrics = self._record(program.threads, before, batch, generator)
+        fields, tracer, _ = self._record(program.threads, before, batch, generator)
         before.restore(self._agent, generator)
         name = type(self._agent).__name__
         remedy = f"let {name}.phase() tell what changes from update to update, or set capture=false"
         try:
-            fresh = Program(fields, tracer, metrics, program.threads).signature
+            fresh = _signature(_lowered(fields, tracer, program.threads)[0])
         except Unsupported as reason:
             raise UserError(f"{name}.update cannot be recorded any more ({reason}): {remedy}.") from None
         if fresh != program.signature:
@@ -177,6 +172,19 @@ class CapturedUpdate:
         finally:
             del self._agent.phase
         return fields, tracer, metrics
+
+
+def _lowered(fields: Sequence[Tensor], tracer: UpdateTracer, threads: int) -> tuple[Builder, array[int]]:
+    """What ``tracer`` saw as instructions, and where they look for the batch: address and row stride of each of ``fields``.
+
+    Raises Unsupported.
+    """
+    builder, inputs = Builder(threads), array("q", bytes(16 * len(fields)))
+    for i, field in enumerate(fields):
+        words = [*field.shape, field.data_ptr(), inputs.buffer_info()[0] + 16 * i]
+        builder.emit(Call.INPUT, words, [], [(field.data_ptr(), 4 * field.numel())], float(field.numel()))
+    tracer.lower(builder)
+    return builder, inputs
 
 
 def _signature(builder: Builder) -> list[list[object]]:
