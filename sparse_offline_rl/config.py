@@ -7,7 +7,7 @@ range becomes one sentence that names the key, the value and the remedy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
@@ -69,11 +69,15 @@ class AgentConfig(_Section):
 
 
 class PruneConfig(_Section):
-    """How the masks are found."""
+    """How the masks are found before training; a schedule that changes them later adds its own keys in a model beside its code."""
 
-    name: Literal["none", "snip", "grasp", "random", "magnitude"]
+    name: str  # of the method, for run folders and reports
+    score: str | None = None  # what a weight is worth; None: the score that has the method's name
+    schedule: str = "once"  # when masks change
     batch_size: PositiveInt = 100
     scope: Literal["network", "layer", "erk"] = "network"
+    rounds: PositiveInt = 1
+    revive: bool = False
     shuffle_layerwise: bool = False
     reinit: bool = False
 
@@ -101,7 +105,7 @@ class Config(_Section):
     """One run."""
 
     agent: SerializeAsAny[AgentConfig]
-    prune: PruneConfig
+    prune: SerializeAsAny[PruneConfig]
     env: EnvConfig
     dataset: DatasetConfig
     sparsity: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
@@ -122,7 +126,7 @@ class Config(_Section):
         if self.prune.name == "none" and self.sparsity > 0:
             raise ValueError(
                 f"sparsity={self.sparsity:g} needs a pruning method, but prune=none: "
-                "choose prune=snip, grasp, random or magnitude, or set sparsity=0"
+                "choose one, e.g. prune=snip or prune=rigl, or set sparsity=0"
             )
         if self.prune.name != "none" and self.sparsity == 0:
             raise ValueError(
@@ -131,23 +135,36 @@ class Config(_Section):
         return self
 
 
-def parse_config(values: Mapping[str, Any], agents: Mapping[str, type[AgentConfig]]) -> Config:
-    """Check a composed configuration; ``agents`` maps the names that ``agent.name`` may have to their models.
+def parse_config(
+    values: Mapping[str, Any], agents: Mapping[str, type[AgentConfig]], schedules: Mapping[str, type[PruneConfig]]
+) -> Config:
+    """Check a composed configuration; ``agents`` and ``schedules`` map what ``agent.name`` and ``prune.schedule`` may be to models.
 
     Raises :class:`UserError` naming the first bad key, its value and the remedy.
     """
-    section = values.get("agent")
-    name = section.get("name") if isinstance(section, Mapping) else None
-    if not isinstance(name, str) or name not in agents:
-        raise UserError(f"agent.name={name!r} cannot be used: choose one of {', '.join(agents)}.")
+    agent = _section(values, "agent", "name", agents)
+    prune = _section(values, "prune", "schedule", schedules, "once")
     try:
-        agent = agents[name].model_validate(section)
-    except ValidationError as error:
-        raise UserError(_sentence(error, "agent.")) from None
-    try:
-        return Config.model_validate({**values, "agent": agent})
+        return Config.model_validate({**values, "agent": agent, "prune": prune})
     except ValidationError as error:
         raise UserError(_sentence(error)) from None
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _section(
+    values: Mapping[str, Any], section: str, key: str, models: Mapping[str, type[_Model]], default: str | None = None
+) -> _Model:
+    """The section checked against that one of ``models`` which its ``key`` names."""
+    found = values.get(section)
+    name = found.get(key, default) if isinstance(found, Mapping) else None
+    if not isinstance(name, str) or name not in models:
+        raise UserError(f"{section}.{key}={name!r} cannot be used: choose one of {', '.join(models)}.")
+    try:
+        return models[name].model_validate(found)
+    except ValidationError as error:
+        raise UserError(_sentence(error, section + ".")) from None
 
 
 _SPARSITY_HINT = "give the fraction of weights to remove, at least 0 and less than 1, e.g. sparsity=0.95"

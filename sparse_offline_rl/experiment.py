@@ -9,31 +9,33 @@ from typing import Any
 
 import torch
 
-from sparse_offline_rl.agents.registry import AGENTS, agent_configs
+from sparse_offline_rl.agents.registry import agent_configs
 from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.datasets.overview import overview, suspect_values
 from sparse_offline_rl.datasets.rewards import scale_rewards
-from sparse_offline_rl.engines.selection import choose_engine, choose_update, left_out, use_threads
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.layer_reports import layer_reports
-from sparse_offline_rl.pruning.prune import find_masks, prune_state, redraw
-from sparse_offline_rl.seeding import generator, seed_everything
+from sparse_offline_rl.pruning.registry import mask_schedule, prune_configs
+from sparse_offline_rl.pruning.schedule import Change
+from sparse_offline_rl.seeding import seed_everything
+from sparse_offline_rl.training.active import put_on_engine
 from sparse_offline_rl.training.checkpoint import load_checkpoint
 from sparse_offline_rl.training.console import say, show_layers, warn
 from sparse_offline_rl.training.deploy import policy_content
+from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
-from sparse_offline_rl.training.session import ActiveAgent, Result, Session, TrainingData, check_checkpoint
-from sparse_offline_rl.types import Spaces
+from sparse_offline_rl.training.session import Result, Session, TrainingData, check_checkpoint
 
 
 def read_config(values: Mapping[str, Any]) -> Config:
     """Check a composed configuration against the models of all parts. Raises UserError for the first bad key."""
-    return parse_config(values, agent_configs())
+    config = parse_config(values, agent_configs(), prune_configs())
+    mask_schedule(config.prune, config.sparsity, config.updates)  # refuses what does not fit together
+    return config
 
 
 def run(config: Config) -> Result:
@@ -51,12 +53,18 @@ def run(config: Config) -> Result:
     checkpoint = load_checkpoint(folder.checkpoint) if folder.resumable else None
     data = load_training_data(config)
     spaces = data.loaded.spaces
+    masks = MaskChanges(config, spaces, data.buffer)
     if checkpoint is None:
-        active = put_on_engine(config, spaces, initial_state(config, spaces, data.buffer))
+        begin = masks.start()
+        if config.prune.name != "none":
+            topologies = {name: network.topology for name, network in begin.state.networks.items()}
+            show_layers([report for name, it in topologies.items() for report in layer_reports(name, it)])
+        active = put_on_engine(config, spaces, begin.state)
     else:
         check_checkpoint(checkpoint, config, folder, data)
+        begin = Change(checkpoint.state, checkpoint.memory)
         try:
-            active = put_on_engine(config, spaces, checkpoint.state, checkpoint.progress.engine)
+            active = put_on_engine(config, spaces, begin.state, checkpoint.progress.engine)
         except ValueError as error:
             raise UserError(
                 f"{folder.checkpoint} is not of this agent ({error}): restore it from a copy, or remove the run folder to start again."
@@ -65,7 +73,7 @@ def run(config: Config) -> Result:
     policy_content(config, active.agent, data.normalization, data.loaded)
     folder.claim()
     try:
-        session = Session(config, folder, data, active, checkpoint)
+        session = Session(config, folder, data, active, masks, begin.memory, checkpoint)
         with closing(session), stop_on_signal() as should_stop:
             return session.run(should_stop)
     finally:
@@ -86,38 +94,3 @@ def load_training_data(config: Config) -> TrainingData:
     buffer = ReplayBuffer(loaded.transitions, normalization, config.device)
     buffer.require(config.batch_size, "batch_size")
     return TrainingData(loaded, normalization, buffer)
-
-
-def initial_state(config: Config, spaces: Spaces, buffer: ReplayBuffer) -> AgentState:
-    """New weights, scored and pruned, in the order of Algorithm 1."""
-    kind = AGENTS[config.agent.name]
-    agent = kind.create(spaces, config.agent, generator(config.seed, "init"), config.device)
-    state, prune = agent.state(), config.prune
-    if prune.name == "none":
-        return state
-    buffer.require(prune.batch_size, "prune.batch_size")
-    draws = generator(config.seed, "prune", config.device)
-    objectives = agent.objectives(buffer.sampler(prune.batch_size)(draws), draws)
-    masks = find_masks(objectives, prune, config.sparsity, draws)
-    if prune.reinit:
-        state = redraw(state, lambda network: generator(config.seed, f"reinit-{network}"))
-    state = prune_state(state, masks, kind.TWINS, config.agent.twin)
-    networks = state.networks.items()
-    show_layers([report for name, network in networks for report in layer_reports(name, network.topology)])
-    return state
-
-
-def put_on_engine(config: Config, spaces: Spaces, state: AgentState, begun_on: str | None = None) -> ActiveAgent:
-    """The agent of ``state`` on the engine that suits it. Raises UserError if that is not the one that the run began on."""
-    kind = AGENTS[config.agent.name]
-    engine = choose_engine(config.engine, config.device, state.density, config.agent.weight_decay)
-    if begun_on is not None and begun_on != engine.name:
-        raise UserError(
-            f"this run began on the {begun_on} engine and would go on with the {engine.name} one ({engine.reason}), which rounds "
-            "differently: mend that, or choose another run_dir."
-        )
-    use_threads(engine, config.threads)
-    agent = engine.restore(kind, state, spaces, config.agent, config.device)
-    remark = left_out(agent)
-    say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
-    return ActiveAgent(agent, engine.name, choose_update(agent, engine.name, config.capture))

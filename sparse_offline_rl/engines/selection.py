@@ -72,6 +72,11 @@ def choose_engine(requested: str, device: str, density: float, weight_decay: flo
     return Engine("sparse", reason, SparseMLP)
 
 
+def masked_engine() -> Engine:
+    """The dense engine with every hidden unit: networks that can be scored."""
+    return Engine("dense", "to be scored", _dense)
+
+
 def use_threads(engine: Engine, threads: int) -> None:
     """Let ``engine`` run on ``threads`` threads. Raises UserError for a number that the sparse engine cannot use."""
     if engine.name == "sparse":

@@ -6,7 +6,7 @@ Resuming, changing the engine and changing the masks are the same thing: state, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,24 +59,48 @@ class AgentState:
         return sum(it.kept for it in topologies) / sum(it.total for it in topologies)
 
 
-def with_masks(network: NetworkState, masks: Mapping[str, BoolArray]) -> NetworkState:
-    """The same network with ``masks`` (layer name -> ``[out, in]``): what is dropped goes, what is grown starts at zero.
+def with_masks(
+    network: NetworkState, masks: Mapping[str, BoolArray], born: Mapping[str, FloatArray] | None = None
+) -> NetworkState:
+    """The same network with ``masks`` (layer name -> ``[out, in]``): what is dropped goes, what is grown begins.
 
-    Survivors keep value, moments and target to the bit. A grown weight has value 0, moments 0 and target 0, so the target starts
-    as the online weight does. Layers that ``masks`` does not name keep theirs.
+    Survivors keep value, moments and target to the bit. A grown weight starts at zero, or at its value in ``born`` (layer name ->
+    ``[out, in]``); its moments are zero, and its target starts as the weight itself does. Layers that ``masks`` does not name keep
+    theirs.
     """
     old = network.topology
     new = Topology(
         {name: masks.get(name, mask) for name, mask in old.hidden.items()},
         {name: masks.get(name, mask) for name, mask in old.heads.items()},
     )
+    # Of each packed position its old one, counted from 1; 0 where a weight is grown.
+    origin = new.pack(old.unpack(np.arange(1, old.size + 1, dtype=np.int32)))
+    grown = origin == 0
 
-    def move(vector: FloatArray) -> FloatArray:
-        moved: FloatArray = new.pack(old.unpack(vector))
+    def move(vector: FloatArray, start: FloatArray | float = 0.0) -> FloatArray:
+        moved: FloatArray = vector[origin - 1]
+        moved[grown] = start
         return moved
 
-    values, exp_avg, exp_avg_sq = (move(vector) for vector in (network.values, network.exp_avg, network.exp_avg_sq))
-    return NetworkState(new, values, exp_avg, exp_avg_sq, None if network.target is None else move(network.target))
+    start = np.zeros(new.size, np.float32) if born is None else new.pack(_with_biases(new, born))
+    values = move(network.values, start[grown])
+    target = None if network.target is None else move(network.target, start[grown])
+    return NetworkState(new, values, move(network.exp_avg), move(network.exp_avg_sq), target)
+
+
+def _with_biases(topology: Topology, weights: Mapping[str, FloatArray]) -> list[FloatArray]:
+    """``weights`` and biases of zero, in the order of :meth:`Topology.pack`."""
+    pairs = ((weights[name], np.zeros(len(mask), np.float32)) for name, mask in topology.layers.items())
+    return [array for pair in pairs for array in pair]
+
+
+def all_grown(state: AgentState) -> AgentState:
+    """``state`` with every weight there, those that its masks prune at zero."""
+    networks = {
+        name: with_masks(network, {layer: np.ones_like(mask) for layer, mask in network.topology.layers.items()})
+        for name, network in state.networks.items()
+    }
+    return replace(state, networks=networks)
 
 
 def with_values(network: NetworkState, values: FloatArray) -> NetworkState:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,9 @@ def survivors(total: int, sparsity: float) -> int:
     return kept
 
 
-def allocate(scores: Mapping[str, Tensor], sparsity: float, scope: str = "network") -> Masks:
+def allocate(
+    scores: Mapping[str, Tensor], sparsity: float, scope: str = "network", among: Mapping[str, Tensor] | None = None
+) -> Masks:
     """Keep the highest scores of one network.
 
     Parameters
@@ -32,41 +35,58 @@ def allocate(scores: Mapping[str, Tensor], sparsity: float, scope: str = "networ
     sparsity: fraction to remove, 0 <= s < 1, over all layers together.
     scope: ``network`` (one threshold for all layers), ``layer`` (the same sparsity in each layer) or ``erk``
         (Erdős–Rényi: density of a layer proportional to (in + out) / (in · out); Evci et al. 2020).
+    among: layer name -> boolean ``[out, in]``: only these may be kept. There must be as many as are to be kept.
     """
     for name, score in scores.items():
         if not bool(torch.isfinite(score).all()):
             raise UserError(
                 f"the scores of layer {name} are not finite: the loss overflowed on the pruning batch; check the dataset."
             )
-    kept = survivors(sum(score.numel() for score in scores.values()), sparsity)
+    sizes = [score.numel() for score in scores.values()]
+    kept = survivors(sum(sizes), sparsity)
     if scope == "network":
-        flat = torch.cat([score.flatten() for score in scores.values()])
-        parts = _top(flat, kept).split([score.numel() for score in scores.values()])
-        return Masks({name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)})
-    weights = (
-        [1.0] * len(scores) if scope == "layer" else [sum(score.shape) / score.numel() for score in scores.values()]
-    )
-    counts = _distribute(kept, [score.numel() for score in scores.values()], weights)
-    return Masks(
-        {
-            name: _top(score.flatten(), count).view(score.shape)
-            for (name, score), count in zip(scores.items(), counts, strict=True)
-        }
-    )
+        return highest(scores, kept, among)
+    weights = [1.0] * len(scores) if scope == "layer" else [sum(it.shape) / it.numel() for it in scores.values()]
+    room = sizes
+    if among is not None:
+        # Proportional to weight · size all the same, and what a layer has no room for goes to the others.
+        room = [int(it.sum()) for it in among.values()]
+        weights = [w * size / max(most, 1) for w, size, most in zip(weights, sizes, room, strict=True)]
+    counts = distribute(kept, room, weights)
+    return highest_by_layer(scores, dict(zip(scores, counts, strict=True)), among)
 
 
-def _top(scores: Tensor, kept: int) -> Tensor:
-    """Boolean mask of the ``kept`` highest entries of a vector; of equal ones, those that come first."""
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    mask[scores.sort(descending=True, stable=True).indices[:kept]] = True
-    return mask
+def highest(scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor] | None = None) -> Masks:
+    """The ``count`` highest scores of all layers together."""
+    flat = torch.cat([it.flatten() for it in _restricted(scores, among).values()])
+    parts = _top(flat, count).split([score.numel() for score in scores.values()])
+    return Masks({name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)})
 
 
-def _distribute(kept: int, sizes: list[int], weights: list[float]) -> list[int]:
-    """Counts proportional to ``weight · size``, none above its size, that add up to ``kept`` exactly."""
-    free, remaining, shares = set(range(len(sizes))), float(kept), [0.0] * len(sizes)
-    while free:
-        factor = remaining / sum(weights[i] * sizes[i] for i in free)
+def highest_by_layer(
+    scores: Mapping[str, Tensor], counts: Mapping[str, int], among: Mapping[str, Tensor] | None = None
+) -> Masks:
+    """In each layer as many of the highest scores as ``counts`` says."""
+    limited = _restricted(scores, among)
+    return Masks({name: _top(it.flatten(), counts[name]).view(it.shape) for name, it in limited.items()})
+
+
+def distribute(total: int, sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """Counts proportional to ``weight · size``, none above its size, that add up to ``total`` exactly.
+
+    Where all that have a weight are full, the rest is dealt to the others by their sizes. ValueError if there is no room.
+    """
+    if total > sum(sizes):
+        raise ValueError(f"{total} do not fit into {sum(sizes)}")
+    shares, remaining = [0.0] * len(sizes), float(total)
+    weights = list(weights)
+    free = {i for i, size in enumerate(sizes) if size > 0}
+    while free and remaining > 0:
+        whole = sum(weights[i] * sizes[i] for i in free)
+        if whole <= 0:
+            weights = [1.0] * len(sizes)
+            continue
+        factor = remaining / whole
         full = {i for i in free if factor * weights[i] >= 1}
         for i in full or free:
             shares[i] = float(sizes[i]) if full else factor * weights[i] * sizes[i]
@@ -77,7 +97,25 @@ def _distribute(kept: int, sizes: list[int], weights: list[float]) -> list[int]:
     counts = [int(share) for share in shares]
     # Largest remainders first, then by index: the rounding is exact and deterministic.
     order = sorted(range(len(sizes)), key=lambda i: (counts[i] - shares[i], i))
-    missing = kept - sum(counts)
+    missing = total - sum(counts)
     for i in [i for i in order if counts[i] < sizes[i]][:missing]:
         counts[i] += 1
     return counts
+
+
+def _restricted(scores: Mapping[str, Tensor], among: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+    """``scores`` with those at other positions than ``among`` below all."""
+    if among is None:
+        return scores
+    return {name: score.masked_fill(~among[name], -torch.inf) for name, score in scores.items()}
+
+
+def _top(scores: Tensor, kept: int) -> Tensor:
+    """Boolean mask of the ``kept`` highest entries of a vector; of equal ones, those that come first."""
+    if kept == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    array = scores.cpu().numpy()
+    last = np.partition(array, len(array) - kept)[len(array) - kept]  # much faster than a sort
+    mask = array > last
+    mask[np.flatnonzero(array == last)[: kept - np.count_nonzero(mask)]] = True
+    return torch.from_numpy(mask)

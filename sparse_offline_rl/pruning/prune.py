@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,18 +15,41 @@ from sparse_offline_rl.pruning.allocate import allocate
 from sparse_offline_rl.pruning.controls import shuffle_layerwise
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.scores import SCORERS
-from sparse_offline_rl.types import Objective
+from sparse_offline_rl.pruning.views import NetworkView
+from sparse_offline_rl.types import FloatArray
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Which network follows which, and how: ``copy`` (masks and, before training, weights: Algorithm 1 to the letter),
+    ``copy_mask`` (masks on own weights) or ``independent`` (own masks).
+    """
+
+    pairs: Mapping[str, str]  # network -> the one that it follows
+    rule: str
+
+    def follows(self, name: str) -> bool:
+        """Whether the masks of the network ``name`` are those of another."""
+        return name in self.pairs and self.rule != "independent"
 
 
 def find_masks(
-    objectives: Mapping[str, Objective], config: PruneConfig, sparsity: float, generator: torch.Generator
+    views: Mapping[str, NetworkView],
+    config: PruneConfig,
+    score: str,
+    sparsity: float,
+    generator: torch.Generator,
+    again: bool = True,
 ) -> dict[str, Masks]:
-    """Masks for each network that has an objective; exactly ``round((1 - s) n)`` weights survive in each of them."""
-    score = SCORERS[config.name]
+    """Masks for each of ``views``; exactly ``round((1 - s) n)`` weights survive in each network.
+
+    ``again`` says whether a pruned weight may be kept again.
+    """
     masks = {}
-    for name, objective in objectives.items():
+    for name, view in views.items():
+        among = None if again or not view.pruned else view.kept
         try:
-            masks[name] = allocate(score(objective, generator), sparsity, config.scope)
+            masks[name] = allocate(SCORERS[score](view, generator), sparsity, config.scope, among)
         except UserError as error:
             raise UserError(f"network {name}: {error}") from None
         if config.shuffle_layerwise:
@@ -34,23 +57,32 @@ def find_masks(
     return masks
 
 
-def prune_state(state: AgentState, masks: Mapping[str, Masks], twins: Mapping[str, str], rule: str) -> AgentState:
-    """``state`` with ``masks`` (network -> masks): what they do not keep is gone, in targets and moments, too.
+def prune_state(
+    state: AgentState,
+    masks: Mapping[str, Masks],
+    twins: Twins,
+    born: Mapping[str, Mapping[str, FloatArray] | None] | None = None,
+) -> AgentState:
+    """``state`` with ``masks`` (network -> masks), and with those of their twins.
 
-    ``twins`` maps a network to the one that it follows by ``rule``: ``copy`` (its masks and its weights: Algorithm 1 to the letter),
-    ``copy_mask`` (its masks on own weights) or ``independent`` (own masks, in ``masks``).
+    What they do not keep is gone, in targets and moments, too; what they keep anew starts at zero, or at its value in ``born``
+    (network -> layer -> ``[out, in]``).
     """
-    networks = dict(state.networks)
+    networks, born = dict(state.networks), born or {}
     for name, found in masks.items():
-        networks[name] = with_masks(networks[name], found.arrays())
-    for name, first in twins.items():
-        if name not in networks or rule == "independent":
-            continue
-        if rule == "copy":
-            networks[name] = networks[first]
-        else:
-            networks[name] = with_masks(networks[name], networks[first].topology.layers)
+        networks[name] = with_masks(networks[name], found.arrays(), born.get(name))
+    for name, first in twins.pairs.items():
+        if name in networks and twins.follows(name):
+            networks[name] = with_masks(networks[name], networks[first].topology.layers, born.get(name))
     return replace(state, networks=networks)
+
+
+def copy_twins(state: AgentState, twins: Twins) -> AgentState:
+    """``state`` with the weights of each follower those of the network that it follows, where the rule is ``copy``."""
+    if twins.rule != "copy":
+        return state
+    copies = {name: state.networks[first] for name, first in twins.pairs.items() if name in state.networks}
+    return replace(state, networks={**state.networks, **copies})
 
 
 def redraw(state: AgentState, stream: Callable[[str], torch.Generator]) -> AgentState:

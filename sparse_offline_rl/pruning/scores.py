@@ -1,7 +1,7 @@
-"""Scorers: weights and an objective in, one score per weight out; higher = keep.
+"""Scores: what a weight is worth; higher = keep. Used to find masks before training, to drop weights and to grow them.
 
-All are pure: weights, their ``.grad`` and the global random state stay as they were. To add one: a function of this shape,
-an entry in ``SCORERS``, its name in ``PruneConfig``, and ``configs/prune/<name>.yaml``.
+All are pure: weights, their ``.grad`` and the global random state stay as they were. To add one: a function of this shape, an entry
+in ``SCORERS``, and ``configs/prune/<name>.yaml``.
 """
 
 from __future__ import annotations
@@ -11,47 +11,95 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparse_offline_rl.types import Objective
+from sparse_offline_rl.pruning.views import NetworkView
 
-Scorer = Callable[[Objective, torch.Generator], dict[str, Tensor]]
+Scores = dict[str, Tensor]  # layer name -> [out, in]
+Scorer = Callable[[NetworkView, torch.Generator], Scores]
 
 
-def snip(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:
+def snip(view: NetworkView, generator: torch.Generator) -> Scores:
     """Connection sensitivity ``|w · ∂L/∂w|`` (Lee et al. 2019; the paper's equation 1)."""
-    weights = objective.weights
-    gradients = torch.autograd.grad(objective.loss(), list(weights.values()))
-    pairs = zip(weights.items(), gradients, strict=True)
-    return {name: (weight * gradient).detach().abs() for (name, weight), gradient in pairs}
+    gradients = view.gradients()
+    return {name: (value * gradients[name]).abs() for name, value in view.values.items()}
 
 
-def grasp(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:
+def grasp(view: NetworkView, generator: torch.Generator) -> Scores:
     """Gradient signal preservation ``θ ⊙ Hg`` (Wang et al. 2020; the paper's equation 4 with its sign turned).
 
     GraSP removes the largest ``-θ ⊙ Hg``, so the largest ``θ ⊙ Hg`` are kept; never its absolute value. ``g`` is a constant
-    in the Hessian-vector product, and the loss has no temperature: it is a regression.
+    in the Hessian-vector product, and the loss has no temperature: it is a regression. In a pruned network ``g`` is that of the
+    weights which are left (de Jorge et al. 2021).
     """
+    objective = view.objective
     weights = list(objective.weights.values())
-    gradients = torch.autograd.grad(objective.loss(), weights, create_graph=True)
-    product = torch.stack([(g.detach() * g).sum() for g in gradients]).sum()
+    gradients = [*torch.autograd.grad(objective.loss(), weights, create_graph=True)]
+    constants = [gradient.detach() for gradient in gradients]
+    if view.pruned:
+        masks = (mask.to(constants[0].device) for mask in view.kept.values())
+        constants = [constant * mask for constant, mask in zip(constants, masks, strict=True)]
+    product = torch.stack([(c * g).sum() for c, g in zip(constants, gradients, strict=True)]).sum()
     if not product.requires_grad:  # a loss linear in these weights has no curvature
-        return {name: torch.zeros_like(weight) for name, weight in objective.weights.items()}
+        return {name: torch.zeros_like(value) for name, value in view.values.items()}
     # A weight outside the graph of the gradient has a zero row in the Hessian.
     curvature = torch.autograd.grad(product, weights, materialize_grads=True)
-    scores = [(weight * hg).detach() for weight, hg in zip(weights, curvature, strict=True)]
-    return dict(zip(objective.weights, scores, strict=True))
+    return {name: value * hg.cpu() for (name, value), hg in zip(view.values.items(), curvature, strict=True)}
 
 
-def magnitude(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:
-    """``|w|`` at initialisation: a control."""
-    return {name: weight.detach().abs() for name, weight in objective.weights.items()}
+def magnitude(view: NetworkView, generator: torch.Generator) -> Scores:
+    """``|w|``."""
+    return {name: value.abs() for name, value in view.values.items()}
 
 
-def random(objective: Objective, generator: torch.Generator) -> dict[str, Tensor]:
-    """Uniform scores: a control."""
-    return {
-        name: torch.rand(weight.shape, generator=generator, device=generator.device).to(weight.device)
-        for name, weight in objective.weights.items()
-    }
+def random(view: NetworkView, generator: torch.Generator) -> Scores:
+    """Uniform scores."""
+    draw = {name: torch.rand(it.shape, generator=generator, device=generator.device) for name, it in view.kept.items()}
+    return {name: score.cpu() for name, score in draw.items()}
 
 
-SCORERS: dict[str, Scorer] = {"snip": snip, "grasp": grasp, "magnitude": magnitude, "random": random}
+def synflow(view: NetworkView, generator: torch.Generator) -> Scores:
+    """Synaptic flow ``|θ · ∂R/∂θ|`` (Tanaka et al. 2020, equations 2 and 3): no data, only paths.
+
+    R is the sum of the outputs, before any squashing, for an input of ones when every parameter has its absolute value. ReLU then
+    passes everything. In float64: products over wide layers leave the range of float32.
+    """
+    weights = {name: value.abs().double().requires_grad_() for name, value in view.values.items()}
+    biases = {name: bias.abs().double() for name, bias in view.biases.items()}
+    signal = torch.ones(view.topology.in_features, dtype=torch.float64)
+    for name in view.topology.hidden:
+        signal = weights[name] @ signal + biases[name]
+    flow = torch.stack([(weights[name] @ signal + biases[name]).sum() for name in view.topology.heads]).sum()
+    gradients = torch.autograd.grad(flow, list(weights.values()))
+    return {name: (w * g).detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+
+
+def gradient(view: NetworkView, generator: torch.Generator) -> Scores:
+    """``|∂L/∂w|`` of kept and pruned weights alike: where a weight would learn fastest (RigL; Evci et al. 2020)."""
+    return {name: it.abs() for name, it in view.gradients().items()}
+
+
+def signed_magnitude(view: NetworkView, generator: torch.Generator) -> Scores:
+    """Rank of ``|w|`` among the layer's weights of its sign, from 0 to 1: the lowest are nearest to zero on either side.
+
+    SET drops so (Mocanu et al. 2018): the same fraction of the positive and of the negative weights.
+    """
+    scores = {}
+    for name, value in view.values.items():
+        score = torch.zeros_like(value)
+        for side in (value > 0, value < 0):
+            sizes = value[side].abs()
+            ranks = torch.empty_like(sizes)
+            ranks[sizes.argsort(stable=True)] = torch.arange(len(sizes), dtype=sizes.dtype)
+            score[side] = (ranks + 1) / max(len(sizes), 1)
+        scores[name] = score
+    return scores
+
+
+SCORERS: dict[str, Scorer] = {
+    "snip": snip,
+    "grasp": grasp,
+    "magnitude": magnitude,
+    "random": random,
+    "synflow": synflow,
+    "gradient": gradient,
+    "signed_magnitude": signed_magnitude,
+}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, NetworkState, ParameterState
 from sparse_offline_rl.policy.header import MAX_POSITIONS
 from sparse_offline_rl.policy.rice import decode_mask, encode_mask
+from sparse_offline_rl.pruning.schedule import Memory
 from sparse_offline_rl.types import BoolArray
 
 _FORMAT = "sparse_offline_rl.checkpoint/2"
@@ -45,6 +46,7 @@ class Progress:
     data: str  # fingerprint of the dataset
     engine: str  # which the run is on
     config: Mapping[str, Any]  # of the run, without its folder
+    levels: Sequence[Mapping[str, float]] = ()  # results of the levels that have ended (prune.schedule=tickets)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Checkpoint:
     state: AgentState
     random_state: NDArray[np.uint8]
     progress: Progress
+    memory: Memory = field(default_factory=Memory)
 
 
 def checkpoint_path(run_dir: Path) -> Path:
@@ -65,36 +68,58 @@ def checkpoint_path(run_dir: Path) -> Path:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint`` to ``path``, all or nothing. A full disk becomes a UserError; the older checkpoint stays."""
     arrays: Arrays = {_RANDOM: checkpoint.random_state}
+    state = _store_state("", checkpoint.state, arrays)
+    header = {
+        "format": _FORMAT,
+        "update": checkpoint.update,
+        **state,
+        "progress": vars(checkpoint.progress),
+    }
+    if checkpoint.memory != Memory():
+        header["memory"] = _store_memory(checkpoint.memory, arrays)
+    header["sha256"] = _digest(header, arrays)
+    write_bytes(path, save(arrays, metadata={"sparse_offline_rl": json.dumps(header)}))
+
+
+def _store_state(prefix: str, state: AgentState, arrays: Arrays) -> dict[str, Any]:
+    """Put the arrays of ``state`` into ``arrays``, their names after ``prefix``; returns what the header says of it."""
     networks: dict[str, Any] = {}
     stored: dict[bytes, str] = {}
-    for name, network in checkpoint.state.networks.items():
+    for name, network in state.networks.items():
         topology = network.topology
         layers = [
             {"name": layer, "head": layer in topology.heads, "shape": list(mask.shape)}
             for layer, mask in topology.layers.items()
         ]
         for layer, mask in zip(layers, topology.layers.values(), strict=True):
-            code, key = encode_mask(mask), f"mask/{name}/{layer['name']}"
+            code, key = encode_mask(mask), f"{prefix}mask/{name}/{layer['name']}"
             # A mask that stands in the file already (a twin critic's) is stored once.
             layer["mask"] = stored.setdefault(bytes(str(mask.shape), "ascii") + code, key)
             if layer["mask"] == key:
                 arrays[key] = np.frombuffer(code, np.uint8)
-        arrays |= {f"network/{name}/{kind}": vector for kind, vector in network.vectors().items()}
+        arrays |= {f"{prefix}network/{name}/{kind}": vector for kind, vector in network.vectors().items()}
         networks[name] = layers
-    for name, parameter in checkpoint.state.parameters.items():
-        arrays |= {f"parameter/{name}/{kind}": vector for kind, vector in parameter.vectors().items()}
-    arrays |= {f"buffer/{name}": buffer for name, buffer in checkpoint.state.buffers.items()}
-    header = {
-        "format": _FORMAT,
-        "update": checkpoint.update,
-        "steps": dict(checkpoint.state.steps),
+    for name, parameter in state.parameters.items():
+        arrays |= {f"{prefix}parameter/{name}/{kind}": vector for kind, vector in parameter.vectors().items()}
+    arrays |= {f"{prefix}buffer/{name}": buffer for name, buffer in state.buffers.items()}
+    return {
+        "steps": dict(state.steps),
         "networks": networks,
-        "parameters": list(checkpoint.state.parameters),
-        "buffers": list(checkpoint.state.buffers),
-        "progress": vars(checkpoint.progress),
+        "parameters": list(state.parameters),
+        "buffers": list(state.buffers),
     }
-    header["sha256"] = _digest(header, arrays)
-    write_bytes(path, save(arrays, metadata={"sparse_offline_rl": json.dumps(header)}))
+
+
+def _store_memory(memory: Memory, arrays: Arrays) -> dict[str, Any]:
+    """As :func:`_store_state`, for what a schedule of masks remembers."""
+    for key, mask in memory.masks.items():
+        arrays[f"memory/mask/{key}"] = np.frombuffer(encode_mask(mask), np.uint8)
+    arrays |= {f"memory/number/{key}": numbers for key, numbers in memory.numbers.items()}
+    return {
+        "masks": {key: list(mask.shape) for key, mask in memory.masks.items()},
+        "numbers": list(memory.numbers),
+        "rewind": None if memory.rewind is None else _store_state("memory/rewind/", memory.rewind, arrays),
+    }
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -121,38 +146,56 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _checkpoint(header: Mapping[str, Any], arrays: Arrays) -> Checkpoint:
     """Check every claim of a file. Raises ValueError, KeyError, TypeError or AttributeError for one that cannot be."""
-    networks = {name: _network(name, layers, arrays) for name, layers in header["networks"].items()}
-    parameters = {}
-    for name in header["parameters"]:
-        vectors = [_floats(arrays, f"parameter/{name}/{kind}") for kind in ("values", "exp_avg", "exp_avg_sq")]
-        if len({vector.shape for vector in vectors}) > 1:
-            raise ValueError(f"parameter {name} and its moments differ in shape")
-        parameters[name] = ParameterState(*vectors)
-    buffers = {str(name): _floats(arrays, f"buffer/{name}") for name in header["buffers"]}
-    steps = {str(name): _count(count, f"steps of {name}") for name, count in header["steps"].items()}
+    state = _state("", header, arrays)
     random_state = arrays[_RANDOM]
     if random_state.dtype != np.uint8 or random_state.ndim != 1:
         raise ValueError("its random state is no vector of bytes")
     update = _count(header["update"], "update")
     if update < 1:
         raise ValueError("it stands before the first update")
-    state = AgentState(networks, parameters, buffers, steps)
-    return Checkpoint(update, state, random_state, _progress(header["progress"]))
+    progress, memory = _progress(header["progress"]), _memory(header.get("memory"), arrays)
+    return Checkpoint(update, state, random_state, progress, memory)
 
 
-def _network(name: str, layers: Any, arrays: Arrays) -> NetworkState:
+def _state(prefix: str, header: Mapping[str, Any], arrays: Arrays) -> AgentState:
+    networks = {name: _network(prefix, name, layers, arrays) for name, layers in header["networks"].items()}
+    parameters = {}
+    for name in header["parameters"]:
+        vectors = [_floats(arrays, f"{prefix}parameter/{name}/{kind}") for kind in ("values", "exp_avg", "exp_avg_sq")]
+        if len({vector.shape for vector in vectors}) > 1:
+            raise ValueError(f"parameter {name} and its moments differ in shape")
+        parameters[name] = ParameterState(*vectors)
+    buffers = {str(name): _floats(arrays, f"{prefix}buffer/{name}") for name in header["buffers"]}
+    steps = {str(name): _count(count, f"steps of {name}") for name, count in header["steps"].items()}
+    return AgentState(networks, parameters, buffers, steps)
+
+
+def _memory(header: Mapping[str, Any] | None, arrays: Arrays) -> Memory:
+    if header is None:
+        return Memory()
+    masks = {str(key): _mask(key, shape, arrays[f"memory/mask/{key}"]) for key, shape in header["masks"].items()}
+    numbers = {str(key): _floats(arrays, f"memory/number/{key}") for key in header["numbers"]}
+    rewind = header["rewind"]
+    return Memory(numbers, masks, None if rewind is None else _state("memory/rewind/", rewind, arrays))
+
+
+def _mask(name: str, shape: Any, code: NDArray[Any]) -> BoolArray:
+    height, width = (_count(size, "a layer's width") for size in shape)
+    if height * width > MAX_POSITIONS:
+        raise ValueError(f"layer {name} claims {height} × {width} weights")
+    return decode_mask(code.tobytes(), (height, width))
+
+
+def _network(prefix: str, name: str, layers: Any, arrays: Arrays) -> NetworkState:
     hidden: dict[str, BoolArray] = {}
     heads: dict[str, BoolArray] = {}
     for layer in layers:
-        height, width = (_count(size, "a layer's width") for size in layer["shape"])
-        if height * width > MAX_POSITIONS:
-            raise ValueError(f"layer {name}.{layer['name']} claims {height} × {width} weights")
-        mask = decode_mask(arrays[layer["mask"]].tobytes(), (height, width))
+        mask = _mask(f"{name}.{layer['name']}", layer["shape"], arrays[layer["mask"]])
         (heads if layer["head"] else hidden)[layer["name"]] = mask
     topology = Topology(hidden, heads)
     vectors = {}
     for kind in _NETWORK_VECTORS:
-        key = f"network/{name}/{kind}"
+        key = f"{prefix}network/{name}/{kind}"
         if kind == "target" and key not in arrays:
             continue
         vectors[kind] = _floats(arrays, key)
@@ -172,8 +215,11 @@ def _progress(values: Mapping[str, Any]) -> Progress:
     if not all(0 <= it < float("inf") for it in seconds):
         raise ValueError("its clocks show no time")
     evaluation = {str(name): float(value) for name, value in values["evaluation"].items()}
+    levels = [{str(k): float(v) for k, v in it.items()} for it in values.get("levels", [])]
     texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config")}
-    return Progress(seconds[0], seconds[1], evaluation, _count(values["csv_bytes"], "csv_bytes"), **texts)
+    return Progress(
+        seconds[0], seconds[1], evaluation, _count(values["csv_bytes"], "csv_bytes"), **texts, levels=levels
+    )
 
 
 def _floats(arrays: Arrays, key: str) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ def warn(message: str) -> None:
 
 
 def show_layers(reports: Sequence[LayerReport]) -> None:
-    """The table of survivors, and one loud line per collapsed layer."""
+    """The table of survivors, and a warning of collapsed layers."""
     table = Table(title="Weights after pruning", title_justify="left")
     for column in ("layer", "kept", "of", "density", "live inputs", "live outputs"):
         table.add_column(column, justify="left" if column == "layer" else "right")
@@ -44,6 +44,11 @@ def show_layers(reports: Sequence[LayerReport]) -> None:
         ]
         table.add_row(*cells, style=style)
     console.print(table)
+    warn_of_collapse(reports)
+
+
+def warn_of_collapse(reports: Sequence[LayerReport]) -> None:
+    """One loud line for each collapsed layer among ``reports``."""
     for report in reports:
         if report.collapsed:
             warn(

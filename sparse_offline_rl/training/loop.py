@@ -35,6 +35,8 @@ class Clock:
 class Hooks:
     """What the loop calls; each gets the number of updates done."""
 
+    ends_level: Callable[[int], bool]  # whether to evaluate before the masks change
+    change_masks: Callable[[int], None]  # where they are to change now
     evaluate: Callable[[int], dict[str, float]]
     log: Callable[[int, Metrics, dict[str, float]], None]
     save: Callable[[int], None]
@@ -48,11 +50,15 @@ def train(step: Callable[[], Metrics], schedule: Schedule, hooks: Hooks, clock: 
         metrics = step()
         clock.train += time.perf_counter() - begin
 
-        evaluation = {}
-        if schedule.due(schedule.eval_every, update):
+        evaluation: dict[str, float] = {}
+        if update < schedule.updates:
+            if hooks.ends_level(update):
+                evaluation = _evaluate(hooks, clock, update)
             begin = time.perf_counter()
-            evaluation = hooks.evaluate(update)
-            clock.evaluate += time.perf_counter() - begin
+            hooks.change_masks(update)
+            clock.train += time.perf_counter() - begin
+        if not evaluation and schedule.due(schedule.eval_every, update):
+            evaluation = _evaluate(hooks, clock, update)
         if evaluation or schedule.due(schedule.log_every, update):
             hooks.log(update, metrics, evaluation)
         stop = hooks.should_stop()
@@ -61,3 +67,10 @@ def train(step: Callable[[], Metrics], schedule: Schedule, hooks: Hooks, clock: 
         if stop:
             return update
     return schedule.updates
+
+
+def _evaluate(hooks: Hooks, clock: Clock, update: int) -> dict[str, float]:
+    begin = time.perf_counter()
+    evaluation = hooks.evaluate(update)
+    clock.evaluate += time.perf_counter() - begin
+    return evaluation

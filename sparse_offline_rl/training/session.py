@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from sparse_offline_rl.agents.base import Agent, Metrics, Update
+from sparse_offline_rl.agents.base import Metrics
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import LoadedDataset
@@ -18,15 +18,17 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.normalized_score import normalized_score
 from sparse_offline_rl.evaluation.returns import evaluate
 from sparse_offline_rl.policy.format import write_policy
-from sparse_offline_rl.pruning.layer_reports import LayerReport, layer_reports
+from sparse_offline_rl.pruning.schedule import Memory, movement
 from sparse_offline_rl.seeding import generator, stream_seed
+from sparse_offline_rl.training.active import ActiveAgent, put_on_engine
 from sparse_offline_rl.training.checkpoint import Checkpoint, Progress, save_checkpoint
-from sparse_offline_rl.training.console import ProgressLine, progress_line
+from sparse_offline_rl.training.console import ProgressLine, progress_line, say, warn_of_collapse
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.loop import Clock, Hooks, Schedule, train
+from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.metrics import EVALUATION_COLUMNS, MetricsWriter
 from sparse_offline_rl.training.run_folder import RunFolder, stored_values
-from sparse_offline_rl.training.summary import file_sizes, summarize
+from sparse_offline_rl.training.summary import file_sizes, level, summarize
 from sparse_offline_rl.types import FloatArray
 
 
@@ -48,19 +50,6 @@ class TrainingData:
     buffer: ReplayBuffer
 
 
-@dataclass(frozen=True)
-class ActiveAgent:
-    """The agent that learns now, the name of its engine, and the function that does its updates."""
-
-    agent: Agent
-    engine: str
-    update: Update
-
-    def layer_reports(self) -> list[LayerReport]:
-        """What its present masks leave of each layer."""
-        return [report for name, mlp in self.agent.mlps().items() for report in layer_reports(name, mlp.topology)]
-
-
 class Session:
     """Holds the state of the loop: the agent, the random stream, clocks, metric files, the last evaluation."""
 
@@ -70,10 +59,13 @@ class Session:
         folder: RunFolder,
         data: TrainingData,
         active: ActiveAgent,
+        masks: MaskChanges,
+        memory: Memory,
         checkpoint: Checkpoint | None,
     ) -> None:
-        """``active`` is the agent to start from, that of ``checkpoint`` if there is one (:func:`check_checkpoint`)."""
+        """``active`` and ``memory`` are what to start from, that of ``checkpoint`` if there is one (:func:`check_checkpoint`)."""
         self._config, self._folder, self._data = config, folder, data
+        self._masks, self._levels = masks, list[Mapping[str, float]]()
         self._generator = generator(config.seed, "train", config.device)
         self._sample = data.buffer.sampler(config.batch_size)
         self._clock, self._evaluation, self._start = Clock(), dict[str, float](), 0
@@ -83,15 +75,19 @@ class Session:
             self._generator.set_state(torch.from_numpy(checkpoint.random_state.copy()))
             self._clock = Clock(progress.train_seconds, progress.eval_seconds)
             self._evaluation, self._start = dict(progress.evaluation), checkpoint.update
+            self._levels = list(progress.levels)
             csv = (progress.csv_bytes, progress.csv_sha256)
         self._logged_at = (self._start, self._clock.train)
-        self.adopt(active)
+        self._adopt(active, memory)
         self._metrics = MetricsWriter(folder.path, self._columns(), *csv, update=self._start)
 
-    def adopt(self, active: ActiveAgent) -> None:
-        """Go on with ``active``: at the start, and whenever the agent was built anew because its masks or its engine changed."""
-        self._active = active
+    def _adopt(self, active: ActiveAgent, memory: Memory) -> None:
+        """Go on with ``active``: at the start, and whenever the agent was built anew because its masks changed."""
+        self._active, self._memory = active, memory
         self._reports = active.layer_reports()
+        self._gradient_norms: Mapping[str, float] | None = None
+        topologies = {name: mlp.topology for name, mlp in active.agent.mlps().items()}
+        self._movement = movement(topologies, memory) if self._masks.schedule.changes else {}
 
     def run(self, should_stop: Callable[[], bool]) -> Result:
         """Train to the end or until ``should_stop``, then write policy and summary."""
@@ -99,7 +95,8 @@ class Session:
         schedule = Schedule(config.updates, config.log.every, config.eval.every, config.checkpoint.every)
         with progress_line(config.updates, self._start) as line:
             self._line: ProgressLine = line
-            hooks = Hooks(self._evaluate, self._log, self._save, should_stop)
+            ends_level = self._masks.schedule.ends_level
+            hooks = Hooks(ends_level, self._change_masks, self._evaluate, self._log, self._save, should_stop)
             update = train(self._step, schedule, hooks, self._clock, self._start)
         if update < config.updates:
             return Result("interrupted", None, update)
@@ -119,15 +116,39 @@ class Session:
         write_policy(self._folder.policy, content)
         sizes = file_sizes(self._folder.checkpoint, self._folder.policy, content.dense_bytes)
         names = content.acting.networks
-        return summarize(
+        summary = summarize(
             config, self._reports, loaded.env_id, self._evaluation, self._clock, active.engine, names, sizes
         )
+        return summary | {"levels": self._levels, **self._movement} if self._masks.schedule.changes else summary
 
     def _step(self) -> Metrics:
+        self._gradient_norms = None
         metrics = self._active.update(self._sample(self._generator), self._generator)
         if self._generator.device.type == "cuda":
             torch.cuda.synchronize()  # else the clock would time the launches only
         return metrics
+
+    def _change_masks(self, update: int) -> None:
+        masks, active, config = self._masks, self._active, self._config
+        if not masks.schedule.due(update):
+            return
+        if masks.schedule.ends_level(update):
+            self._levels.append(level(update, self._reports, self._evaluation))
+        norms = self._norms()
+        collapsed = {report.full_name for report in self._reports if report.collapsed}
+        change = masks.change(update, active.agent.state(), self._memory)
+        state, spaces = change.state, self._data.loaded.spaces
+        fresh = put_on_engine(config, spaces, state, quiet=True)
+        if fresh.engine != active.engine:
+            say(f"update {update}: engine {fresh.engine} from here on, density {state.density:.3g}")
+        self._adopt(fresh, change.memory)
+        self._gradient_norms = norms
+        warn_of_collapse([it for it in self._reports if it.full_name not in collapsed])
+
+    def _norms(self) -> Mapping[str, float]:
+        """Of the last step's gradients, which an agent that was built anew does not know."""
+        optimizers = self._active.agent.optimizers
+        return self._gradient_norms or {name: float(it.gradient_norm()) for name, it in optimizers.items()}
 
     def _evaluate(self, update: int) -> dict[str, float]:
         config, loaded = self._config, self._data.loaded
@@ -152,7 +173,8 @@ class Session:
         agent = self._active.agent
         norms = [f"gradient_norm/{name}" for name in agent.optimizers]
         densities = [f"layer_density/{report.full_name}" for report in self._reports]
-        return ["update", *agent.METRICS, *norms, *densities, "time/updates_per_second", *EVALUATION_COLUMNS]
+        rate = "time/updates_per_second"
+        return ["update", *agent.METRICS, *norms, *densities, *self._movement, rate, *EVALUATION_COLUMNS]
 
     def _log(self, update: int, metrics: Metrics, evaluation: Mapping[str, float]) -> None:
         kind = type(self._active.agent)
@@ -167,9 +189,9 @@ class Session:
                 f"training diverged: {broken[0]} is not finite after update {update}; lower the learning rates, or check the "
                 "scale of the dataset's rewards and observations."
             )
-        optimizers = self._active.agent.optimizers
-        values |= {f"gradient_norm/{name}": float(it.gradient_norm()) for name, it in optimizers.items()}
+        values |= {f"gradient_norm/{name}": norm for name, norm in self._norms().items()}
         values |= {f"layer_density/{r.full_name}": r.kept / r.total for r in self._reports}
+        values |= self._movement
         values |= evaluation
         last_update, last_seconds = self._logged_at
         values["time/updates_per_second"] = (update - last_update) / max(self._clock.train - last_seconds, 1e-9)
@@ -188,10 +210,11 @@ class Session:
             data=self._data.buffer.fingerprint,
             engine=self._active.engine,
             config=stored_values(self._config),
+            levels=self._levels,
         )
         random_state = self._generator.get_state().numpy()
         state = self._active.agent.state()
-        save_checkpoint(self._folder.checkpoint, Checkpoint(update, state, random_state, progress))
+        save_checkpoint(self._folder.checkpoint, Checkpoint(update, state, random_state, progress, self._memory))
 
 
 def check_checkpoint(checkpoint: Checkpoint, config: Config, folder: RunFolder, data: TrainingData) -> None:

@@ -65,6 +65,13 @@ def sparsity_by_network(reports: Sequence[LayerReport]) -> dict[str, float]:
     return {name: 1 - _count(reports, name, "kept") / _count(reports, name, "total") for name in networks}
 
 
+def level(update: int, reports: Sequence[LayerReport], evaluation: Mapping[str, float]) -> dict[str, float]:
+    """What a level reached that ended after ``update``."""
+    kept, total = sum(report.kept for report in reports), sum(report.total for report in reports)
+    returns = {name: evaluation[f"eval/{name}"] for name in ("return_mean", "return_std")}
+    return {"update": update, "sparsity": 1 - kept / total, **returns}
+
+
 def summarize(
     config: Config,
     reports: Sequence[LayerReport],

@@ -31,8 +31,8 @@ from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.format import write_policy
 from sparse_offline_rl.policy.runtime import FILE_NAME, load_policy
 from sparse_offline_rl.seeding import generator
+from sparse_offline_rl.training.active import ActiveAgent
 from sparse_offline_rl.training.deploy import policy_content
-from sparse_offline_rl.training.session import ActiveAgent
 from sparse_offline_rl.types import FloatArray
 
 ENVIRONMENT = "HalfCheetah-v5"

@@ -24,10 +24,10 @@ from sparse_offline_rl.engines.capture.interpreter import run_serial
 from sparse_offline_rl.engines.capture.update import CapturedUpdate, Program
 from sparse_offline_rl.engines.sparse.kernel_table import FIRST_OPCODE
 from sparse_offline_rl.engines.sparse.module import SparseMLP
-from sparse_offline_rl.pruning.prune import find_masks, prune_state
 from sparse_offline_rl.seeding import generator
+from sparse_offline_rl.training.active import ActiveAgent, put_on_engine
+from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.process import prepare_process
-from sparse_offline_rl.training.session import ActiveAgent
 from sparse_offline_rl.types import Spaces
 
 OBSERVATIONS, ACTIONS = 17, 6  # those of HalfCheetah
@@ -73,8 +73,8 @@ def count_weights(overrides: Sequence[str]) -> int:
 def make_agent(config: Config, buffer: ReplayBuffer) -> ActiveAgent:
     """A pruned agent on its engine."""
     prepare_process(config.threads)
-    state = experiment.initial_state(config, spaces(), buffer)
-    return experiment.put_on_engine(config, spaces(), state)
+    state = MaskChanges(config, spaces(), buffer).start().state
+    return put_on_engine(config, spaces(), state)
 
 
 def _updates(config: Config, active: ActiveAgent, buffer: ReplayBuffer) -> Callable[[], object]:
@@ -204,10 +204,9 @@ def pruning(overrides: Sequence[str]) -> Contestant:
     config, buffer = read_config(overrides), random_buffer()
     prepare_process(config.threads)
     agent = AGENTS[config.agent.name].create(spaces(), config.agent, generator(config.seed, "init"))
-    draws, sample = generator(0, "prune"), buffer.sampler(config.prune.batch_size)
+    state, masks = agent.state(), MaskChanges(config, spaces(), buffer)
 
     def step() -> None:
-        masks = find_masks(agent.objectives(sample(draws), draws), config.prune, config.sparsity, draws)
-        prune_state(agent.state(), masks, agent.TWINS, config.agent.twin)
+        masks.prune(state)
 
     return Contestant(step)

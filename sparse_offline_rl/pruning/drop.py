@@ -1,0 +1,82 @@
+"""Which weights stay when a network is rewired. To add a rule: a function of this shape and an entry in ``DROPS``.
+
+Any score is a rule, too: of each layer the fraction of its weights that score lowest are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from sparse_offline_rl.pruning.allocate import highest_by_layer
+from sparse_offline_rl.pruning.masks import Masks
+from sparse_offline_rl.pruning.scores import Scorer
+from sparse_offline_rl.pruning.views import NetworkView
+from sparse_offline_rl.types import FloatArray
+
+Numbers = Mapping[str, FloatArray]  # what a rule remembers of this network from change to change
+
+
+class Settings(Protocol):
+    """The keys that rules read."""
+
+    @property
+    def threshold(self) -> float:
+        """DSR's first one."""
+
+
+Drop = Callable[[NetworkView, float, Numbers, Settings, torch.Generator], tuple[Masks, Numbers]]
+
+
+def by_fraction(score: Scorer) -> Drop:
+    """In each layer the fraction of the kept weights with the lowest ``score`` is dropped, rounded down."""
+
+    def drop(
+        view: NetworkView, fraction: float, numbers: Numbers, settings: Settings, draws: torch.Generator
+    ) -> tuple[Masks, Numbers]:
+        counts = {name: int(mask.sum()) for name, mask in view.kept.items()}
+        counts = {name: count - int(fraction * count) for name, count in counts.items()}
+        return highest_by_layer(score(view, draws), counts, view.kept), numbers
+
+    return drop
+
+
+def below_threshold(
+    view: NetworkView, fraction: float, numbers: Numbers, settings: Settings, draws: torch.Generator
+) -> tuple[Masks, Numbers]:
+    """All weights smaller than one threshold for the whole network are dropped (DSR; Mostafa and Wang 2019, algorithm 1).
+
+    The threshold doubles when fewer than 90 % of ``fraction`` of the weights were dropped, and halves when more than 110 % were.
+    """
+    threshold = float(numbers["threshold"][0]) if "threshold" in numbers else settings.threshold
+    stay = Masks({name: mask & (view.values[name].abs() >= threshold) for name, mask in view.kept.items()})
+    dropped, wanted = view.topology.kept - stay.kept, fraction * view.topology.kept
+    if dropped < 0.9 * wanted:
+        threshold *= 2
+    elif dropped > 1.1 * wanted:
+        threshold /= 2
+    return stay, {"threshold": np.array([threshold], np.float32)}
+
+
+def sign_flipped(
+    view: NetworkView, fraction: float, numbers: Numbers, settings: Settings, draws: torch.Generator
+) -> tuple[Masks, Numbers]:
+    """A weight whose sign is no longer the one that it was given is dropped (DeepR; Bellec et al. 2018, section 2).
+
+    Those that are there at the first change have the sign of then; a position that grows is given a random one.
+    """
+    signs: dict[str, FloatArray] = {}
+    stay = {}
+    for name, mask in view.kept.items():
+        value = view.values[name]
+        given = torch.from_numpy(numbers[name]) if name in numbers else value.sign()
+        stay[name] = mask & (given * value >= 0)
+        random = torch.randint(0, 2, mask.shape, generator=draws, device=draws.device).cpu().float() * 2 - 1
+        signs[name] = torch.where(stay[name], given, random).numpy()
+    return Masks(stay), signs
+
+
+DROPS: dict[str, Drop] = {"threshold": below_threshold, "sign": sign_flipped}

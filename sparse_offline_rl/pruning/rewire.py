@@ -1,0 +1,135 @@
+"""Dynamic sparse training: at times, drop some weights and grow as many others. RigL, SET, SNFS, DSR and DeepR are settings of it.
+
+A change has three parts, each of which a file beside this one offers under names: which weights are dropped (``drop.py``), how many
+each layer gets back, and which positions grow (``regrow.py``). The number of weights of a network never changes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from sparse_offline_rl.config import Fraction, NonNegative, PositiveFloat, PositiveInt, PruneConfig
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.pruning.allocate import highest_by_layer
+from sparse_offline_rl.pruning.drop import DROPS, Drop, by_fraction
+from sparse_offline_rl.pruning.masks import Masks
+from sparse_offline_rl.pruning.prune import prune_state
+from sparse_offline_rl.pruning.regrow import BIRTHS, GROWTHS, SHARES
+from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, require_choice
+from sparse_offline_rl.pruning.scores import SCORERS
+from sparse_offline_rl.pruning.views import NetworkView
+
+
+class RewireConfig(PruneConfig):
+    """Keys of ``prune.schedule=rewire``."""
+
+    schedule: Literal["rewire"] = "rewire"
+    every: PositiveInt = 1000
+    start: Fraction = 0.0
+    until: Fraction = 0.75
+    fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.3
+    decay: Literal["cosine", "constant"] = "cosine"
+    drop: str = "magnitude"
+    grow: str = "gradient"
+    share: str = "own"
+    born: str = "zero"
+    batches: PositiveInt = 1
+    threshold: PositiveFloat = 1e-3
+    shrink: NonNegative = 0.0
+    temperature: NonNegative = 0.0
+
+
+class Rewire(MaskSchedule):
+    """Drop and grow every ``prune.every`` updates, between the fractions ``prune.start`` and ``prune.until`` of training."""
+
+    Config: ClassVar[type[PruneConfig]] = RewireConfig
+    config: RewireConfig
+
+    def __init__(self, config: RewireConfig, sparsity: float, updates: int) -> None:
+        super().__init__(config, sparsity, updates)
+        require_choice("prune.drop", config.drop, {**DROPS, **SCORERS})
+        require_choice("prune.grow", config.grow, GROWTHS)
+        require_choice("prune.share", config.share, SHARES)
+        require_choice("prune.born", config.born, BIRTHS)
+        require_changes(config.every, config.start, config.until, updates)
+        self._drop: Drop = DROPS[config.drop] if config.drop in DROPS else by_fraction(SCORERS[config.drop])
+
+    @property
+    def changes(self) -> bool:
+        """As the base says."""
+        return True
+
+    def due(self, update: int) -> bool:
+        """As the base says."""
+        config = self.config
+        inside = config.start * self.updates <= update <= config.until * self.updates
+        return inside and update % config.every == 0 and update < self.updates
+
+    def fraction(self, update: int) -> float:
+        """The part of the weights that is dropped: with ``cosine``, ``α/2 (1 + cos(π t / T_end))`` (Evci et al. 2020, section 3)."""
+        config = self.config
+        if config.decay == "constant":
+            return config.fraction
+        return config.fraction / 2 * (1 + math.cos(math.pi * update / (config.until * self.updates)))
+
+    def change(self, moment: Moment) -> Change:
+        """Drop, then grow."""
+        config = self.config
+        if config.shrink or config.temperature:
+            moment = replace(moment, state=self._diffused(moment))
+        fraction, numbers = self.fraction(moment.update), dict(moment.memory.numbers)
+        masks: dict[str, Masks] = {}
+        for name, view in moment.views().items():
+            remembered = {key.partition("/")[2]: it for key, it in numbers.items() if key.partition("/")[0] == name}
+            stay, news = self._drop(view, fraction, remembered, config, moment.draws)
+            masks[name] = self._grown(view, stay, moment.draws)
+            numbers |= {f"{name}/{key}": value for key, value in news.items()}
+        networks = moment.state.networks.items()
+        born = {name: BIRTHS[config.born](network.topology, moment.draws) for name, network in networks}
+        state = prune_state(moment.state, masks, moment.twins, born)
+        return Change(state, replace(moment.memory, numbers=numbers))
+
+    def _grown(self, view: NetworkView, stay: Masks, draws: torch.Generator) -> Masks:
+        """``stay`` and as many other positions as were dropped; one that was dropped just now may come back, with its value."""
+        scores = GROWTHS[self.config.grow](view, self.config.batches, draws)
+        counts = SHARES[self.config.share](view, stay, scores)
+        grown = highest_by_layer(scores, counts, {name: ~mask for name, mask in stay.items()})
+        return Masks({name: mask | grown[name] for name, mask in stay.items()})
+
+    def _diffused(self, moment: Moment) -> AgentState:
+        """DeepR's shrinking and noise (Bellec et al. 2018, equation 4) for the updates since the last change, at once.
+
+        The authors add them after every step of plain SGD, by its learning rate η. Here ``shrink`` is η α and ``temperature`` is
+        η T, a step each: |w| falls by ``steps · shrink``, and noise of variance ``2 · steps · temperature`` is added.
+        """
+        config, networks = self.config, dict(moment.state.networks)
+        for name, network in networks.items():
+            weights = np.zeros(network.topology.size, bool)
+            for span in network.topology.spans.values():
+                weights[span.values] = True
+            values = network.values.copy()
+            noise = torch.randn(int(weights.sum()), generator=moment.draws, device=moment.draws.device).cpu().numpy()
+            old = values[weights]
+            moved = old - np.sign(old) * np.float32(config.every * config.shrink)
+            values[weights] = moved + noise * np.float32(math.sqrt(2 * config.every * config.temperature))
+            networks[name] = replace(network, values=values)
+        return replace(moment.state, networks=networks)
+
+
+def require_changes(every: int, start: float, until: float, updates: int) -> None:
+    """Raise UserError unless something that happens every ``every`` updates happens between two fractions of training."""
+    first = math.ceil(max(start * updates, 1) / every) * every
+    last = min(math.floor(until * updates), updates - 1)
+    if first > last:
+        raise UserError(
+            f"prune.every={every} leaves the masks as they are: in a run of updates={updates} changes lie between "
+            f"prune.start={start:g} and prune.until={until:g}, which is updates {math.ceil(start * updates)} to {last}. "
+            "Lower prune.every, or train longer."
+        )

@@ -1,0 +1,103 @@
+"""Train, prune, go back, train again: lottery tickets (Frankle and Carbin 2019), their controls, and pruning after training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from sparse_offline_rl.config import PositiveInt, PruneConfig
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.pruning.controls import shuffle_layerwise
+from sparse_offline_rl.pruning.masks import Masks
+from sparse_offline_rl.pruning.prune import find_masks, prune_state, redraw
+from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment
+
+
+class TicketsConfig(PruneConfig):
+    """Keys of ``prune.schedule=tickets``."""
+
+    schedule: Literal["tickets"] = "tickets"
+    levels: PositiveInt | None = None
+    fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.2
+    every: PositiveInt | None = None
+    rewind: Annotated[int, Field(ge=0)] = 0
+    ticket: Literal["rewind", "retain", "reinit", "random"] = "rewind"
+
+
+class Tickets(MaskSchedule):
+    """Levels of ``prune.every`` updates; at the end of each, the lowest scores go and the survivors go back to earlier values."""
+
+    Config: ClassVar[type[PruneConfig]] = TicketsConfig
+    config: TicketsConfig
+
+    def __init__(self, config: TicketsConfig, sparsity: float, updates: int) -> None:
+        super().__init__(config, sparsity, updates)
+        needed = max(math.ceil(math.log(1 - sparsity) / math.log(1 - config.fraction) - 1e-9), 1)
+        self.levels = config.levels or needed
+        self.every = config.every or updates // (self.levels + 1)
+        if self.levels * self.every >= updates or self.every < 1:
+            raise UserError(
+                f"{self.levels} levels of {max(self.every, 1)} updates leave nothing of updates={updates} for the last ticket: "
+                "train longer, or lower prune.every or prune.levels."
+            )
+        if config.rewind >= self.every:
+            raise UserError(
+                f"prune.rewind={config.rewind} must lie before the end of the first level, update {self.every}."
+            )
+
+    @property
+    def changes(self) -> bool:
+        """As the base says."""
+        return True
+
+    def due(self, update: int) -> bool:
+        """As the base says."""
+        return self.ends_level(update) or 0 < update == self.config.rewind
+
+    def ends_level(self, update: int) -> bool:
+        """As the base says."""
+        return 0 < update <= self.levels * self.every and update % self.every == 0
+
+    def start(self, moment: Moment) -> Change:
+        """Nothing is pruned yet."""
+        return Change(moment.state, self._remembered(moment) if self.config.rewind == 0 else moment.memory)
+
+    def change(self, moment: Moment) -> Change:
+        """The end of a level, or the update to rewind to."""
+        if not self.ends_level(moment.update):
+            return Change(moment.state, self._remembered(moment))
+        masks = find_masks(
+            moment.views(), self.config, self.score, self.sparsity_after(moment.update), moment.draws, again=False
+        )
+        if self.config.ticket == "random":
+            masks = {name: shuffle_layerwise(mask, moment.draws) for name, mask in masks.items()}
+        return Change(self._ticket(moment, masks), moment.memory)
+
+    def sparsity_after(self, update: int) -> float:
+        """``prune.fraction`` of what is left goes at each level; with ``prune.levels``, equal fractions; the last hits the target."""
+        level = update // self.every
+        if level == self.levels:
+            return self.sparsity
+        density = 1 - self.config.fraction if self.config.levels is None else (1 - self.sparsity) ** (1 / self.levels)
+        return 1 - density**level
+
+    def _remembered(self, moment: Moment) -> Memory:
+        return replace(moment.memory, rewind=moment.state)
+
+    def _ticket(self, moment: Moment, masks: Mapping[str, Masks]) -> AgentState:
+        """What is trained next. Going back takes everything back: values, moments, targets, and the optimisers' steps."""
+        begin, kind = moment.memory.rewind, self.config.ticket
+        if kind == "retain" or begin is None:
+            return prune_state(moment.state, masks, moment.twins)
+        state = prune_state(begin, masks, moment.twins)
+        if kind != "reinit":
+            return state
+        seed = int(torch.randint(2**62, (1,), generator=moment.draws, device=moment.draws.device))
+        generator = torch.Generator().manual_seed(seed)
+        return redraw(state, lambda network: generator)

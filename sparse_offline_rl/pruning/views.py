@@ -1,0 +1,65 @@
+"""What a score may look at: one network's weights, its masks, and its own loss on batches of the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sparse_offline_rl.networks.state import NetworkState
+from sparse_offline_rl.types import FloatArray, Objective
+
+
+class NetworkView:
+    """One network as it is to be scored. Tensors are by layer name, ``[out, in]``, from input to output, heads last, on the CPU.
+
+    Masks and values cost nothing. The first use of :attr:`objective` draws a batch of the dataset, and so does each further one.
+    """
+
+    def __init__(
+        self,
+        network: NetworkState,
+        objective: Callable[[int], Objective],
+        revived: Mapping[str, FloatArray] | None = None,
+    ) -> None:
+        """``objective`` gives the network's own one on the i-th batch; ``revived``: values by which all weights are judged."""
+        self.topology = network.topology
+        self._network, self._objective, self._revived = network, objective, revived
+
+    @cached_property
+    def kept(self) -> dict[str, Tensor]:
+        """The masks: True where a weight is there."""
+        return {name: torch.from_numpy(mask) for name, mask in self.topology.layers.items()}
+
+    @property
+    def pruned(self) -> bool:
+        """Whether any weight is missing."""
+        return self.topology.kept < self.topology.total
+
+    @cached_property
+    def values(self) -> dict[str, Tensor]:
+        """What each weight is judged by: its value, zero where it is pruned, unless it may come back with an earlier value."""
+        arrays = self._revived
+        if arrays is None:
+            arrays = dict(zip(self.topology.layers, self.topology.unpack(self._network.values)[0::2], strict=True))
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    @cached_property
+    def biases(self) -> dict[str, Tensor]:
+        """The biases ``[out]``."""
+        arrays = self.topology.unpack(self._network.values)[1::2]
+        return {name: torch.from_numpy(array) for name, array in zip(self.topology.layers, arrays, strict=True)}
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The network's own loss on a batch. Pruned weights are among its weights: they are zero and have gradients."""
+        return self._objective(0)
+
+    def gradients(self, batches: int = 1) -> dict[str, Tensor]:
+        """``∂L/∂w`` of all weights, pruned ones too, as the mean over ``batches`` batches."""
+        objectives = [self.objective, *(self._objective(i) for i in range(1, batches))]
+        found = [torch.autograd.grad(it.loss(), list(it.weights.values())) for it in objectives]
+        means = (layer[0] if batches == 1 else torch.stack(layer).mean(0) for layer in zip(*found, strict=True))
+        return {name: gradient.cpu() for name, gradient in zip(self.topology.layers, means, strict=True)}

@@ -1,0 +1,50 @@
+"""The agent that learns now, on the engine that suits its masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparse_offline_rl.agents.base import Agent, Update
+from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.config import Config
+from sparse_offline_rl.engines.selection import choose_engine, choose_update, left_out, use_threads
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.pruning.layer_reports import LayerReport, layer_reports
+from sparse_offline_rl.training.console import say
+from sparse_offline_rl.types import Spaces
+
+
+@dataclass(frozen=True)
+class ActiveAgent:
+    """The agent that learns now, the name of its engine, and the function that does its updates."""
+
+    agent: Agent
+    engine: str
+    update: Update
+
+    def layer_reports(self) -> list[LayerReport]:
+        """What its present masks leave of each layer."""
+        return [report for name, mlp in self.agent.mlps().items() for report in layer_reports(name, mlp.topology)]
+
+
+def put_on_engine(
+    config: Config, spaces: Spaces, state: AgentState, begun_on: str | None = None, quiet: bool = False
+) -> ActiveAgent:
+    """The agent of ``state`` on the engine that suits it, which is said unless ``quiet``.
+
+    Raises UserError if that is not the engine ``begun_on``, on which a run that is resumed stood.
+    """
+    kind = AGENTS[config.agent.name]
+    engine = choose_engine(config.engine, config.device, state.density, config.agent.weight_decay)
+    if begun_on is not None and begun_on != engine.name:
+        raise UserError(
+            f"this run began on the {begun_on} engine and would go on with the {engine.name} one ({engine.reason}), which rounds "
+            "differently: mend that, or choose another run_dir."
+        )
+    use_threads(engine, config.threads)
+    agent = engine.restore(kind, state, spaces, config.agent, config.device)
+    if not quiet:
+        remark = left_out(agent)
+        say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
+    return ActiveAgent(agent, engine.name, choose_update(agent, engine.name, config.capture))

@@ -1,0 +1,65 @@
+"""Masks of a run: at the start and whenever its schedule changes them. Joins what pruning may not know: agents, data, engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.config import Config
+from sparse_offline_rl.datasets.buffer import ReplayBuffer
+from sparse_offline_rl.engines.selection import masked_engine
+from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.pruning.prune import Twins, copy_twins, redraw
+from sparse_offline_rl.pruning.registry import mask_schedule
+from sparse_offline_rl.pruning.schedule import Change, Memory, Moment, observed
+from sparse_offline_rl.seeding import generator
+from sparse_offline_rl.types import Objective, Spaces
+
+
+class MaskChanges:
+    """What the schedule of a run does to its agent's state."""
+
+    def __init__(self, config: Config, spaces: Spaces, buffer: ReplayBuffer) -> None:
+        """Raises UserError if the dataset is too small for a batch that scores weights."""
+        self._config, self._spaces, self._buffer = config, spaces, buffer
+        self._kind = AGENTS[config.agent.name]
+        self._twins = Twins(self._kind.TWINS, config.agent.twin)
+        self.schedule = mask_schedule(config.prune, config.sparsity, config.updates)
+        if config.prune.name != "none":
+            buffer.require(config.prune.batch_size, "prune.batch_size")
+
+    def start(self) -> Change:
+        """New weights, and the masks that training begins with."""
+        config = self._config
+        agent = self._kind.create(self._spaces, config.agent, generator(config.seed, "init"), config.device)
+        return self.prune(agent.state())
+
+    def prune(self, state: AgentState) -> Change:
+        """``state``, which nobody has pruned or trained, with the masks that training begins with."""
+        config = self._config
+        if config.prune.name == "none":
+            return Change(state, Memory())
+        change = self.schedule.start(self._moment(0, state, Memory(), "prune"))
+        state = change.state
+        if config.prune.reinit:
+            state = redraw(state, lambda network: generator(config.seed, f"reinit-{network}"))
+        return self._observed(Change(copy_twins(state, self._twins), change.memory))
+
+    def change(self, update: int, state: AgentState, memory: Memory) -> Change:
+        """What the schedule does after ``update``, for which it is due."""
+        return self._observed(self.schedule.change(self._moment(update, state, memory, f"masks-{update}")))
+
+    def _observed(self, change: Change) -> Change:
+        return observed(change) if self.schedule.changes else change
+
+    def _moment(self, update: int, state: AgentState, memory: Memory, stream: str) -> Moment:
+        draws = generator(self._config.seed, stream, self._config.device)
+        return Moment(update, state, memory, draws, self._probe, self._twins)
+
+    def _probe(self, state: AgentState) -> Callable[[torch.Generator], Mapping[str, Objective]]:
+        config = self._config
+        agent = masked_engine().restore(self._kind, state, self._spaces, config.agent, config.device)
+        sample = self._buffer.sampler(config.prune.batch_size)
+        return lambda draws: agent.objectives(sample(draws), draws)
