@@ -13,9 +13,10 @@ from sparse_offline_rl.config import PruneConfig
 from sparse_offline_rl.engines.selection import Engine, choose_engine
 from sparse_offline_rl.engines.sparse.module import SparseMLP
 from sparse_offline_rl.networks.mlp import MLP
-from sparse_offline_rl.networks.state import AgentState
-from sparse_offline_rl.pruning.prune import find_masks, prune_state
-from sparse_offline_rl.types import Batch, Spaces
+from sparse_offline_rl.networks.state import AgentState, NetworkState
+from sparse_offline_rl.pruning.prune import Twins, copy_twins, find_masks, prune_state
+from sparse_offline_rl.pruning.views import NetworkView
+from sparse_offline_rl.types import Batch, Objective, Spaces
 
 # Numba counts the cores that this process may use.
 needs_two_threads = pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
@@ -47,12 +48,24 @@ def small_agent(name: str = "bcq", seed: int = 0, **overrides: object) -> Agent:
     return kind.create(spaces(), config, torch.Generator().manual_seed(seed))
 
 
+def views(agent: Agent, generator: torch.Generator, rows: int = 50) -> dict[str, NetworkView]:
+    """What scores may look at of a dense agent: its networks, each with its own objective on a random batch."""
+    state, objectives = agent.state(), agent.objectives(random_batch(rows), generator)
+    return {name: view_of(state.networks[name], objective) for name, objective in objectives.items()}
+
+
+def view_of(network: NetworkState, objective: Objective) -> NetworkView:
+    """One network with the same objective for every batch."""
+    return NetworkView(network, lambda batch: objective)
+
+
 def prune(agent: Agent, method: str = "snip", sparsity: float = 0.8, seed: int = 0, **options: object) -> AgentState:
     """The state of ``agent`` after pruning."""
     g = torch.Generator().manual_seed(seed)
     config = PruneConfig.model_validate({"name": method, **options})
-    masks = find_masks(agent.objectives(random_batch(50), g), config, sparsity, g)
-    return prune_state(agent.state(), masks, agent.TWINS, agent.config.twin)
+    masks = find_masks(views(agent, g), config, method, sparsity, g)
+    twins = Twins(agent.TWINS, agent.config.twin)
+    return copy_twins(prune_state(agent.state(), masks, twins), twins)
 
 
 def on_engine(agent: Agent, state: AgentState, engine: Engine | str = MASKED) -> Agent:

@@ -20,6 +20,7 @@ from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.config import Config, DatasetConfig, EnvConfig, PruneConfig
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
+from sparse_offline_rl.pruning.registry import prune_configs
 
 SECTIONS = {"agent": None, "prune": PruneConfig, "env": EnvConfig, "dataset": DatasetConfig}
 FILES = sorted(config_dir().rglob("*.yaml"))
@@ -104,9 +105,10 @@ def test_every_choice_composes_and_parses(group, choice):
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_yaml_and_schema_have_the_same_keys(group, choice):
     values, agents = composed(f"{group}={choice}"), agent_configs()
-    agent_keys = schema_keys(agents[values["agent"]["name"]], "agent.")
-    assert keys_of(values) == {key for key in schema_keys(Config) if not key.startswith("agent.")} | agent_keys
-    model = agents[choice] if group == "agent" else SECTIONS[group]
+    chosen = {"agent": agents[values["agent"]["name"]], "prune": prune_configs()[values["prune"]["schedule"]]}
+    keys = {key for key in schema_keys(Config) if key.partition(".")[0] not in chosen}
+    assert keys_of(values) == keys.union(*(schema_keys(model, f"{name}.") for name, model in chosen.items()))
+    model = chosen.get(group, SECTIONS[group])
     assert keys_of(values[group]) == schema_keys(model)
 
 

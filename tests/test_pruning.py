@@ -2,9 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from helpers import on_engine, prune, random_batch, small_agent, spaces
+from helpers import on_engine, prune, random_batch, small_agent, spaces, view_of, views
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,11 +16,12 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.masked import MaskedLinear
 from sparse_offline_rl.networks.mlp import MLP
 from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.networks.state import NetworkState
 from sparse_offline_rl.pruning.allocate import allocate
 from sparse_offline_rl.pruning.controls import shuffle_layerwise
 from sparse_offline_rl.pruning.layer_reports import coo_bytes, layer_reports
 from sparse_offline_rl.pruning.masks import Masks
-from sparse_offline_rl.pruning.prune import find_masks, prune_state
+from sparse_offline_rl.pruning.prune import Twins, find_masks, prune_state
 from sparse_offline_rl.pruning.scores import SCORERS, grasp, snip
 from sparse_offline_rl.types import Objective
 
@@ -71,10 +73,18 @@ def test_non_finite_scores_are_refused():
         allocate({"a": torch.tensor([[1.0, float("nan")]])}, 0.5)
 
 
+def view_of_weights(weight, loss):
+    """One layer ``w`` with this weight, and this loss."""
+    topology = Topology({}, {"w": np.ones(weight.shape, bool)})
+    values = topology.pack([weight.detach().numpy(), np.zeros(len(weight), np.float32)])
+    zeros = np.zeros_like(values)
+    return view_of(NetworkState(topology, values, zeros, zeros, None), Objective({"w": weight}, loss))
+
+
 def test_snip_is_weight_times_gradient():
     w = torch.tensor([[1.0, -2.0, 3.0]], requires_grad=True)
     x = torch.tensor([2.0, 1.0, -1.0])
-    scores = snip(Objective({"w": w}, lambda: ((w @ x) ** 2).sum()), torch.Generator())
+    scores = snip(view_of_weights(w, lambda: ((w @ x) ** 2).sum()), torch.Generator())
     residual = float((w.detach() @ x)[0])
     torch.testing.assert_close(scores["w"], torch.tensor([[1.0 * 2, 2.0 * 1, 3.0 * 1]]) * abs(2 * residual))
 
@@ -83,7 +93,7 @@ def test_grasp_on_a_quadratic_computed_by_hand():
     # L = ½ θᵀ A θ: g = A θ, H = A, so the score is θ ⊙ A A θ.
     a = torch.tensor([[2.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.5]])
     theta = torch.tensor([[1.0, -2.0, 4.0]], requires_grad=True)
-    scores = grasp(Objective({"w": theta}, lambda: 0.5 * (theta @ a @ theta.T).sum()), torch.Generator())
+    scores = grasp(view_of_weights(theta, lambda: 0.5 * (theta @ a @ theta.T).sum()), torch.Generator())
     # A θ = (0, -1, 2); A A θ = (-1, -1, 1); θ ⊙ = (-1, 2, 4)
     torch.testing.assert_close(scores["w"], torch.tensor([[-1.0, 2.0, 4.0]]))
     assert allocate(scores, 0.6)["w"].tolist() == [[False, False, True]]
@@ -92,7 +102,7 @@ def test_grasp_on_a_quadratic_computed_by_hand():
 
 def test_grasp_of_a_linear_loss_is_zero():
     w = torch.ones(1, 3, requires_grad=True)
-    assert torch.equal(grasp(Objective({"w": w}, lambda: w.sum()), torch.Generator())["w"], torch.zeros(1, 3))
+    assert torch.equal(grasp(view_of_weights(w, lambda: w.sum()), torch.Generator())["w"], torch.zeros(1, 3))
 
 
 @pytest.mark.parametrize("method", sorted(SCORERS))
@@ -100,15 +110,16 @@ def test_scoring_leaves_no_trace_and_ignores_earlier_losses(method):
     agent = small_agent()
     g = torch.Generator().manual_seed(0)
     objectives = agent.objectives(random_batch(50), g)
+    looked_at = views(agent, g)
     state = copy.deepcopy(agent.networks.state_dict())
     torch_state = torch.get_rng_state()
-    first = SCORERS[method](objectives["critic1"], torch.Generator().manual_seed(1))
-    SCORERS[method](objectives["actor"], torch.Generator().manual_seed(1))
+    first = SCORERS[method](looked_at["critic1"], torch.Generator().manual_seed(1))
+    SCORERS[method](looked_at["actor"], torch.Generator().manual_seed(1))
     objectives["actor"].loss().backward()
     assert all(p.grad is None for p in agent.networks.critic.q1.parameters())
     for p in agent.networks.parameters():
         p.grad = None
-    again = SCORERS[method](objectives["critic1"], torch.Generator().manual_seed(1))
+    again = SCORERS[method](looked_at["critic1"], torch.Generator().manual_seed(1))
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert all(torch.equal(state[k], v) for k, v in agent.networks.state_dict().items())
     assert all(p.grad is None for p in agent.networks.parameters())
@@ -217,8 +228,10 @@ STORAGE_OVERHEAD = 285
 def test_file_sizes_of_table_1(network, dense, dense_coo, snip):
     agent = _paper_agent()
     g = torch.Generator().manual_seed(0)
-    masks = find_masks(agent.objectives(random_batch(100, 17, 6), g), PruneConfig(name="snip"), 0.95, g)
-    agent = on_engine(agent, prune_state(agent.state(), masks, agent.TWINS, agent.config.twin))
+    state, objectives = agent.state(), agent.objectives(random_batch(100, 17, 6), g)
+    looked_at = {name: view_of(state.networks[name], objective) for name, objective in objectives.items()}
+    masks = find_masks(looked_at, PruneConfig(name="snip"), "snip", 0.95, g)
+    agent = on_engine(agent, prune_state(state, masks, Twins(agent.TWINS, agent.config.twin)))
     parameters = list(getattr(agent.networks, network).parameters())
     biases = sum(p.numel() for p in parameters if p.dim() == 1)
     weights = sum(p.numel() for p in parameters if p.dim() == 2)

@@ -134,9 +134,8 @@ def _layers(mlp: MLP, kept: Sequence[Tensor]) -> Iterator[tuple[MaskedLinear, in
 
 def _cut(mlp: MLP, kept: Sequence[Tensor]) -> MLP:
     """An MLP of the kept units, with the masks that it needs and with values that are still to be loaded."""
-    unused = torch.Generator()  # initial values must not be drawn from a stream that anything else draws from
     heads = {name: mask.shape[0] for name, mask in mlp.topology.heads.items()}
-    small = MLP(len(kept[0]), [int(units.sum()) for units in kept[1:]], heads, unused)
+    small = MLP(len(kept[0]), [int(units.sum()) for units in kept[1:]], heads, draw=False)
     small = small.to(next(mlp.parameters()))
     for smaller, (layer, level, outputs) in zip(small.layers().values(), _layers(mlp, kept), strict=True):
         smaller.set_mask(layer.mask[outputs][:, kept[level]])

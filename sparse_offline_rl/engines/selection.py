@@ -86,13 +86,16 @@ def use_threads(engine: Engine, threads: int) -> None:
             raise UserError(f"threads={threads} cannot be used by the sparse engine: {error}.") from None
 
 
-def choose_update(agent: Agent, engine: str, capture: bool) -> Update:
-    """``agent.update`` itself, or its recording where ``capture`` allows it and the sparse kernels do the work."""
+def choose_update(agent: Agent, engine: str, capture: bool, previous: Update | None = None) -> Update:
+    """``agent.update`` itself, or its recording where ``capture`` allows it and the sparse kernels do the work.
+
+    ``previous`` did the updates of this agent before its masks changed, if they did.
+    """
     if engine != "sparse" or not capture or engine_factory() is None:
         return agent.update
     from sparse_offline_rl.engines.capture.update import CapturedUpdate  # needs Numba
 
-    return CapturedUpdate(agent)
+    return CapturedUpdate(agent, previous if isinstance(previous, CapturedUpdate) else None)
 
 
 def left_out(agent: Agent) -> str:

@@ -79,7 +79,10 @@ class MaskedLinear(nn.Module):
     mask: Tensor
     _keep: Tensor | None  # the mask as float32, to multiply gradients with; None where nothing is pruned
 
-    def __init__(self, in_features: int, out_features: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, generator: torch.Generator | None = None, draw: bool = True
+    ) -> None:
+        """Without ``draw`` the values are arbitrary: somebody loads others."""
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
@@ -87,7 +90,8 @@ class MaskedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features))
         self.register_buffer("mask", torch.ones(out_features, in_features, dtype=torch.bool))
         self.register_buffer("_keep", None, persistent=False)
-        self.reset_parameters(generator)
+        if draw:
+            self.reset_parameters(generator)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

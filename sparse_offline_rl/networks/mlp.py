@@ -79,19 +79,24 @@ class MLP(PrunableMLP):
         hidden: Sequence[int],
         heads: Mapping[str, int],
         generator: torch.Generator | None = None,
+        draw: bool = True,
     ) -> None:
+        """Without ``draw`` the values are arbitrary: somebody loads others."""
         super().__init__()
         sizes = [in_features, *hidden]
-        self.hidden = nn.ModuleList(MaskedLinear(n_in, n_out, generator) for n_in, n_out in itertools.pairwise(sizes))
-        self.heads = nn.ModuleDict({name: MaskedLinear(sizes[-1], width, generator) for name, width in heads.items()})
+
+        def layer(inputs: int, outputs: int) -> MaskedLinear:
+            return MaskedLinear(inputs, outputs, generator, draw)
+
+        self.hidden = nn.ModuleList(layer(n_in, n_out) for n_in, n_out in itertools.pairwise(sizes))
+        self.heads = nn.ModuleDict({name: layer(sizes[-1], width) for name, width in heads.items()})
 
     @classmethod
     def from_packed(cls, topology: Topology, values: NDArray[Any]) -> MLP:
         """The network of these masks and packed values ``[n]``."""
-        unused = torch.Generator()  # initial values must not be drawn from a stream that anything else draws from
         widths = [mask.shape[0] for mask in topology.hidden.values()]
         heads = {name: mask.shape[0] for name, mask in topology.heads.items()}
-        mlp = cls(topology.in_features, widths, heads, unused)
+        mlp = cls(topology.in_features, widths, heads, draw=False)
         for layer, mask in zip(mlp.layers().values(), topology.layers.values(), strict=True):
             layer.set_mask(torch.from_numpy(mask))
         mlp.load_values(values)

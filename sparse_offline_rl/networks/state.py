@@ -75,10 +75,11 @@ def with_masks(
     )
     # Of each packed position its old one, counted from 1; 0 where a weight is grown.
     origin = new.pack(old.unpack(np.arange(1, old.size + 1, dtype=np.int32)))
-    grown = origin == 0
+    grown = np.flatnonzero(origin == 0)
+    origin -= 1
 
     def move(vector: FloatArray, start: FloatArray | float = 0.0) -> FloatArray:
-        moved: FloatArray = vector[origin - 1]
+        moved: FloatArray = vector.take(origin)
         moved[grown] = start
         return moved
 
@@ -95,12 +96,18 @@ def _with_biases(topology: Topology, weights: Mapping[str, FloatArray]) -> list[
 
 
 def all_grown(state: AgentState) -> AgentState:
-    """``state`` with every weight there, those that its masks prune at zero."""
-    networks = {
-        name: with_masks(network, {layer: np.ones_like(mask) for layer, mask in network.topology.layers.items()})
-        for name, network in state.networks.items()
-    }
-    return replace(state, networks=networks)
+    """The agent of ``state`` with every weight there, those that its masks prune at zero; its moments are zero."""
+
+    def grown(network: NetworkState) -> NetworkState:
+        old = network.topology
+        widths = [len(mask) for mask in old.hidden.values()]
+        new = Topology.dense(old.in_features, widths, {name: len(mask) for name, mask in old.heads.items()})
+        values = new.pack(old.unpack(network.values))
+        target = None if network.target is None else new.pack(old.unpack(network.target))
+        zeros = np.zeros(new.size, np.float32)
+        return NetworkState(new, values, zeros, zeros, target)
+
+    return replace(state, networks={name: grown(network) for name, network in state.networks.items()})
 
 
 def with_values(network: NetworkState, values: FloatArray) -> NetworkState:

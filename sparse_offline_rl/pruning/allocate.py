@@ -58,8 +58,9 @@ def allocate(
 
 def highest(scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor] | None = None) -> Masks:
     """The ``count`` highest scores of all layers together."""
-    flat = torch.cat([it.flatten() for it in _restricted(scores, among).values()])
-    parts = _top(flat, count).split([score.numel() for score in scores.values()])
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    allowed = None if among is None else torch.cat([among[name].flatten() for name in scores])
+    parts = _top(flat, count, allowed).split([score.numel() for score in scores.values()])
     return Masks({name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)})
 
 
@@ -67,8 +68,11 @@ def highest_by_layer(
     scores: Mapping[str, Tensor], counts: Mapping[str, int], among: Mapping[str, Tensor] | None = None
 ) -> Masks:
     """In each layer as many of the highest scores as ``counts`` says."""
-    limited = _restricted(scores, among)
-    return Masks({name: _top(it.flatten(), counts[name]).view(it.shape) for name, it in limited.items()})
+    masks = {}
+    for name, score in scores.items():
+        allowed = None if among is None else among[name].flatten()
+        masks[name] = _top(score.flatten(), counts[name], allowed).view(score.shape)
+    return Masks(masks)
 
 
 def distribute(total: int, sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
@@ -103,19 +107,20 @@ def distribute(total: int, sizes: Sequence[int], weights: Sequence[float]) -> li
     return counts
 
 
-def _restricted(scores: Mapping[str, Tensor], among: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
-    """``scores`` with those at other positions than ``among`` below all."""
-    if among is None:
-        return scores
-    return {name: score.masked_fill(~among[name], -torch.inf) for name, score in scores.items()}
-
-
-def _top(scores: Tensor, kept: int) -> Tensor:
-    """Boolean mask of the ``kept`` highest entries of a vector; of equal ones, those that come first."""
-    if kept == 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    array = scores.cpu().numpy()
-    last = np.partition(array, len(array) - kept)[len(array) - kept]  # much faster than a sort
-    mask = array > last
-    mask[np.flatnonzero(array == last)[: kept - np.count_nonzero(mask)]] = True
+def _top(scores: Tensor, kept: int, allowed: Tensor | None) -> Tensor:
+    """Boolean mask of the ``kept`` highest entries of a vector among the ``allowed``; of equal ones, those that come first."""
+    mask = np.zeros(len(scores), bool)
+    if kept > 0:
+        array, places = scores.cpu().numpy(), None
+        if allowed is not None:
+            wanted = allowed.cpu().numpy()
+            if 2 * np.count_nonzero(wanted) < len(wanted):
+                places = np.flatnonzero(wanted)
+                array = array[places]
+            else:  # as good, and faster where most are allowed; a partition of many equal numbers is slow
+                array = np.where(wanted, array, np.float32(-np.inf))
+        last = np.partition(array, len(array) - kept)[len(array) - kept]  # much faster than a sort
+        chosen = array > last
+        chosen[np.flatnonzero(array == last)[: kept - np.count_nonzero(chosen)]] = True
+        mask[np.flatnonzero(chosen) if places is None else places[chosen]] = True
     return torch.from_numpy(mask)

@@ -167,6 +167,6 @@ def movement(topologies: Mapping[str, Topology], memory: Memory) -> dict[str, fl
         ever = sum(np.count_nonzero(memory.masks[f"ever/{key}"]) for _, key in layers)
         first = sum(np.count_nonzero(memory.masks[f"first/{key}"]) for _, key in layers)
         still = sum(np.count_nonzero(mask & memory.masks[f"first/{key}"]) for mask, key in layers)
-        found[f"masks/ever_kept/{name}"] = ever / topology.total
-        found[f"masks/first_kept/{name}"] = still / first
+        found[f"masks/ever_kept/{name}"] = float(ever / topology.total)
+        found[f"masks/first_kept/{name}"] = float(still / first)
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,13 +85,13 @@ def signed_magnitude(view: NetworkView, generator: torch.Generator) -> Scores:
     """
     scores = {}
     for name, value in view.values.items():
-        score = torch.zeros_like(value)
-        for side in (value > 0, value < 0):
-            sizes = value[side].abs()
-            ranks = torch.empty_like(sizes)
-            ranks[sizes.argsort(stable=True)] = torch.arange(len(sizes), dtype=sizes.dtype)
-            score[side] = (ranks + 1) / max(len(sizes), 1)
-        scores[name] = score
+        flat = value.flatten()
+        score = torch.zeros_like(flat)
+        places = torch.from_numpy(np.flatnonzero(flat.numpy()))  # few in a sparse layer
+        for side in (places[flat[places] > 0], places[flat[places] < 0]):
+            order = side[flat[side].abs().argsort(stable=True)]
+            score[order] = torch.arange(1, len(order) + 1, dtype=flat.dtype) / max(len(order), 1)
+        scores[name] = score.view(value.shape)
     return scores
 
 

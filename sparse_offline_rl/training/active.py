@@ -29,9 +29,9 @@ class ActiveAgent:
 
 
 def put_on_engine(
-    config: Config, spaces: Spaces, state: AgentState, begun_on: str | None = None, quiet: bool = False
+    config: Config, spaces: Spaces, state: AgentState, begun_on: str | None = None, before: ActiveAgent | None = None
 ) -> ActiveAgent:
-    """The agent of ``state`` on the engine that suits it, which is said unless ``quiet``.
+    """The agent of ``state`` on the engine that suits it, which is said where it is not the one of ``before`` its masks changed.
 
     Raises UserError if that is not the engine ``begun_on``, on which a run that is resumed stood.
     """
@@ -44,7 +44,8 @@ def put_on_engine(
         )
     use_threads(engine, config.threads)
     agent = engine.restore(kind, state, spaces, config.agent, config.device)
-    if not quiet:
+    if before is None or before.engine != engine.name:
         remark = left_out(agent)
         say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
-    return ActiveAgent(agent, engine.name, choose_update(agent, engine.name, config.capture))
+    update = choose_update(agent, engine.name, config.capture, None if before is None else before.update)
+    return ActiveAgent(agent, engine.name, update)

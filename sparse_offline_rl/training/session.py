@@ -22,7 +22,7 @@ from sparse_offline_rl.pruning.schedule import Memory, movement
 from sparse_offline_rl.seeding import generator, stream_seed
 from sparse_offline_rl.training.active import ActiveAgent, put_on_engine
 from sparse_offline_rl.training.checkpoint import Checkpoint, Progress, save_checkpoint
-from sparse_offline_rl.training.console import ProgressLine, progress_line, say, warn_of_collapse
+from sparse_offline_rl.training.console import ProgressLine, progress_line, warn_of_collapse
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.loop import Clock, Hooks, Schedule, train
 from sparse_offline_rl.training.mask_changes import MaskChanges
@@ -137,10 +137,7 @@ class Session:
         norms = self._norms()
         collapsed = {report.full_name for report in self._reports if report.collapsed}
         change = masks.change(update, active.agent.state(), self._memory)
-        state, spaces = change.state, self._data.loaded.spaces
-        fresh = put_on_engine(config, spaces, state, quiet=True)
-        if fresh.engine != active.engine:
-            say(f"update {update}: engine {fresh.engine} from here on, density {state.density:.3g}")
+        fresh = put_on_engine(config, self._data.loaded.spaces, change.state, before=active)
         self._adopt(fresh, change.memory)
         self._gradient_norms = norms
         warn_of_collapse([it for it in self._reports if it.full_name not in collapsed])

@@ -81,9 +81,11 @@ class CapturedUpdate:
     Where that is impossible, it says so once and calls the update itself.
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, previous: CapturedUpdate | None = None) -> None:
+        """``previous`` did the updates of the same agent with other masks: what it did, and was checked at, counts on."""
         self._agent = agent
         self._programs: dict[_Key, Program] = {}
+        self._done = {} if previous is None else previous._replays()
         self._possible = True
         self._last: Program | None = None
         self._last_key: tuple[int, Hashable] | None = None
@@ -134,7 +136,11 @@ class CapturedUpdate:
         if len(self._programs) == _PROGRAMS:
             del self._programs[next(iter(self._programs))]
         self._programs[key] = program
+        program.replays = self._done.pop(key, 0)
         return program(batch, generator)
+
+    def _replays(self) -> dict[_Key, int]:
+        return self._done | {key: program.replays for key, program in self._programs.items()}
 
     def _replay(self, program: Program, batch: Batch, generator: torch.Generator) -> Metrics:
         if program.replays in _CHECKED:
