@@ -109,6 +109,7 @@ class Config(_Section):
     env: EnvConfig
     dataset: DatasetConfig
     sparsity: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    init: Literal["default", "sparse", "zero", "isometry"] = "default"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     updates: PositiveInt = 1_000_000
     batch_size: PositiveInt  # each agent's YAML has its authors' number

@@ -10,6 +10,7 @@ from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.engines.selection import masked_engine
+from sparse_offline_rl.networks.initialization import AFTER_MASKS, BEFORE_MASKS, initialized
 from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.prune import Twins, copy_twins, redraw
 from sparse_offline_rl.pruning.registry import mask_schedule
@@ -39,13 +40,14 @@ class MaskChanges:
     def prune(self, state: AgentState) -> Change:
         """``state``, which nobody has pruned or trained, with the masks that training begins with."""
         config = self._config
-        if config.prune.name == "none":
-            return Change(state, Memory())
-        change = self.schedule.start(self._moment(0, state, Memory(), "prune"))
-        state = change.state
+        state, memory = initialized(state, BEFORE_MASKS.get(config.init)), Memory()
+        if config.prune.name != "none":
+            change = self.schedule.start(self._moment(0, state, memory, "prune"))
+            state, memory = change.state, change.memory
         if config.prune.reinit:
             state = redraw(state, lambda network: generator(config.seed, f"reinit-{network}"))
-        return self._observed(Change(copy_twins(state, self._twins), change.memory))
+        state = initialized(state, AFTER_MASKS.get(config.init))
+        return self._observed(Change(copy_twins(state, self._twins), memory))
 
     def change(self, update: int, state: AgentState, memory: Memory) -> Change:
         """What the schedule does after ``update``, for which it is due."""
