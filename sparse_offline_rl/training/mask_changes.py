@@ -16,6 +16,7 @@ from sparse_offline_rl.pruning.prune import Twins, copy_twins, redraw
 from sparse_offline_rl.pruning.registry import mask_schedule
 from sparse_offline_rl.pruning.schedule import Change, Memory, Moment, observed
 from sparse_offline_rl.seeding import generator
+from sparse_offline_rl.training.console import warn
 from sparse_offline_rl.types import Objective, Spaces
 
 
@@ -42,6 +43,11 @@ class MaskChanges:
         config = self._config
         state, memory = initialized(state, BEFORE_MASKS.get(config.init)), Memory()
         if config.prune.name != "none":
+            if config.init == "zero" and self.schedule.score != "random":
+                warn(
+                    "init=zero: most initial weights are exactly zero and have equal scores; of equal ones those with the "
+                    "lowest index are kept."
+                )
             change = self.schedule.start(self._moment(0, state, memory, "prune"))
             state, memory = change.state, change.memory
         if config.prune.reinit:
