@@ -66,7 +66,7 @@ def process_settings():
     """What a run sets for its whole process must not reach the next test."""
     yield
     torch.set_flush_denormal(False)
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture
