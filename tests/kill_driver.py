@@ -1,6 +1,7 @@
 """Kills a tiny run at its file operations, runs it again, and compares what is left with a run that was not killed.
 
-``python kill_driver.py FOLDER`` does so at every kill point, ``python kill_driver.py FOLDER 25`` at 25 of them, evenly spread.
+``python kill_driver.py FOLDER`` does so at every kill point, ``python kill_driver.py FOLDER 25`` at 25 of them, evenly spread, and
+``python kill_driver.py FOLDER 25 agent=iql …`` with other settings of the run.
 
 A kill point is the moment before a file is opened, renamed, removed, created, cut, written, synced or closed, and the moment at
 which half of a write has reached the file. All of a run's writes come from Python (NumPy, safetensors and the policy format hand
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import TINY
+from conftest import TINY_RUN, small
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from run_results import assert_same, run_result
@@ -34,11 +35,11 @@ from sparse_offline_rl.training import session
 
 KILLED = 9
 AUDITED = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate", "os.rmdir", "shutil.rmtree"}
-SHORT = ["updates=4", "eval.every=2", "checkpoint.every=1", "log.every=1", "capture=false"]
+SHORT = ["updates=4", "eval.every=2", "checkpoint.every=1", "log.every=1"]
 
 
-def make_config(run_dir: Path):
-    overrides = [*TINY, *SHORT, f"run_dir={run_dir}"]
+def make_config(settings: list[str], run_dir: Path):
+    overrides = [*TINY_RUN, *SHORT, *settings, f"run_dir={run_dir}"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         return experiment.read_config(OmegaConf.to_container(compose("train", overrides), resolve=True))
 
@@ -126,13 +127,13 @@ def is_inside(argument: object, folder: str) -> bool:
     return isinstance(argument, str | bytes | os.PathLike) and folder in os.fsdecode(argument)
 
 
-def main(folder: Path, most: int | None) -> None:
+def main(folder: Path, most: int | None, settings: list[str]) -> None:
     run_dir = folder / "run"
-    config = make_config(run_dir)
+    config = make_config(settings, run_dir)
     data = experiment.load_training_data(config)
     experiment.load_training_data = lambda _config: data
     session.evaluate = lambda *_: np.array([1.0, 2.0])
-    experiment.run(make_config(folder / "warm"))  # loads compiled code, which every fork then has
+    experiment.run(make_config(settings, folder / "warm"))  # loads compiled code, which every fork then has
     status, names = attempt(config, None)
     assert status == 0
     expected, wrong = run_result(run_dir), []
@@ -154,4 +155,5 @@ def main(folder: Path, most: int | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    folder, most, *settings = [*sys.argv[1:], None] if len(sys.argv) < 3 else sys.argv[1:]
+    main(Path(folder), most and int(most), settings or [*small("bcq"), "capture=false"])

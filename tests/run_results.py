@@ -47,13 +47,11 @@ def run_result(run_dir: Path) -> RunResult:
 
 def assert_same(left: RunResult, right: RunResult) -> None:
     """Both runs ended with the same bits."""
-    assert left.summary == right.summary
-    assert left.metrics == right.metrics
-    assert left.points == right.points
-    assert left.policy == right.policy
+    for part in ("summary", "metrics", "points", "policy"):
+        assert getattr(left, part) == getattr(right, part), part
     assert left.checkpoint.update == right.checkpoint.update
-    assert np.array_equal(left.checkpoint.random_state, right.checkpoint.random_state)
-    assert left.checkpoint.state.steps == right.checkpoint.state.steps
+    assert np.array_equal(left.checkpoint.random_state, right.checkpoint.random_state), "random state"
+    assert left.checkpoint.state.steps == right.checkpoint.state.steps, "steps"
     ours, theirs = flat(left.checkpoint.state), flat(right.checkpoint.state)
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, TINY_RUN, small
+from conftest import ROOT, TINY, small
 from helpers import flat, pruned_agent
 from run_results import assert_same, run_result
 
@@ -35,25 +35,15 @@ OFTEN = ["updates=400", "checkpoint.every=7", "eval.every=100", "log.every=10"]
 LONG = [*TINY, *OFTEN]
 
 
-def finish(spawn, command):
-    process = spawn(*command)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-
-
 def wait_for(condition, process, seconds=120):
     end = time.monotonic() + seconds
     while not condition() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(
-    ("agent", "engine"), [("bcq", "dense"), ("bcq", "sparse"), ("td3bc", "sparse"), ("iql", "sparse")]
-)
-def test_kill_9_at_several_moments_changes_nothing(spawn, tmp_path, agent, engine):
+def test_kill_9_at_several_moments_changes_nothing(spawn, cli, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    command = [*TINY_RUN, *OFTEN, *small(agent), f"engine={engine}"]
-    finish(spawn, [*command, f"run_dir={whole}"])
+    assert cli(*LONG, f"run_dir={whole}")[0] == 0
     # Moments: before the first checkpoint; after some; while a checkpoint is being written; in the first evaluation.
     moments = [
         lambda: (broken / "metrics.csv").exists(),
@@ -62,28 +52,28 @@ def test_kill_9_at_several_moments_changes_nothing(spawn, tmp_path, agent, engin
         lambda: (broken / "metrics.csv").exists() and (broken / "metrics.csv").read_text().count("\n") > 9,
     ]
     for reached in moments:
-        process = spawn(*command, f"run_dir={broken}")
+        process = spawn(*LONG, f"run_dir={broken}")
         wait_for(reached, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (broken / "summary.json").exists() or process.returncode == 0
-    finish(spawn, [*command, f"run_dir={broken}"])
+    assert cli(*LONG, f"run_dir={broken}")[0] == 0
     assert_same(run_result(whole), run_result(broken))
     assert not list(broken.rglob(".*.tmp"))
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(spawn, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(spawn, cli, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    command = [*LONG, "checkpoint.every=100000", "updates=3000", "eval.every=3000"]
+    command = [*LONG, "checkpoint.every=100000", "updates=1500", "eval.every=1500"]
     process = spawn(*command, f"run_dir={broken}")
     wait_for(lambda: (broken / "metrics.csv").exists() and (broken / "metrics.csv").stat().st_size > 0, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "run the same command to go on" in out
-    assert 0 < load_checkpoint(checkpoint_path(broken)).update < 3000
-    finish(spawn, [*command, f"run_dir={broken}"])
-    finish(spawn, [*command, f"run_dir={whole}"])
+    assert 0 < load_checkpoint(checkpoint_path(broken)).update < 1500
+    assert cli(*command, f"run_dir={broken}")[0] == 0
+    assert cli(*command, f"run_dir={whole}")[0] == 0
     assert_same(run_result(whole), run_result(broken))
 
 
@@ -398,12 +388,26 @@ def test_two_processes_do_not_share_a_run_folder(spawn, cli, tmp_path):
     assert process.returncode == 130
 
 
-def test_a_kill_at_any_file_operation_changes_nothing(tmp_path):
-    """A sample of the kill points of a tiny run; CONTRIBUTING.md says how to try all."""
-    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "25"]
+def kill_at_file_operations(*arguments):
+    """What ``kill_driver.py`` found, which kills and resumes a run again and again."""
+    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_kill_at_any_file_operation_changes_nothing(tmp_path):
+    """A sample of the kill points of a tiny run; CONTRIBUTING.md says how to try all."""
+    found = kill_at_file_operations(tmp_path, 25)
     assert set(found["kinds"]) >= {"open", "write", "half", "os.fsync", "close", "os.rename", "os.remove", "os.mkdir"}
     assert found["killed"] > 20
+    assert found["wrong"] == []
+
+
+@pytest.mark.parametrize(("agent", "engine"), [("bcq", "dense"), ("td3bc", "sparse"), ("iql", "sparse")])
+def test_a_kill_changes_nothing_for_any_agent(tmp_path, agent, engine):
+    """With checkpoints, rows and evaluations that fall on different updates."""
+    settings = [*small(agent), f"engine={engine}", "updates=30", "checkpoint.every=7", "eval.every=15", "log.every=5"]
+    found = kill_at_file_operations(tmp_path, 6, *settings)
+    assert found["killed"] > 4
     assert found["wrong"] == []

@@ -124,6 +124,8 @@ class Session:
         )
 
     def _step(self) -> Metrics:
+        for optimizer in self._active.agent.optimizers.values():
+            optimizer.gradients = ()  # one that takes no step now has none to log, neither after a resume nor without one
         metrics = self._active.update(self._sample(self._generator), self._generator)
         if self._generator.device.type == "cuda":
             torch.cuda.synchronize()  # else the clock would time the launches only
@@ -168,7 +170,9 @@ class Session:
                 "scale of the dataset's rewards and observations."
             )
         optimizers = self._active.agent.optimizers
-        values |= {f"gradient_norm/{name}": float(it.gradient_norm()) for name, it in optimizers.items()}
+        values |= {
+            f"gradient_norm/{name}": float(it.gradient_norm()) for name, it in optimizers.items() if it.gradients
+        }
         values |= {f"layer_density/{r.full_name}": r.kept / r.total for r in self._reports}
         values |= evaluation
         last_update, last_seconds = self._logged_at
