@@ -123,6 +123,8 @@ class Session:
 
     def _step(self) -> Metrics:
         self._gradient_norms = None
+        for optimizer in self._active.agent.optimizers.values():
+            optimizer.gradients = ()  # one that takes no step now has none to log, neither after a resume nor without one
         metrics = self._active.update(self._sample(self._generator), self._generator)
         if self._generator.device.type == "cuda":
             torch.cuda.synchronize()  # else the clock would time the launches only
@@ -144,8 +146,10 @@ class Session:
 
     def _norms(self) -> Mapping[str, float]:
         """Of the last step's gradients, which an agent that was built anew does not know."""
+        if self._gradient_norms is not None:
+            return self._gradient_norms
         optimizers = self._active.agent.optimizers
-        return self._gradient_norms or {name: float(it.gradient_norm()) for name, it in optimizers.items()}
+        return {name: float(it.gradient_norm()) for name, it in optimizers.items() if it.gradients}
 
     def _evaluate(self, update: int) -> dict[str, float]:
         config, loaded = self._config, self._data.loaded
