@@ -26,7 +26,7 @@ from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoi
 
 KILLED = 9
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate", "shutil.rmtree"}
-SHORT = ["updates=4", "eval.every=2", "checkpoint.every=1", "log.every=1", "capture=false"]
+SHORT = ["updates=4", "eval.every=2", "eval.episodes=2", "checkpoint.every=1", "log.every=1", "capture=false"]
 
 
 def make_config(run_dir: Path):
@@ -75,6 +75,7 @@ def left_behind(run_dir: Path) -> str:
         table = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
     checkpoint = load_checkpoint(checkpoint_path(run_dir))
     digest = hashlib.sha256((run_dir / "policy" / "policy.sorl").read_bytes())
+    digest.update((run_dir / "episodes.csv").read_bytes())
     digest.update(json.dumps([{k: v for k, v in summary.items() if k not in timed}, table]).encode())
     for network in checkpoint.state.networks.values():
         for vector in network.vectors().values():

@@ -50,14 +50,15 @@ def result(run_dir):
     }
     policy = (run_dir / "policy" / "policy.sorl").read_bytes()
     kept = {k: v for k, v in summary.items() if k not in TIMED | {"checkpoint_bytes"}}
-    return kept, table, points, policy, load_checkpoint(checkpoint_path(run_dir))
+    episodes = (run_dir / "episodes.csv").read_text()
+    return kept, table, points, policy, episodes, load_checkpoint(checkpoint_path(run_dir))
 
 
 def assert_same(left, right):
-    assert left[:4] == right[:4]
-    assert np.array_equal(left[4].random_state, right[4].random_state)
-    assert left[4].state.steps == right[4].state.steps
-    ours, theirs = flat(left[4].state), flat(right[4].state)
+    assert left[:-1] == right[:-1]
+    assert np.array_equal(left[-1].random_state, right[-1].random_state)
+    assert left[-1].state.steps == right[-1].state.steps
+    ours, theirs = flat(left[-1].state), flat(right[-1].state)
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
@@ -367,7 +368,7 @@ def test_a_damaged_summary_is_named(cli, tmp_path, text):
 
 def test_an_evaluation_that_is_not_finite_is_a_diverged_run(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "evaluate", lambda *_: np.array([1.0, np.nan]))
-    status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={tmp_path / 'run'}")
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", "eval.episodes=2", f"run_dir={tmp_path / 'run'}")
     assert status == 2
     assert "training diverged: eval/return_mean is not finite after update 10" in err
     assert not (tmp_path / "run" / "policy" / "policy.sorl").exists()

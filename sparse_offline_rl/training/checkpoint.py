@@ -45,6 +45,9 @@ class Progress:
     data: str  # fingerprint of the dataset
     engine: str  # which the run is on
     config: Mapping[str, Any]  # of the run, without its folder
+    # The same of episodes.csv; a checkpoint that is older than that file has none of it.
+    episodes_bytes: int = 0
+    episodes_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ def _network(name: str, layers: Any, arrays: Arrays) -> NetworkState:
 
 
 def _progress(values: Mapping[str, Any]) -> Progress:
-    kinds = {"csv_sha256": str, "data": str, "engine": str, "config": dict, "evaluation": dict}
+    values = {"episodes_bytes": 0, "episodes_sha256": "", **values}
+    kinds = {"csv_sha256": str, "data": str, "engine": str, "config": dict, "evaluation": dict, "episodes_sha256": str}
     for key, kind in kinds.items():
         if not isinstance(values[key], kind):
             raise ValueError(f"its {key} is no {kind.__name__}")
@@ -172,8 +176,9 @@ def _progress(values: Mapping[str, Any]) -> Progress:
     if not all(0 <= it < float("inf") for it in seconds):
         raise ValueError("its clocks show no time")
     evaluation = {str(name): float(value) for name, value in values["evaluation"].items()}
-    texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config")}
-    return Progress(seconds[0], seconds[1], evaluation, _count(values["csv_bytes"], "csv_bytes"), **texts)
+    texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config", "episodes_sha256")}
+    csv_bytes, episodes_bytes = (_count(values[key], key) for key in ("csv_bytes", "episodes_bytes"))
+    return Progress(*seconds, evaluation, csv_bytes, episodes_bytes=episodes_bytes, **texts)
 
 
 def _floats(arrays: Arrays, key: str) -> NDArray[np.float32]:

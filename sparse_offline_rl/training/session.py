@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from sparse_offline_rl.training.checkpoint import Checkpoint, Progress, save_che
 from sparse_offline_rl.training.console import ProgressLine, progress_line
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.loop import Clock, Hooks, Schedule, train
-from sparse_offline_rl.training.metrics import EVALUATION_COLUMNS, MetricsWriter
+from sparse_offline_rl.training.metrics import EVALUATION_COLUMNS, EpisodesWriter, MetricsWriter
 from sparse_offline_rl.training.run_folder import RunFolder, stored_values
 from sparse_offline_rl.training.summary import file_sizes, summarize
 from sparse_offline_rl.types import FloatArray
@@ -46,6 +47,7 @@ class TrainingData:
     loaded: LoadedDataset
     normalization: Normalization
     buffer: ReplayBuffer
+    return_mean: float | None  # of the dataset's whole episodes, as its policy earned them
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,22 @@ class Session:
         self._generator = generator(config.seed, "train", config.device)
         self._sample = data.buffer.sampler(config.batch_size)
         self._clock, self._evaluation, self._start = Clock(), dict[str, float](), 0
-        csv = (0, "")
+        csv = episodes = (0, "")
         if checkpoint is not None:
             progress = checkpoint.progress
             self._generator.set_state(torch.from_numpy(checkpoint.random_state.copy()))
             self._clock = Clock(progress.train_seconds, progress.eval_seconds)
             self._evaluation, self._start = dict(progress.evaluation), checkpoint.update
             csv = (progress.csv_bytes, progress.csv_sha256)
+            episodes = (progress.episodes_bytes, progress.episodes_sha256)
         self._logged_at = (self._start, self._clock.train)
         self.adopt(active)
-        self._metrics = MetricsWriter(folder.path, self._columns(), *csv, update=self._start)
+        with ExitStack() as opened:
+            metrics = MetricsWriter(folder.path, self._columns(), *csv, update=self._start)
+            self._metrics = opened.enter_context(closing(metrics))
+            self._episodes = EpisodesWriter(folder.path, config.eval.episodes, *episodes)
+            opened.callback(self._episodes.close)
+            self._opened = opened.pop_all()
 
     def adopt(self, active: ActiveAgent) -> None:
         """Go on with ``active``: at the start, and whenever the agent was built anew because its masks or its engine changed."""
@@ -104,13 +112,14 @@ class Session:
         if update < config.updates:
             return Result("interrupted", None, update)
         self._metrics.sync()
+        self._episodes.sync()
         summary = self._ship()
         self._folder.finish(summary)
         return Result("finished", summary, update)
 
     def close(self) -> None:
         """Close the metric files."""
-        self._metrics.close()
+        self._opened.close()
 
     def _ship(self) -> dict[str, Any]:
         """Write the policy file and put the summary together."""
@@ -119,9 +128,10 @@ class Session:
         write_policy(self._folder.policy, content)
         sizes = file_sizes(self._folder.checkpoint, self._folder.policy, content.dense_bytes)
         names = content.acting.networks
-        return summarize(
+        summary = summarize(
             config, self._reports, loaded.env_id, self._evaluation, self._clock, active.engine, names, sizes
         )
+        return summary | {"dataset_return_mean": self._data.return_mean}
 
     def _step(self) -> Metrics:
         metrics = self._active.update(self._sample(self._generator), self._generator)
@@ -141,6 +151,7 @@ class Session:
 
         seed = stream_seed(config.seed, f"evaluation-{update}") % 2**31
         returns = evaluate(act, loaded.env_id, config.eval.episodes, seed, loaded.env_kwargs)
+        self._episodes.write_returns(update, returns)
         self._evaluation = {"eval/return_mean": float(returns.mean()), "eval/return_std": float(returns.std())}
         score = normalized_score(returns.mean(), loaded.reference_min_score, loaded.reference_max_score)
         if score is not None:
@@ -179,6 +190,7 @@ class Session:
 
     def _save(self, update: int) -> None:
         csv_bytes, csv_sha256 = self._metrics.sync()
+        episodes_bytes, episodes_sha256 = self._episodes.sync()
         progress = Progress(
             train_seconds=self._clock.train,
             eval_seconds=self._clock.evaluate,
@@ -188,6 +200,8 @@ class Session:
             data=self._data.buffer.fingerprint,
             engine=self._active.engine,
             config=stored_values(self._config),
+            episodes_bytes=episodes_bytes,
+            episodes_sha256=episodes_sha256,
         )
         random_state = self._generator.get_state().numpy()
         state = self._active.agent.state()
