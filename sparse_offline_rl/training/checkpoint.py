@@ -178,7 +178,7 @@ def _progress(values: Mapping[str, Any]) -> Progress:
     evaluation = {str(name): float(value) for name, value in values["evaluation"].items()}
     texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config", "episodes_sha256")}
     csv_bytes, episodes_bytes = (_count(values[key], key) for key in ("csv_bytes", "episodes_bytes"))
-    return Progress(*seconds, evaluation, csv_bytes, episodes_bytes=episodes_bytes, **texts)
+    return Progress(seconds[0], seconds[1], evaluation, csv_bytes, episodes_bytes=episodes_bytes, **texts)
 
 
 def _floats(arrays: Arrays, key: str) -> NDArray[np.float32]:
