@@ -8,7 +8,10 @@ from pathlib import PurePath
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from sparse_offline_rl.config import AgentConfig, Config
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.runs import Run
 
@@ -98,13 +101,10 @@ def mixed_keys(runs: Sequence[Run], axes: Axes) -> list[str]:
     return [key for key in _differing(runs, axes) if key not in (axes.by or ()) and key != "prune"]
 
 
-def label(run: Run, keys: Iterable[str], names_method: bool = True) -> str:
-    """The name of a run's line, e.g. ``snip (prune.scope=erk)``."""
-    method = "dense" if run.dense else str(run.value("prune"))
-    settings = ", ".join(f"{key}={run.value(key)}" for key in keys)
-    if not names_method:
-        return settings or "all runs"
-    return method + (f" ({settings})" if settings else "")
+def variant(run: Run, keys: Iterable[str], axes: Axes) -> str:
+    """What tells a run's line from others of its method, e.g. ``prune.scope=erk``; defaults are named only with ``axes.by``."""
+    named = [key for key in keys if axes.by is not None or run.value(key) != _default(key)]
+    return ", ".join(f"{key}={run.value(key)}" for key in named)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -140,3 +140,13 @@ def _differing(runs: Sequence[Run], axes: Axes) -> list[str]:
 
 def _written(where: Iterable[tuple[str, Iterable[Any]]]) -> str:
     return ",".join(f"{key}={'|'.join(map(str, values))}" for key, values in where)
+
+
+def _default(key: str) -> Any:
+    """The default of a key that all agents have; None for others, which are always named."""
+    fields = {**Config.model_fields, "agent": FieldInfo(annotation=AgentConfig)}
+    *sections, name = key.split(".")
+    for section in sections:
+        model = fields[section].annotation if section in fields else None
+        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+    return fields[name].get_default() if name in fields else None

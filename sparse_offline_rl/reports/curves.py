@@ -11,7 +11,7 @@ from matplotlib.axes import Axes as PlotAxes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sparse_offline_rl.reports.drawing import draw_panels, reference_lines
+from sparse_offline_rl.reports.drawing import draw_panels, from_zero, plain_log_ticks, reference_lines
 from sparse_offline_rl.reports.groups import Group, Panel, Study
 from sparse_offline_rl.reports.progress import Evaluation
 
@@ -37,7 +37,10 @@ def learning_curves(study: Study, unit: Unit) -> Figure | None:
             entries[group.label] = _curve(ax, group, unit, *colours[group.label])
         if unit == "seconds":
             ax.set_xscale("log")
-        return entries | reference_lines(ax, panel, dense=False)
+            plain_log_ticks(ax.xaxis)
+        entries |= reference_lines(ax, panel, dense=False)
+        from_zero(ax)
+        return entries
 
     return draw_panels(shown, draw, "updates" if unit == "update" else "seconds of training", "return")
 

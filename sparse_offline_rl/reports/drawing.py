@@ -12,7 +12,9 @@ from typing import Any
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes as PlotAxes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparse_offline_rl.files import replacing, write_bytes
 from sparse_offline_rl.reports.groups import Panel, Study, wrapped
@@ -77,6 +79,20 @@ def legend(figure: Figure, entries: Mapping[str, Artist]) -> None:
     widest = 0.085 * max(map(len, entries)) + 0.6  # inches of one entry
     columns = min(len(entries), max(1, int(figure.get_figwidth() / widest)))
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Ticks at 1, 2, 5, 10, … written as such."""
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def from_zero(ax: PlotAxes) -> None:
+    """Let returns start at zero, where none is below it, so that small differences look small."""
+    low, high = ax.get_ylim()
+    if low > 0:
+        ax.set_ylim(0.0, 1.04 * high)
 
 
 def reference_lines(ax: PlotAxes, panel: Panel, dense: bool) -> dict[str, Artist]:

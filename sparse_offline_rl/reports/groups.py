@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sparse_offline_rl.reports.axes import Axes, label, line_keys, mixed_keys, panel_values, short_names
+from sparse_offline_rl.reports.axes import Axes, line_keys, mixed_keys, panel_values, short_names, variant
 from sparse_offline_rl.reports.runs import Run
 from sparse_offline_rl.reports.statistics import interquartile_mean, mean_interval
 
@@ -24,7 +24,8 @@ class Group:
     """The seeds of one experiment."""
 
     panel: str  # its title
-    line: str  # pruning method and what else is special
+    method: str  # of pruning, or "dense"; empty where axis or panel names it
+    variant: str  # what else is special
     x: Any  # where it stands on the horizontal axis
     axis: str  # the key of that axis
     dense: bool
@@ -32,11 +33,18 @@ class Group:
     missing: tuple[int, ...] = ()  # seeds that others of the panel have
 
     @property
+    def line(self) -> str:
+        """The name of its line: the method, and in brackets what else is special."""
+        if not self.method:
+            return self.variant or "all runs"
+        return self.method + (f" ({self.variant})" if self.variant else "")
+
+    @property
     def label(self) -> str:
         """The line and the place on the axis."""
-        if self.axis == "sparsity":
-            return self.line if self.dense else f"{self.line} {self.place}"
-        return f"{self.line}, {self.axis}={self.place}"
+        if self.axis != "sparsity":
+            return f"{self.line}, {self.axis}={self.place}"
+        return self.line if self.dense else f"{self.method} {self.place} ({self.variant})".removesuffix(" ()").strip()
 
     @property
     def place(self) -> str:
@@ -99,8 +107,13 @@ class Panel:
         return sum(known) / len(known) if known else None
 
     def dense_of(self, group: Group) -> Group | None:
-        """What ``group`` is measured against: the one dense experiment at its place. None if there is none, or several."""
-        found = [it for it in self.groups if it.dense and (it.axis == "sparsity" or it.x == group.x)]
+        """What ``group`` is measured against: the dense experiment at its place that is special in the same way, else the usual one.
+
+        None if there is none, or several.
+        """
+        dense = [it for it in self.groups if it.dense and (it.axis == "sparsity" or it.x == group.x)]
+        alike = [it for it in dense if it.variant == group.variant]
+        found = alike or [it for it in dense if not it.variant] or dense
         return found[0] if len(found) == 1 else None
 
     def lines(self) -> dict[str, list[Group]]:
@@ -156,21 +169,23 @@ def compare(runs: Sequence[Run], axes: Axes) -> Study:
     runs = axes.select(runs)
     keys = line_keys(runs, axes)
     names_method = axes.x != "prune" and "prune" not in axes.panels and (axes.by is None or "prune" in axes.by)
-    members: dict[tuple[tuple[str, ...], str, str], list[Run]] = {}
+    members: dict[tuple[tuple[str, ...], str, str, str], list[Run]] = {}
     notes: list[str] = []
     for run in runs:
-        line = label(run, keys[str(run.value("prune"))], names_method)
-        group = members.setdefault((panel_values(run, axes), line, repr(run.value(axes.x))), [])
+        method = ("dense" if run.dense else str(run.value("prune"))) if names_method else ""
+        special = variant(run, keys[str(run.value("prune"))], axes)
+        group = members.setdefault((panel_values(run, axes), method, special, repr(run.value(axes.x))), [])
         if axes.by is None and (twin := next((other for other in group if other.seed == run.seed), None)):
             notes.append(f"{run.name} is left out: {twin.name} is the same experiment with the same seed.")
         else:
             group.append(run)
-    titles = _titles([panel for panel, _, _ in members], axes)
+    titles = _titles([panel for panel, *_ in members], axes)
     panels: dict[str, list[Group]] = {}
-    for (panel, line, _), group in members.items():
-        panels.setdefault(titles[panel], []).append(_group(titles[panel], line, group, axes))
+    for (panel, method, special, _), group in members.items():
+        made = _group(titles[panel], method, special, group, axes)
+        panels.setdefault(made.panel, []).append(made)
         if mixed := mixed_keys(group, axes):
-            notes.append(f"{titles[panel]}, {line}: runs that differ in {', '.join(mixed)} are taken together.")
+            notes.append(f"{made.panel}, {made.label}: runs that differ in {', '.join(mixed)} are taken together.")
     found = [Panel(title, _sorted(_with_missing_seeds(panels[title]))) for title in sorted(panels)]
     return Study(tuple(found), axes, tuple(notes))
 
@@ -185,11 +200,11 @@ def wrapped(title: str, inches: float) -> str:
     return "\n".join(textwrap.wrap(title, max(12, int(inches / _INCHES_A_LETTER))))
 
 
-def _group(panel: str, line: str, runs: list[Run], axes: Axes) -> Group:
+def _group(panel: str, method: str, special: str, runs: list[Run], axes: Axes) -> Group:
     ordered = tuple(sorted(runs, key=lambda run: run.seed))
     x = runs[0].value(axes.x)
     x = x if isinstance(x, (int, float)) else str(x)
-    return Group(panel, line, x, axes.x, all(run.dense for run in runs), ordered)
+    return Group(panel, method, special, x, axes.x, all(run.dense for run in runs), ordered)
 
 
 def _with_missing_seeds(groups: Sequence[Group]) -> list[Group]:
@@ -197,7 +212,7 @@ def _with_missing_seeds(groups: Sequence[Group]) -> list[Group]:
     found = []
     for it in groups:
         missing = tuple(sorted(seeds - {run.seed for run in it.runs}))
-        found.append(Group(it.panel, it.line, it.x, it.axis, it.dense, it.runs, missing))
+        found.append(replace(it, missing=missing))
     return found
 
 

@@ -9,15 +9,15 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
 
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
-from sparse_offline_rl.reports.drawing import WIDTH, legend
+from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks
 from sparse_offline_rl.reports.groups import Group, Panel, Study, place, wrapped
 from sparse_offline_rl.reports.over_axis import axis_name
 from sparse_offline_rl.reports.runs import Run
 
 MEGABYTE = 1e6
+_DASHES = ("-", "--", ":", "-.")  # lines of equal sizes show through each other
 Count = Callable[[int, int, int], int]  # kept weights, inputs × outputs, outputs of a layer -> the bytes that store it
 DENSE, COO, CSR = "dense float32", "int64 COO", "int64 CSR"
 FORMATS: dict[str, Count] = {
@@ -77,10 +77,11 @@ def _files(ax: Axes, panel: Panel, study: Study, key: str) -> dict[str, Artist]:
     """A line for each line of the panel, from the dense runs on where sparsity is the axis."""
     entries: dict[str, Artist] = {}
     dense = [group for group in panel.groups if group.dense]
-    for name, groups in panel.lines().items():
+    for number, (name, groups) in enumerate(panel.lines().items()):
         line = [*dense, *groups] if study.axes.x == "sparsity" and not groups[0].dense else groups
-        colour, dashes = study.colours()[name]
+        colour, _ = study.colours()[name]
         x, y = _means([(group, group.values(key)) for group in line], study.places)
+        dashes = _DASHES[number % len(_DASHES)]
         (entries[name],) = ax.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=4)
     return entries
 
@@ -99,6 +100,4 @@ def _finish(ax: Axes, study: Study) -> None:
     ax.set_xticks(range(len(study.places)), [place(study.axes.x, x) for x in study.places])
     if len(study.places) > 6:
         ax.tick_params(axis="x", rotation=35)
-    ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda _value, _position: ""))
+    plain_log_ticks(ax.yaxis)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes as PlotAxes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sparse_offline_rl.reports.drawing import COLLAPSED, draw_panels, reference_lines
+from sparse_offline_rl.reports.drawing import COLLAPSED, draw_panels, from_zero, plain_log_ticks, reference_lines
 from sparse_offline_rl.reports.groups import Group, Panel, Study, place
 
 _DODGE = 0.09  # between lines at one place, in steps of the axis
@@ -32,7 +32,9 @@ def returns_over_axis(study: Study) -> Figure | None:
 
     def draw(ax: PlotAxes, panel: Panel) -> Mapping[str, Artist]:
         entries = _draw_lines(ax, panel, study, _return_points)
-        return entries | reference_lines(ax, panel, study.axes.x == "sparsity")
+        entries |= reference_lines(ax, panel, study.axes.x == "sparsity")
+        from_zero(ax)
+        return entries
 
     return draw_panels(shown, draw, axis_name(study), "return")
 
@@ -45,7 +47,9 @@ def speed_over_axis(study: Study) -> Figure | None:
 
     def draw(ax: PlotAxes, panel: Panel) -> Mapping[str, Artist]:
         ax.set_yscale("log")
-        return _draw_lines(ax, panel, study, _speed_points)
+        entries = _draw_lines(ax, panel, study, _speed_points)
+        plain_log_ticks(ax.yaxis)
+        return entries
 
     return draw_panels(shown, draw, axis_name(study), "updates a second")
 

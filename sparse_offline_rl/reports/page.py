@@ -19,18 +19,21 @@ class FigurePart:
     title: str
     caption: str
     svg: str
+    listed: str  # as what the contents name it; empty for further pages of a figure
 
 
 def html_page(
     study: Study, opening: str, figures: Sequence[FigurePart], tables: Sequence[Table], notes: Sequence[str]
 ) -> str:
-    """The page. Figures come first, each table can be opened below them."""
-    parts = [_glance(study), *(_figure(figure) for figure in figures), *(_table(table) for table in tables)]
+    """The page: the first table, the figures, and the other tables, which can be opened."""
+    first, *others = tables
+    parts = [_glance(study), _table(first, opened=True), *map(_figure, figures), *map(_table, others)]
     if notes:
         parts.append(
             f'<section><h2>Notes</h2><ul class="notes">{"".join(f"<li>{escape(it)}</li>" for it in notes)}</ul></section>'
         )
-    links = [(figure.name, figure.title) for figure in figures] + [(table.name, table.title) for table in tables]
+    links = [(f"table-{first.name}", first.title), *((it.name, it.listed) for it in figures if it.listed)]
+    links += [(f"table-{table.name}", table.title) for table in others]
     contents = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in links)
     return _PAGE.substitute(opening=escape(opening), contents=contents, body="\n".join(parts))
 
@@ -72,16 +75,16 @@ def _figure(figure: FigurePart) -> str:
     )
 
 
-def _table(table: Table) -> str:
-    numeric = [column.form != "{}" for column in table.columns]
-    head = "".join(f'<th scope="col">{escape(column.name)}</th>' for column in table.columns)
+def _table(table: Table, opened: bool = False) -> str:
+    kinds = [' class="number"' if column.form != "{}" else "" for column in table.columns]
+    names = [escape(column.name) for column in table.columns]
+    head = "".join(f'<th scope="col"{kind}>{name}</th>' for kind, name in zip(kinds, names, strict=True))
     rows = []
     for row in table.texts():
-        kinds = (' class="number"' if number else "" for number in numeric)
         rows.append("".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, row, strict=True)))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return (
-        f'<section id="{table.name}"><details><summary><h2>{escape(table.title)}</h2></summary><p>{escape(table.note)}</p>'
+        f'<section id="table-{table.name}"><details{" open" if opened else ""}><summary><h2>{escape(table.title)}</h2></summary><p>{escape(table.note)}</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details></section>'
     )
 
@@ -112,7 +115,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .figure svg { display: block; width: 100%; min-width: 640px; height: auto; color: var(--ink); }
 table { border-collapse: collapse; font-size: 0.88rem; width: 100%; }
 th, td { padding: 0.35rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td:last-child { white-space: normal; min-width: 9rem; }
 tbody tr:hover { background: color-mix(in srgb, var(--accent) 8%, transparent); }
 .glance td { text-align: center; font-weight: 600; min-width: 4.5rem; font-variant-numeric: tabular-nums; }
@@ -121,6 +124,7 @@ tbody tr:hover { background: color-mix(in srgb, var(--accent) 8%, transparent); 
 .mark { color: #c2410c; cursor: help; }
 summary { cursor: pointer; } summary h2 { display: inline; }
 details[open] summary { margin-bottom: 0.6rem; }
+@media (max-width: 700px) { th, td { white-space: normal; } }
 .notes { margin: 0; padding-left: 1.2rem; color: var(--soft); overflow-wrap: anywhere; }
 </style>
 </head>

@@ -33,7 +33,7 @@ def memory_table(study: Study) -> Table | None:
         "1 MB is 10⁶ bytes; ours: means over the finished seeds, float32 values, biases included."
     )
     paper: list[tuple[Value, ...]] = [("the paper", *row, None) for row in _PAPER]
-    return Table("memory", "Memory of the networks (the paper's Table 1)", note, columns, (*paper, *rows))
+    return Table("memory", "Table of memory (the paper's Table 1)", note, columns, (*paper, *rows))
 
 
 def _panel_rows(panel: Panel) -> list[tuple[Value, ...]]:

@@ -25,17 +25,19 @@ def layer_survivors(study: Study) -> Figure | None:
     rows = survivor_rows(study)
     if not rows:
         return None
-    shown = [group for panel in rows for group in panel.groups]
-    networks = _networks([layers_of(group) for group in shown])
+    networks = {panel.title: _networks([layers_of(group) for group in panel.groups]) for panel in rows}
     colours = {line: colour for line, (colour, _) in study.colours().items()}
-    width = 3.2 * len(networks) + 0.5
+    columns = max(map(len, networks.values()))
+    width = 3.2 * columns + 0.5
     figure = Figure(figsize=(width, 3.4 * len(rows) + 0.9), layout="constrained")
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     entries: dict[str, Artist] = {}
     for part, panel in zip(parts, rows, strict=True):
         part.suptitle(wrapped(panel.title, width))
-        axes = part.subplots(1, len(networks), squeeze=False, sharey=True)[0]
-        for ax, network in zip(axes, networks, strict=True):
+        axes = part.subplots(1, columns, squeeze=False, sharey=True)[0]
+        for ax in axes[len(networks[panel.title]) :]:
+            ax.set_axis_off()
+        for ax, network in zip(axes, networks[panel.title], strict=False):
             entries |= _bars(ax, network, panel.groups, colours)
         axes[0].set_ylabel("weights left")
     legend(figure, entries)

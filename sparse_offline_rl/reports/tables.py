@@ -69,7 +69,7 @@ def returns_table(study: Study) -> Table:
         "of their median. Time below half of best: share of evaluations under half of the run's best, from the first that reached it."
     )
     rows = [_returns_row(panel, group) for panel in study.panels for group in panel.groups]
-    return Table("returns", "Returns", note, columns, tuple(rows))
+    return Table("returns", "Table of returns", note, columns, tuple(rows))
 
 
 def _returns_row(panel: Panel, group: Group) -> tuple[Value, ...]:
@@ -127,7 +127,7 @@ def time_table(study: Study) -> Table:
         "The first evaluation of a run whose mean return is at least 90 % or 95 % of what the policy that made the data earns: how many "
         "runs had one, and the median updates and seconds of training (evaluations not counted) of those."
     )
-    return Table("time_to_policy", "Time to the dataset policy's return", note, tuple(columns), tuple(rows))
+    return Table("time_to_policy", "Table of times", note, tuple(columns), tuple(rows))
 
 
 def cost_table(study: Study) -> Table:
@@ -140,7 +140,7 @@ def cost_table(study: Study) -> Table:
     )
     rows = [_cost_row(panel, group) for panel in study.panels for group in panel.groups if group.finished]
     note = "Means over the finished seeds. The formats are those of the policy's networks; 1 kB is 1000 bytes."
-    return Table("cost", "Speed and size", note, columns, tuple(rows))
+    return Table("cost", "Table of speed and size", note, columns, tuple(rows))
 
 
 def _cost_row(panel: Panel, group: Group) -> tuple[Value, ...]:
@@ -179,7 +179,7 @@ def survivors_table(study: Study) -> Table:
         *(Column("std", "{:.1f}"), Column("dense", "{:.0f}")),
     )
     return Table(
-        "survivors", "Weights left in each layer", "Mean and standard deviation over the seeds.", columns, tuple(rows)
+        "survivors", "Table of weights left", "Mean and standard deviation over the seeds.", columns, tuple(rows)
     )
 
 

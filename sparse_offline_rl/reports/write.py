@@ -42,7 +42,7 @@ class _Kind:
     """A kind of figure."""
 
     name: str
-    title: str
+    title: str  # ``{x}``: the axis
     caption: str
     draw: Callable[[Study], Figure | None]
     row_a_panel: bool = False
@@ -51,7 +51,7 @@ class _Kind:
 _KINDS = (
     _Kind(
         "returns",
-        "Return (the paper's Figures 1 and 2)",
+        "Return over {x} (the paper's Figures 1 and 2)",
         "Last evaluation of each run: mean over the seeds with its 95 % bootstrap interval, and each seed as a dot. Hollow: unfinished, "
         "not in the mean. n/m: n of m seeds are finished.",
         returns_over_axis,
@@ -60,7 +60,7 @@ _KINDS = (
         "time_to_policy",
         "Time to the dataset policy's return",
         "Seconds of training until an evaluation first reached 90 % (hollow) and 95 % (filled) of what the policy that made the data earns; "
-        "a dot a seed.",
+        "a dot a seed, a cross one that never did.",
         time_to_policy,
     ),
     _Kind(
@@ -116,10 +116,12 @@ def write_report(runs_dir: Path, out: Path, axes: Axes | None = None) -> Report:
     tables = [table for table in tables if table.rows]
     files, parts = [out / "report.html", out / "report.md"], []
     with styled():
-        for name, title, caption, figure in _figures(study):
+        for name, page, kind, figure in _figures(study):
             saved, svg = save(figure, out, name)
             files += saved
-            parts.append(FigurePart(name, title, caption, svg))
+            title = kind.title.format(x=study.axes.x)
+            listed = title.partition(" (")[0] if page == 1 else ""
+            parts.append(FigurePart(name, f"{title}, page {page}" if page > 1 else title, kind.caption, svg, listed))
     for table in tables:
         files.append(out / f"{table.name}.csv")
         write_bytes(files[-1], csv_text(table.csv_rows()).encode())
@@ -130,17 +132,14 @@ def write_report(runs_dir: Path, out: Path, axes: Axes | None = None) -> Report:
     return Report(files, len(shown), finished, notes)
 
 
-def _figures(study: Study) -> Iterator[tuple[str, str, str, Figure]]:
-    """Name, title, caption and figure of all that can be drawn; kinds with a row a panel are several figures where these are many."""
+def _figures(study: Study) -> Iterator[tuple[str, int, _Kind, Figure]]:
+    """Name, page, kind and figure of all that can be drawn; a kind with a row a panel has a page for every few panels."""
     for kind in _KINDS:
         rows = _MOST_ROWS if kind.row_a_panel else len(study.panels)
         pages = [study.panels[start : start + rows] for start in range(0, len(study.panels), rows)]
-        for number, panels in enumerate(pages, start=1):
-            figure = kind.draw(Study(panels, study.axes))
-            if figure is not None:
-                several = len(pages) > 1
-                title = f"{kind.title}, {number} of {len(pages)}" if several else kind.title
-                yield f"{kind.name}-{number}" if several else kind.name, title, kind.caption, figure
+        drawn = [figure for panels in pages if (figure := kind.draw(Study(panels, study.axes))) is not None]
+        for page, figure in enumerate(drawn, start=1):
+            yield f"{kind.name}-{page}" if len(drawn) > 1 else kind.name, page, kind, figure
 
 
 def _markdown(opening: str, figures: Sequence[FigurePart], tables: Sequence[Table], notes: Sequence[str]) -> str:
