@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
@@ -31,25 +30,19 @@ class ReportOptions(Options):
     panels: str = Field(",".join(PANEL), description="the keys of which each combination is a panel")
     where: str = Field("", description="only runs with these values, e.g. prune=snip|none,dataset=expert")
 
-    @field_validator("by", "panels")
+    @field_validator("by", "panels", "where")
     @classmethod
-    def _keys(cls, text: str) -> str:
-        if text:
-            parse_keys(text)
-        return text
-
-    @field_validator("where")
-    @classmethod
-    def _conditions(cls, text: str) -> str:
-        if text:
+    def _parses(cls, text: str, field: ValidationInfo) -> str:
+        if field.field_name == "where":
             parse_where(text)
+        elif text or field.field_name == "panels":
+            parse_keys(text)
         return text
 
     def axes(self) -> Axes:
         """What is compared by what."""
         by = parse_keys(self.by) if self.by else None
-        conditions: Any = parse_where(self.where) if self.where else ()
-        return Axes(self.x, by, parse_keys(self.panels), conditions)
+        return Axes(self.x, by, parse_keys(self.panels), parse_where(self.where))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -58,9 +58,9 @@ def parse_keys(text: str) -> tuple[str, ...]:
 
 
 def parse_where(text: str) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """Conditions between commas, ``key=value`` or ``key=value|value``. Raises ValueError for what is none."""
+    """Conditions between commas, ``key=value`` or ``key=value|value``; none in an empty text. Raises ValueError for what is none."""
     found = []
-    for condition in text.split(","):
+    for condition in text.split(",") if text else ():
         key, equals, values = condition.partition("=")
         if not (key.strip() and equals and values):
             raise ValueError(

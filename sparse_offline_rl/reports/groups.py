@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from sparse_offline_rl.reports.axes import Axes, line_keys, mixed_keys, panel_values, short_names, variant
+from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.runs import Run
 from sparse_offline_rl.reports.statistics import interquartile_mean, mean_interval
 
 _INCHES_A_LETTER = 0.11  # of a title, and a little more
 # Distinguishable with any colour vision, on white and on black.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8F7A1E")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8F7A1E")
 _DENSE = "#808080"
-_DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Study:
     @property
     def places(self) -> list[Any]:
         """All values of the axis, in order."""
-        return _ordered({group.x for panel in self.panels for group in panel.groups})
+        return ordered({group.x for panel in self.panels for group in panel.groups})
 
     def only(self, wanted: Callable[[Group], bool]) -> Study:
         """The same with some of the groups, and the panels that have any left."""
@@ -156,38 +156,12 @@ class Study:
     def usual_place(self) -> Any:
         """The value of the axis that most pruned experiments share, the highest of equals; None without one."""
         counts = Counter(group.x for group in self._groups() if not group.dense)
-        ordered = self.places
-        return max(counts, key=lambda x: (counts[x], ordered.index(x))) if counts else None
+        in_order = self.places
+        return max(counts, key=lambda x: (counts[x], in_order.index(x))) if counts else None
 
     def _groups(self) -> list[Group]:
         groups = [group for panel in self.panels for group in panel.groups]
         return sorted(groups, key=lambda group: (not group.dense, group.line))
-
-
-def compare(runs: Sequence[Run], axes: Axes) -> Study:
-    """Put ``runs`` into panels, lines and groups. Raises UserError as :meth:`Axes.select` does."""
-    runs = axes.select(runs)
-    keys = line_keys(runs, axes)
-    names_method = axes.x != "prune" and "prune" not in axes.panels and (axes.by is None or "prune" in axes.by)
-    members: dict[tuple[tuple[str, ...], str, str, str], list[Run]] = {}
-    notes: list[str] = []
-    for run in runs:
-        method = ("dense" if run.dense else str(run.value("prune"))) if names_method else ""
-        special = variant(run, keys[str(run.value("prune"))], axes)
-        group = members.setdefault((panel_values(run, axes), method, special, repr(run.value(axes.x))), [])
-        if axes.by is None and (twin := next((other for other in group if other.seed == run.seed), None)):
-            notes.append(f"{run.name} is left out: {twin.name} is the same experiment with the same seed.")
-        else:
-            group.append(run)
-    titles = _titles([panel for panel, *_ in members], axes)
-    panels: dict[str, list[Group]] = {}
-    for (panel, method, special, _), group in members.items():
-        made = _group(titles[panel], method, special, group, axes)
-        panels.setdefault(made.panel, []).append(made)
-        if mixed := mixed_keys(group, axes):
-            notes.append(f"{made.panel}, {made.label}: runs that differ in {', '.join(mixed)} are taken together.")
-    found = [Panel(title, _sorted(_with_missing_seeds(panels[title]))) for title in sorted(panels)]
-    return Study(tuple(found), axes, tuple(notes))
 
 
 def place(axis: str, x: Any) -> str:
@@ -200,53 +174,15 @@ def wrapped(title: str, inches: float) -> str:
     return "\n".join(textwrap.wrap(title, max(12, int(inches / _INCHES_A_LETTER))))
 
 
-def _group(panel: str, method: str, special: str, runs: list[Run], axes: Axes) -> Group:
-    ordered = tuple(sorted(runs, key=lambda run: run.seed))
-    x = runs[0].value(axes.x)
-    x = x if isinstance(x, (int, float)) else str(x)
-    return Group(panel, method, special, x, axes.x, all(run.dense for run in runs), ordered)
-
-
-def _with_missing_seeds(groups: Sequence[Group]) -> list[Group]:
-    seeds = {run.seed for group in groups for run in group.runs}
-    found = []
-    for it in groups:
-        missing = tuple(sorted(seeds - {run.seed for run in it.runs}))
-        found.append(replace(it, missing=missing))
-    return found
-
-
-def _sorted(groups: Sequence[Group]) -> tuple[Group, ...]:
-    """Dense first, then by line and place."""
-    places = _ordered({group.x for group in groups})
-    return tuple(sorted(groups, key=lambda group: (not group.dense, group.line, places.index(group.x))))
-
-
-def _ordered(values: Iterable[Any]) -> list[Any]:
-    """Numbers by size, then all else by its text."""
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """Values of an axis: numbers by size, then all else by its text."""
     numbers = (int, float)
     return sorted(values, key=lambda v: (0, v, "") if isinstance(v, numbers) else (1, 0, str(v)))
-
-
-def _titles(panels: Iterable[tuple[str, ...]], axes: Axes) -> dict[tuple[str, ...], str]:
-    """The values of a panel -> its title, e.g. ``bcq · Hopper-v5, expert``."""
-    unique = list(dict.fromkeys(panels))
-    columns = [short_names(panel[i] for panel in unique) for i in range(len(axes.panels))]
-    found = {}
-    for panel in unique:
-        names = [columns[i][value] for i, value in enumerate(panel)]
-        named = [
-            n if key in ("agent", "env", "dataset", "prune") else f"{key}={n}"
-            for key, n in zip(axes.panels, names, strict=True)
-        ]
-        first, rest = (named[0], named[1:]) if axes.panels[0] == "agent" else ("", named)
-        found[panel] = " · ".join(part for part in (first, ", ".join(rest)) if part)
-    return found
 
 
 def _styles(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
     coloured = [text for text in labels if text != "dense"]
     styles = {"dense": (_DENSE, "-")}
     for i, text in enumerate(coloured):
-        styles[text] = (_COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)])
+        styles[text] = (COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)])
     return styles

@@ -12,12 +12,11 @@ from matplotlib.figure import Figure
 
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
 from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks
-from sparse_offline_rl.reports.groups import Group, Panel, Study, place, wrapped
+from sparse_offline_rl.reports.groups import DASHES, Group, Panel, Study, place, wrapped
 from sparse_offline_rl.reports.over_axis import axis_name
 from sparse_offline_rl.reports.runs import Run
 
 MEGABYTE = 1e6
-_DASHES = ("-", "--", ":", "-.")  # lines of equal sizes show through each other
 Count = Callable[[int, int, int], int]  # kept weights, inputs × outputs, outputs of a layer -> the bytes that store it
 DENSE, COO, CSR = "dense float32", "int64 COO", "int64 CSR"
 FORMATS: dict[str, Count] = {
@@ -81,7 +80,7 @@ def _files(ax: Axes, panel: Panel, study: Study, key: str) -> dict[str, Artist]:
         line = [*dense, *groups] if study.axes.x == "sparsity" and not groups[0].dense else groups
         colour, _ = study.colours()[name]
         x, y = _means([(group, group.values(key)) for group in line], study.places)
-        dashes = _DASHES[number % len(_DASHES)]
+        dashes = DASHES[number % len(DASHES)]  # lines of equal sizes show through each other
         (entries[name],) = ax.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=4)
     return entries
 

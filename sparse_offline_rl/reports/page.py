@@ -79,10 +79,8 @@ def _table(table: Table, opened: bool = False) -> str:
     kinds = [' class="number"' if column.form != "{}" else "" for column in table.columns]
     names = [escape(column.name) for column in table.columns]
     head = "".join(f'<th scope="col"{kind}>{name}</th>' for kind, name in zip(kinds, names, strict=True))
-    rows = []
-    for row in table.texts():
-        rows.append("".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, row, strict=True)))
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    rows = [[f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, row, strict=True)] for row in table.texts()]
+    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
     return (
         f'<section id="table-{table.name}"><details{" open" if opened else ""}><summary><h2>{escape(table.title)}</h2></summary><p>{escape(table.note)}</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details></section>'

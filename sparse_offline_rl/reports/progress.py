@@ -26,7 +26,9 @@ class Progress:
 
     evaluations: list[Evaluation]
     update: int  # the last one logged
-    densities: Mapping[int, Mapping[str, float]]  # update -> layer -> share of its weights kept, wherever that changed
+    densities: Mapping[
+        int, Mapping[str, float]
+    ]  # update -> layer -> share of its weights kept, wherever that changed, if it did
     train_seconds: float | None  # up to the last row
 
 
@@ -51,7 +53,7 @@ def read_progress(run_dir: Path) -> Progress:
         if row["eval/return_mean"]:
             returns = tuple(float(value) for value in episodes.get(update, {}).values())
             evaluations.append(Evaluation(update, seconds if timed else None, float(row["eval/return_mean"]), returns))
-    return Progress(evaluations, last, densities, seconds if timed else None)
+    return Progress(evaluations, last, densities if len(densities) > 1 else {}, seconds if timed else None)
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:

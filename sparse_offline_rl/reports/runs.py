@@ -67,7 +67,9 @@ class Run:
     evaluations: Sequence[Evaluation]
     update: int  # the last one logged
     summary: Mapping[str, Any] | None  # None while the run is unfinished
-    densities: Mapping[int, Mapping[str, float]] = field(default_factory=dict)  # update -> layer -> share kept
+    densities: Mapping[int, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # update -> layer -> share kept, if masks changed
 
     def value(self, key: str) -> Any:
         """The value of a key of the configuration; ``agent``, ``prune``, ``env``, ``dataset`` and ``engine`` are names.

@@ -82,6 +82,7 @@ def _evaluation_rows(runs: Sequence[Run]) -> list[list[object]]:
 
 
 def _density_rows(runs: Sequence[Run]) -> list[list[object]]:
+    """Of runs whose masks changed; of others the layers say all."""
     rows: list[list[object]] = [["run", "update", "layer", "density"]]
     for run in runs:
         for update, shares in run.densities.items():

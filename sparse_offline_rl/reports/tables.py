@@ -95,11 +95,11 @@ def _returns_row(panel: Panel, group: Group) -> tuple[Value, ...]:
 
 def remarks(group: Group) -> str:
     """What is missing, unfinished or collapsed in a group, as one line."""
-    unfinished = [f"{run.seed} (at {run.update})" for run in group.runs if run.summary is None]
-    parts = [f"seed {', '.join(unfinished)} unfinished"] if unfinished else []
+    unfinished = [f"{run.seed} (after {run.update} updates)" for run in group.runs if run.summary is None]
+    parts = [f"unfinished: seed {', '.join(unfinished)}"] if unfinished else []
     if group.missing:
-        parts.append(f"seed {', '.join(map(str, group.missing))} missing")
-    parts += [f"{layer} collapsed (seed {', '.join(map(str, seeds))})" for layer, seeds in group.collapsed.items()]
+        parts.append(f"missing: seed {', '.join(map(str, group.missing))}")
+    parts += [f"collapsed: {layer}, seed {', '.join(map(str, seeds))}" for layer, seeds in group.collapsed.items()]
     return "; ".join(parts)
 
 

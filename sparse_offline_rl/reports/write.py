@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import write_bytes
 from sparse_offline_rl.reports.axes import Axes
+from sparse_offline_rl.reports.compare import compare
 from sparse_offline_rl.reports.curves import learning_curves
+from sparse_offline_rl.reports.densities import layer_densities
 from sparse_offline_rl.reports.drawing import save, styled
-from sparse_offline_rl.reports.groups import Study, compare
+from sparse_offline_rl.reports.groups import Study
 from sparse_offline_rl.reports.memory import memory_use
 from sparse_offline_rl.reports.over_axis import returns_over_axis, speed_over_axis
 from sparse_offline_rl.reports.page import FigurePart, html_page
@@ -76,7 +78,10 @@ _KINDS = (
         lambda study: learning_curves(study, "seconds"),
     ),
     _Kind(
-        "speed", "Speed", "Updates a second over the whole run: mean over the seeds, and each seed.", speed_over_axis
+        "speed",
+        "Speed over {x}",
+        "Updates a second over the whole run: mean over the seeds, and each seed.",
+        speed_over_axis,
     ),
     _Kind(
         "survivors",
@@ -84,6 +89,12 @@ _KINDS = (
         "Mean ± standard deviation over the seeds; the line above a layer is its dense size.",
         layer_survivors,
         row_a_panel=True,
+    ),
+    _Kind(
+        "densities",
+        "Densities of layers while training",
+        "Runs whose masks change: share of each layer's weights that are kept, mean over the seeds.",
+        layer_densities,
     ),
     _Kind(
         "memory",
