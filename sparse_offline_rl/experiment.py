@@ -68,6 +68,9 @@ def run(config: Config) -> Result:
         session = Session(config, folder, data, active, checkpoint)
         with closing(session), stop_on_signal() as should_stop:
             return session.run(should_stop)
+    except Exception as error:
+        folder.fail(error)
+        raise
     finally:
         folder.release()
 

@@ -78,7 +78,6 @@ def test_the_figures_of_the_paper_share_their_dense_runs():
 
 
 LAUNCHERS = {
-    "basic": [],
     "joblib": ["hydra/launcher=joblib"],
     "ray": ["hydra/launcher=ray"],
     "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],

@@ -193,14 +193,6 @@ def test_a_sweep_runs_and_then_says_that_all_is_complete(cli, tmp_path, monkeypa
     assert len(list(tmp_path.glob("runs/*/*/*/*/summary.json"))) == 4
 
 
-def test_the_joblib_launcher_sweeps_too(spawn, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    process = spawn("-m", *TINY, "updates=10", "eval.every=10", "hydra/launcher=joblib", "seed=0,1")
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert len(list(tmp_path.glob("runs/*/*/*/*/summary.json"))) == 2
-
-
 def test_redrawn_weights_differ_between_layers(cli, tmp_path):
     """The control keeps the masks and draws new weights; no two layers may get the same numbers."""
     assert cli(*TINY, "updates=10", "prune.reinit=true", f"run_dir={tmp_path / 'a'}")[0] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
@@ -26,13 +27,9 @@ def sweep(app: Hydra, flags: Namespace, job: Callable[[DictConfig], Any]) -> lis
     Entries ``grid.NAME: key=value,value key=value`` of ``hydra.sweeper.params`` are a grid each; the sweep has the jobs of all of
     them, each crossed with the other entries and with the overrides of the command line. Without such entries it is Hydra's own.
     """
-    overrides = [*flags.overrides, "hydra.mode=MULTIRUN"]
-    config = app.compose_config(flags.config_name, overrides, RunMode.MULTIRUN)
-    # As they stand: what ${…} in them means depends on the job.
-    sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
-    given: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    params: dict[str, Any] = sweeper.get("params") or {}
+    config, params, given = _composed(app, flags)
     if not any(key.startswith(PREFIX) for key in params):
+        overrides = [*flags.overrides, "hydra.mode=MULTIRUN"]
         batches: Sequence[Sequence[JobReturn]] = app.multirun(flags.config_name, job, overrides)
         return [done for batch in batches for done in batch]
     context = HydraContext(config_loader=app.config_loader, callbacks=Callbacks(config))
@@ -40,14 +37,30 @@ def sweep(app: Hydra, flags: Namespace, job: Callable[[DictConfig], Any]) -> lis
     return list(launcher.launch(grid_jobs(params, given), initial_job_idx=0))
 
 
+def run_folders(app: Hydra, flags: Namespace) -> list[Path]:
+    """The run folders of the jobs that :func:`sweep` would do."""
+    _, params, given = _composed(app, flags)
+    jobs = [app.compose_config(flags.config_name, job, RunMode.RUN) for job in grid_jobs(params, given)]
+    return [Path(job.run_dir) for job in jobs]
+
+
+def _composed(app: Hydra, flags: Namespace) -> tuple[DictConfig, dict[str, Any], list[str]]:
+    """The configuration of a sweep, its parameters, and the overrides of the command line that are not Hydra's."""
+    config = app.compose_config(flags.config_name, [*flags.overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+    # As they stand: what ${…} in them means depends on the job.
+    sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    given: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    return config, sweeper.get("params") or {}, given
+
+
 def grid_jobs(params: Mapping[str, Any], given: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job, those of the first grid first.
+    """The overrides of each job, those of the first grid first; without grids there is one of ``given`` alone.
 
     ``given`` are those of the command line. A value that some grids have picks these grids, any other takes the place of theirs.
     Raises UserError if no grid is left.
     """
     shared = _axes([f"{key}={value}" for key, value in params.items() if not key.startswith(PREFIX)])
-    grids = [_axes(str(value).split()) for key, value in params.items() if key.startswith(PREFIX)]
+    grids = [_axes(str(value).split()) for key, value in params.items() if key.startswith(PREFIX)] or [{}]
     wanted = _axes(given)
     known = {key: {v for grid in grids for v in grid.get(key, ())} for key in wanted}
     for key, values in wanted.items():

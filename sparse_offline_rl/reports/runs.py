@@ -121,7 +121,7 @@ def read_run_folders(folder: Path) -> tuple[list[Run], list[str]]:
     for path in sorted(config.parent for config in folder.rglob("config.yaml")):
         name = path.name if path == folder else path.relative_to(folder).as_posix()
         try:
-            runs.append(_read_run(path, name))
+            runs.append(read_run(path, name))
         except UNREADABLE as error:
             notes.append(f"{name} is left out: it is damaged or not a run folder ({reason(error)}).")
     return runs, notes
@@ -148,7 +148,8 @@ def checked_run(run: Run) -> Run:
     return run
 
 
-def _read_run(path: Path, name: str) -> Run:
+def read_run(path: Path, name: str) -> Run:
+    """The run in one folder. Raises one of :data:`UNREADABLE` for files that are damaged."""
     config = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
     if not isinstance(config, dict):
         raise UserError("config.yaml holds no keys")
