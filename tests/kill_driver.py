@@ -35,7 +35,7 @@ from sparse_offline_rl.training import session
 
 KILLED = 9
 AUDITED = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate", "os.rmdir", "shutil.rmtree"}
-SHORT = ["updates=4", "eval.every=2", "checkpoint.every=1", "log.every=1"]
+SHORT = ["updates=4", "eval.every=2", "eval.episodes=2", "checkpoint.every=1", "log.every=1"]
 
 
 def make_config(settings: list[str], run_dir: Path):

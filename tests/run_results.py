@@ -25,6 +25,7 @@ class RunResult:
     summary: dict[str, Any]
     metrics: list[dict[str, str]]
     points: dict[str, list[tuple[int, float]]]  # what TensorBoard shows
+    episodes: str  # the return of every evaluation episode
     policy: bytes
     checkpoint: Checkpoint
 
@@ -42,12 +43,13 @@ def run_result(run_dir: Path) -> RunResult:
     }
     policy = (run_dir / "policy" / "policy.sorl").read_bytes()
     kept = {k: v for k, v in summary.items() if k not in _TIMED}
-    return RunResult(kept, table, points, policy, load_checkpoint(checkpoint_path(run_dir)))
+    episodes = (run_dir / "episodes.csv").read_text()
+    return RunResult(kept, table, points, episodes, policy, load_checkpoint(checkpoint_path(run_dir)))
 
 
 def assert_same(left: RunResult, right: RunResult) -> None:
     """Both runs ended with the same bits."""
-    for part in ("summary", "metrics", "points", "policy"):
+    for part in ("summary", "metrics", "points", "episodes", "policy"):
         assert getattr(left, part) == getattr(right, part), part
     assert left.checkpoint.update == right.checkpoint.update
     assert np.array_equal(left.checkpoint.random_state, right.checkpoint.random_state), "random state"

@@ -329,7 +329,7 @@ def test_a_damaged_summary_is_named(cli, tmp_path, text):
 
 def test_an_evaluation_that_is_not_finite_is_a_diverged_run(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "evaluate", lambda *_: np.array([1.0, np.nan]))
-    status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={tmp_path / 'run'}")
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", "eval.episodes=2", f"run_dir={tmp_path / 'run'}")
     assert status == 2
     assert "training diverged: eval/return_mean is not finite after update 10" in err
     assert not (tmp_path / "run" / "policy" / "policy.sorl").exists()

@@ -39,6 +39,7 @@ SUMMARY_KEYS = {
         "eval_seconds",
         "engine",
         "versions",
+        "dataset_return_mean",
     ),
 }
 
@@ -74,6 +75,11 @@ def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
     assert [int(row["update"]) for row in table] == [10, 20, 30, 40]
     assert [bool(row["eval/return_mean"]) for row in table] == [False, True, False, True]
     assert float(table[-1]["eval/return_mean"]) == summary["return_mean"]
+    with (run_dir / "episodes.csv").open() as file:
+        episodes = list(csv.DictReader(file))
+    assert [int(row["update"]) for row in episodes] == [20, 40]
+    assert float(episodes[-1]["return_0"]) == pytest.approx(summary["return_mean"], rel=1e-6)
+    assert summary["dataset_return_mean"] == pytest.approx(3456, abs=100)  # two episodes of the bundled expert
 
     board = EventAccumulator(str(run_dir)).Reload()
     logged = {name for row in table for name, value in row.items() if value}
