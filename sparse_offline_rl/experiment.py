@@ -65,6 +65,7 @@ def run(config: Config) -> Result:
         begin = Change(checkpoint.state, checkpoint.memory)
         try:
             active = put_on_engine(config, spaces, begin.state, checkpoint.progress.engine)
+            masks.check(checkpoint.update, begin.state, begin.memory)
         except ValueError as error:
             raise UserError(
                 f"{folder.checkpoint} is not of this agent ({error}): restore it from a copy, or remove the run folder to start again."

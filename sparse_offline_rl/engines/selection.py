@@ -51,13 +51,16 @@ class Engine:
         return agent.restore(state, spaces, config, build, device)
 
 
-def choose_engine(requested: str, device: str, density: float, weight_decay: float = 0.0) -> Engine:
+def choose_engine(
+    requested: str, device: str, density: float, weight_decay: float = 0.0, masks_change: bool = False
+) -> Engine:
     """Resolve ``engine=auto|dense|sparse`` for networks of which ``density`` of the weights survive.
 
     Raises UserError for ``engine=sparse`` on a device that it does not run on.
     """
-    # Weight decay moves the parameters of dead units, too, which takes a place to do it in.
-    dense: NetworkMaker = _dense if weight_decay else _dense_compacted
+    # Weight decay moves the parameters of dead units, too, which takes a place to do it in. So do the moments and the target of a
+    # unit that has learned and died when the masks changed; it may come to life again.
+    dense: NetworkMaker = _dense if weight_decay or masks_change else _dense_compacted
     if device != "cpu":
         if requested == "sparse":
             raise UserError(f"engine=sparse runs on the CPU, not on device={device}: use engine=dense, or device=cpu.")

@@ -59,6 +59,17 @@ class AgentState:
         return sum(it.kept for it in topologies) / sum(it.total for it in topologies)
 
 
+def shape_of(state: AgentState) -> dict[str, object]:
+    """What two states of the same agent have in common whatever their masks: the names and shapes of all that they hold."""
+    layers = {
+        name: ({layer: mask.shape for layer, mask in it.topology.layers.items()}, it.target is not None)
+        for name, it in state.networks.items()
+    }
+    parameters = {name: it.values.shape for name, it in state.parameters.items()}
+    buffers = {name: it.shape for name, it in state.buffers.items()}
+    return {"networks": layers, "parameters": parameters, "buffers": buffers, "optimisers": set(state.steps)}
+
+
 def with_masks(
     network: NetworkState, masks: Mapping[str, BoolArray], born: Mapping[str, FloatArray] | None = None
 ) -> NetworkState:

@@ -37,11 +37,6 @@ def allocate(
         (Erdős–Rényi: density of a layer proportional to (in + out) / (in · out); Evci et al. 2020).
     among: layer name -> boolean ``[out, in]``: only these may be kept. There must be as many as are to be kept.
     """
-    for name, score in scores.items():
-        if not bool(torch.isfinite(score).all()):
-            raise UserError(
-                f"the scores of layer {name} are not finite: the loss overflowed on the pruning batch; check the dataset."
-            )
     sizes = [score.numel() for score in scores.values()]
     kept = survivors(sum(sizes), sparsity)
     if scope == "network":
@@ -57,7 +52,8 @@ def allocate(
 
 
 def highest(scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor] | None = None) -> Masks:
-    """The ``count`` highest scores of all layers together."""
+    """The ``count`` highest scores of all layers together. Raises UserError for scores that are not finite."""
+    _require_finite(scores)
     flat = torch.cat([score.flatten() for score in scores.values()])
     allowed = None if among is None else torch.cat([among[name].flatten() for name in scores])
     parts = _top(flat, count, allowed).split([score.numel() for score in scores.values()])
@@ -67,7 +63,8 @@ def highest(scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor
 def highest_by_layer(
     scores: Mapping[str, Tensor], counts: Mapping[str, int], among: Mapping[str, Tensor] | None = None
 ) -> Masks:
-    """In each layer as many of the highest scores as ``counts`` says."""
+    """In each layer as many of the highest scores as ``counts`` says. Raises UserError for scores that are not finite."""
+    _require_finite(scores)
     masks = {}
     for name, score in scores.items():
         allowed = None if among is None else among[name].flatten()
@@ -105,6 +102,15 @@ def distribute(total: int, sizes: Sequence[int], weights: Sequence[float]) -> li
     for i in [i for i in order if counts[i] < sizes[i]][:missing]:
         counts[i] += 1
     return counts
+
+
+def _require_finite(scores: Mapping[str, Tensor]) -> None:
+    for name, score in scores.items():
+        if not bool(torch.isfinite(score).all()):
+            raise UserError(
+                f"the scores of layer {name} are not finite: the loss overflowed on the pruning batch; check the dataset, or lower "
+                "the learning rates if it happened while training."
+            )
 
 
 def _top(scores: Tensor, kept: int, allowed: Tensor | None) -> Tensor:

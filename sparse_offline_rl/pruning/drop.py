@@ -1,4 +1,6 @@
-"""Which weights stay when a network is rewired. To add a rule: a function of this shape and an entry in ``DROPS``.
+"""Which weights stay when a network is rewired.
+
+To add a rule: a function of this shape, an entry in ``DROPS``, and one in ``NUMBERS`` if it remembers any.
 
 Any score is a rule, too: of each layer the fraction of its weights that score lowest are dropped.
 """
@@ -11,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.pruning.allocate import highest_by_layer
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.scores import Scorer
@@ -57,7 +60,7 @@ def below_threshold(
     if dropped < 0.9 * wanted:
         threshold *= 2
     elif dropped > 1.1 * wanted:
-        threshold /= 2
+        threshold = max(threshold / 2, float(np.finfo(np.float32).tiny))  # from zero it could never double again
     return stay, {"threshold": np.array([threshold], np.float32)}
 
 
@@ -80,3 +83,8 @@ def sign_flipped(
 
 
 DROPS: dict[str, Drop] = {"threshold": below_threshold, "sign": sign_flipped}
+# Shapes of the numbers that a rule remembers of a network, by their names.
+NUMBERS: dict[str, Callable[[Topology], Mapping[str, tuple[int, ...]]]] = {
+    "threshold": lambda topology: {"threshold": (1,)},
+    "sign": lambda topology: {name: mask.shape for name, mask in topology.layers.items()},
+}

@@ -24,6 +24,7 @@ class Gradual(MaskSchedule):
     """Every ``prune.every`` updates the lowest scores go, until the target is reached; a pruned weight stays out."""
 
     Config: ClassVar[type[PruneConfig]] = GradualConfig
+    STARTS_DENSE = True
     config: GradualConfig
 
     def __init__(self, config: GradualConfig, sparsity: float, updates: int) -> None:
@@ -40,10 +41,6 @@ class Gradual(MaskSchedule):
     def due(self, update: int) -> bool:
         """As the base says."""
         return self._first <= update <= self._last and update % self.config.every == 0
-
-    def start(self, moment: Moment) -> Change:
-        """Nothing is pruned yet."""
-        return Change(moment.state, moment.memory)
 
     def sparsity_after(self, update: int) -> float:
         """``s (1 - (1 - (t - t0) / (t1 - t0))³)``, where t0 is one step before the first change and t1 is the last (equation 1)."""

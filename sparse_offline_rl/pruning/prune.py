@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,13 +49,20 @@ def find_masks(
     masks = {}
     for name, view in views.items():
         among = None if again or not view.pruned else view.kept
-        try:
+        with naming(name):
             masks[name] = allocate(SCORERS[score](view, generator), sparsity, config.scope, among)
-        except UserError as error:
-            raise UserError(f"network {name}: {error}") from None
         if config.shuffle_layerwise:
             masks[name] = shuffle_layerwise(masks[name], generator)
     return masks
+
+
+@contextmanager
+def naming(network: str) -> Iterator[None]:
+    """Let a UserError of the block say which network it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"network {network}: {error}") from None
 
 
 def prune_state(

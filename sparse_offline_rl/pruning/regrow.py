@@ -55,8 +55,8 @@ def by_survivors(view: NetworkView, stay: Masks, scores: Scores) -> dict[str, in
 
 
 def by_mean_score(view: NetworkView, stay: Masks, scores: Scores) -> dict[str, int]:
-    """In proportion to the mean score of the weights that stayed in each layer (SNFS: their mean momentum magnitude)."""
-    means = {name: float(scores[name][mask].mean()) if bool(mask.any()) else 0.0 for name, mask in stay.items()}
+    """In proportion to the mean score of the weights that each layer had (SNFS: their mean momentum magnitude, before dropping)."""
+    means = {name: float(scores[name][mask].mean()) if bool(mask.any()) else 0.0 for name, mask in view.kept.items()}
     return _deal(view, stay, means)
 
 

@@ -7,6 +7,7 @@ each layer gets back, and which positions grow (``regrow.py``). The number of we
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -16,11 +17,12 @@ from pydantic import Field
 
 from sparse_offline_rl.config import Fraction, NonNegative, PositiveFloat, PositiveInt, PruneConfig
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.allocate import highest_by_layer
-from sparse_offline_rl.pruning.drop import DROPS, Drop, by_fraction
+from sparse_offline_rl.pruning.drop import DROPS, NUMBERS, Drop, by_fraction
 from sparse_offline_rl.pruning.masks import Masks
-from sparse_offline_rl.pruning.prune import prune_state
+from sparse_offline_rl.pruning.prune import naming, prune_state
 from sparse_offline_rl.pruning.regrow import BIRTHS, GROWTHS, SHARES
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, require_choice
 from sparse_offline_rl.pruning.scores import SCORERS
@@ -88,13 +90,22 @@ class Rewire(MaskSchedule):
         masks: dict[str, Masks] = {}
         for name, view in moment.views().items():
             remembered = {key.partition("/")[2]: it for key, it in numbers.items() if key.partition("/")[0] == name}
-            stay, news = self._drop(view, fraction, remembered, config, moment.draws)
-            masks[name] = self._grown(view, stay, moment.draws)
+            with naming(name):
+                stay, news = self._drop(view, fraction, remembered, config, moment.draws)
+                masks[name] = self._grown(view, stay, moment.draws)
             numbers |= {f"{name}/{key}": value for key, value in news.items()}
         networks = moment.state.networks.items()
         born = {name: BIRTHS[config.born](network.topology, moment.draws) for name, network in networks}
         state = prune_state(moment.state, masks, moment.twins, born)
         return Change(state, replace(moment.memory, numbers=numbers))
+
+    def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
+        """As the base says."""
+        done = any(self.due(earlier) for earlier in range(self.config.every, update + 1, self.config.every))
+        shapes = NUMBERS.get(self.config.drop)
+        if shapes is None or not done:
+            return {}
+        return {f"{name}/{key}": shape for name, it in networks.items() for key, shape in shapes(it).items()}
 
     def _grown(self, view: NetworkView, stay: Masks, draws: torch.Generator) -> Masks:
         """``stay`` and as many other positions as were dropped; one that was dropped just now may come back, with its value."""

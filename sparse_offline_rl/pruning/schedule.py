@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sparse_offline_rl.config import PruneConfig
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.packing import Topology
-from sparse_offline_rl.networks.state import AgentState, all_grown
-from sparse_offline_rl.pruning.prune import Twins, find_masks, prune_state
+from sparse_offline_rl.networks.state import AgentState, all_grown, shape_of
+from sparse_offline_rl.pruning.allocate import survivors
+from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
 from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.views import NetworkView
 from sparse_offline_rl.types import BoolArray, FloatArray, Objective
@@ -86,13 +88,25 @@ class MaskSchedule:
     """Masks that are found before the first update and stay: ``prune.schedule=once``, and what every other schedule starts from."""
 
     Config: ClassVar[type[PruneConfig]] = PruneConfig
+    STARTS_DENSE: ClassVar[bool] = False  # whether nothing is pruned before the first update
     config: PruneConfig
 
     def __init__(self, config: PruneConfig, sparsity: float, updates: int) -> None:
         """Raises UserError for settings that do not fit together or to a run of so many ``updates``."""
         self.config, self.sparsity, self.updates = config, sparsity, updates
+        if config.name == "none" and self.changes:
+            raise UserError(
+                f"prune=none with prune.schedule={config.schedule} names no pruning method: choose one, e.g. prune=rigl."
+            )
         if config.name != "none":
             require_choice("prune.score", self.score, SCORERS)
+        if self.STARTS_DENSE:
+            for key, default in {"rounds": 1, "revive": False, "shuffle_layerwise": False, "reinit": False}.items():
+                if getattr(config, key) != default:
+                    raise UserError(
+                        f"prune.{key}={str(getattr(config, key)).lower()} is about masks found before training, and with "
+                        f"prune.schedule={config.schedule} training begins dense: set prune.{key}={str(default).lower()}."
+                    )
         if config.revive and config.rounds == 1:
             raise UserError("prune.revive=true needs prune.rounds of at least 2: in one round no weight can come back.")
 
@@ -114,13 +128,54 @@ class MaskSchedule:
         """Whether what was trained until ``update`` is a result of its own, to be evaluated before the change."""
         return False
 
-    def start(self, moment: Moment) -> Change:
-        """Masks before the first update, in ``prune.rounds`` rounds."""
-        return Change(self.prune_in_rounds(moment), moment.memory)
+    def start(self, moment: Moment) -> AgentState:
+        """The state with the masks of the first update, found in ``prune.rounds`` rounds.
+
+        Raises UserError, naming the network, if the sparsity would leave less than one weight of it.
+        """
+        if self.STARTS_DENSE:
+            for name, network in moment.state.networks.items():
+                with naming(name):
+                    survivors(network.topology.total, self.sparsity)
+            return moment.state
+        return self.prune_in_rounds(moment)
+
+    def remembered(self, state: AgentState) -> Memory:
+        """What is remembered of ``state``, which training begins with."""
+        return Memory()
 
     def change(self, moment: Moment) -> Change:
         """What :meth:`due` announced."""
         raise NotImplementedError
+
+    def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
+        """Names and shapes of the numbers that are remembered after ``update`` of these scored networks."""
+        return {}
+
+    def goes_back(self, update: int) -> bool:
+        """Whether a state to go back to is remembered after ``update``."""
+        return False
+
+    def check_memory(self, update: int, state: AgentState, memory: Memory, twins: Twins) -> None:
+        """Raise ValueError unless ``memory`` is what is remembered after ``update`` by a run that stands at ``state``."""
+        masks = observed(Change(state, Memory())).memory.masks if self.changes else {}
+        _require_equal("masks", _shapes(memory.masks), _shapes(masks))
+        for key, mask in masks.items():
+            if key.startswith("ever/") and not memory.masks[key][mask].all():
+                raise ValueError(f"its {key} lacks weights that are there now")
+        networks = {name: it.topology for name, it in state.networks.items() if not twins.follows(name)}
+        _require_equal("numbers", _shapes(memory.numbers), dict(self.numbers(update, networks)))
+        for key, numbers in memory.numbers.items():
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"its {key} is not finite")
+        if (memory.rewind is not None) != self.goes_back(update):
+            raise ValueError(
+                "it lacks the state to go back to" if memory.rewind is None else "it has a state to go back to"
+            )
+        if memory.rewind is not None:
+            _require_equal("state to go back to", shape_of(memory.rewind), shape_of(state))
+            if memory.rewind.density < 1:
+                raise ValueError("its state to go back to is pruned")
 
     def prune_in_rounds(self, moment: Moment) -> AgentState:
         """The density falls exponentially, to ``ρ^(t/T)`` in round t of T (Tanaka et al. 2020; de Jorge et al. 2021).
@@ -129,15 +184,28 @@ class MaskSchedule:
         Survivors keep those values in any case.
         """
         rounds, state = self.config.rounds, moment.state
+        unshuffled = self.config.model_copy(update={"shuffle_layerwise": False})
         for done in range(1, rounds + 1):
             sparsity = self.sparsity if done == rounds else 1 - (1 - self.sparsity) ** (done / rounds)
             views = moment.views(state, moment.state if self.config.revive else None)
             if done == 1:
                 # The batch is drawn before any random score, needed or not: masks of earlier versions stay what they were.
                 [view.objective for view in views.values()]
-            masks = find_masks(views, self.config, self.score, sparsity, moment.draws, again=self.config.revive)
+            config = self.config if done == rounds else unshuffled
+            masks = find_masks(views, config, self.score, sparsity, moment.draws, again=config.revive)
             state = prune_state(moment.state, masks, moment.twins)
         return state
+
+
+def _shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    return {key: array.shape for key, array in arrays.items()}
+
+
+def _require_equal(part: str, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
+    """Raise ValueError naming the first key in which ``found`` and ``wanted`` differ."""
+    for key in {**wanted, **found}:
+        if found.get(key) != wanted.get(key):
+            raise ValueError(f"the {part} it remembers have {key}: {found.get(key)}, and {wanted.get(key)} is needed")
 
 
 def require_choice(key: str, value: str, choices: Mapping[str, object]) -> None:

@@ -15,7 +15,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.controls import shuffle_layerwise
 from sparse_offline_rl.pruning.masks import Masks
-from sparse_offline_rl.pruning.prune import find_masks, prune_state, redraw
+from sparse_offline_rl.pruning.prune import copy_twins, find_masks, prune_state, redraw
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment
 
 
@@ -34,6 +34,7 @@ class Tickets(MaskSchedule):
     """Levels of ``prune.every`` updates; at the end of each, the lowest scores go and the survivors go back to earlier values."""
 
     Config: ClassVar[type[PruneConfig]] = TicketsConfig
+    STARTS_DENSE = True
     config: TicketsConfig
 
     def __init__(self, config: TicketsConfig, sparsity: float, updates: int) -> None:
@@ -45,6 +46,11 @@ class Tickets(MaskSchedule):
             raise UserError(
                 f"{self.levels} levels of {max(self.every, 1)} updates leave nothing of updates={updates} for the last ticket: "
                 "train longer, or lower prune.every or prune.levels."
+            )
+        if config.rewind and config.ticket in ("retain", "reinit"):
+            raise UserError(
+                f"prune.rewind={config.rewind} has no meaning with prune.ticket={config.ticket}, which goes back to no earlier "
+                "weights: set prune.rewind=0, or prune.ticket=rewind."
             )
         if config.rewind >= self.every:
             raise UserError(
@@ -64,14 +70,14 @@ class Tickets(MaskSchedule):
         """As the base says."""
         return 0 < update <= self.levels * self.every and update % self.every == 0
 
-    def start(self, moment: Moment) -> Change:
-        """Nothing is pruned yet."""
-        return Change(moment.state, self._remembered(moment) if self.config.rewind == 0 else moment.memory)
+    def remembered(self, state: AgentState) -> Memory:
+        """``state``, if that is what survivors go back to."""
+        return Memory(rewind=state if self.goes_back(0) else None)
 
     def change(self, moment: Moment) -> Change:
         """The end of a level, or the update to rewind to."""
         if not self.ends_level(moment.update):
-            return Change(moment.state, self._remembered(moment))
+            return Change(moment.state, replace(moment.memory, rewind=moment.state))
         masks = find_masks(
             moment.views(), self.config, self.score, self.sparsity_after(moment.update), moment.draws, again=False
         )
@@ -87,17 +93,18 @@ class Tickets(MaskSchedule):
         density = 1 - self.config.fraction if self.config.levels is None else (1 - self.sparsity) ** (1 / self.levels)
         return 1 - density**level
 
-    def _remembered(self, moment: Moment) -> Memory:
-        return replace(moment.memory, rewind=moment.state)
+    def goes_back(self, update: int) -> bool:
+        """As the base says."""
+        return self.config.ticket != "retain" and update >= self.config.rewind
 
     def _ticket(self, moment: Moment, masks: Mapping[str, Masks]) -> AgentState:
         """What is trained next. Going back takes everything back: values, moments, targets, and the optimisers' steps."""
-        begin, kind = moment.memory.rewind, self.config.ticket
-        if kind == "retain" or begin is None:
+        begin = moment.memory.rewind
+        if begin is None:  # prune.ticket=retain
             return prune_state(moment.state, masks, moment.twins)
         state = prune_state(begin, masks, moment.twins)
-        if kind != "reinit":
+        if self.config.ticket != "reinit":
             return state
         seed = int(torch.randint(2**62, (1,), generator=moment.draws, device=moment.draws.device))
         generator = torch.Generator().manual_seed(seed)
-        return redraw(state, lambda network: generator)
+        return copy_twins(redraw(state, lambda network: generator), moment.twins)

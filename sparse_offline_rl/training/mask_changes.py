@@ -17,7 +17,7 @@ from sparse_offline_rl.pruning.registry import mask_schedule
 from sparse_offline_rl.pruning.schedule import Change, Memory, Moment, observed
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.console import warn
-from sparse_offline_rl.types import Objective, Spaces
+from sparse_offline_rl.types import Batch, Objective, Spaces
 
 
 class MaskChanges:
@@ -50,16 +50,19 @@ class MaskChanges:
                 "init=zero: most initial weights are exactly zero and have equal scores; of equal ones those with the lowest index "
                 "are kept."
             )
-        change = self.schedule.start(self._moment(0, state, Memory(), "prune"))
-        state = change.state
+        state = self.schedule.start(self._moment(0, state, Memory(), "prune"))
         if config.prune.reinit:
             state = redraw(state, lambda network: generator(config.seed, f"reinit-{network}"))
         state = copy_twins(initialized(state, after), self._twins)
-        return self._observed(Change(state, change.memory))
+        return self._observed(Change(state, self.schedule.remembered(state)))
 
     def change(self, update: int, state: AgentState, memory: Memory) -> Change:
         """What the schedule does after ``update``, for which it is due."""
         return self._observed(self.schedule.change(self._moment(update, state, memory, f"masks-{update}")))
+
+    def check(self, update: int, state: AgentState, memory: Memory) -> None:
+        """Raise ValueError unless ``memory`` is of this run's schedule, standing at ``state`` after ``update``."""
+        self.schedule.check_memory(update, state, memory, self._twins)
 
     def _observed(self, change: Change) -> Change:
         return observed(change) if self.schedule.changes else change
@@ -72,4 +75,10 @@ class MaskChanges:
         config = self._config
         agent = masked_engine().restore(self._kind, state, self._spaces, config.agent, config.device)
         sample = self._buffer.sampler(config.prune.batch_size)
-        return lambda draws: agent.objectives(sample(draws), draws)
+
+        def objectives(draws: torch.Generator) -> Mapping[str, Objective]:
+            # The next batch takes the place of this one, and the losses look at theirs later.
+            batch = Batch(*(field.clone() for field in sample(draws)))
+            return agent.objectives(batch, draws)
+
+        return objectives
