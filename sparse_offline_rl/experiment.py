@@ -98,4 +98,4 @@ def load_training_data(config: Config) -> TrainingData:
     normalization = Normalization.fit(observations) if wanted else Normalization.identity(observations.shape[1])
     buffer = ReplayBuffer(loaded.transitions, normalization, config.device)
     buffer.require(config.batch_size, "batch_size")
-    return TrainingData(loaded, normalization, buffer, return_mean)
+    return TrainingData(loaded.info(), normalization, buffer, return_mean)

@@ -327,6 +327,8 @@ def test_any_key_can_be_the_axis_the_line_or_the_panel(tmp_path):
     ("argument", "sentence"),
     [
         ("x=prune.scop", "prune.scop: no run has this key"),
+        ("at=0.9", "at=0.9: no run has sparsity=0.9"),
+        ("at=[", "at=[ cannot be used: [ is no value"),
         ("where=prune=none", "where=prune=none: none of the 1 runs is so"),
         ("where=prune", "where=prune cannot be used: write key=value"),
         ("by=prune,,seed", "by=prune,,seed cannot be used: write keys with commas"),
@@ -340,6 +342,20 @@ def test_a_comparison_that_cannot_be_made_is_a_sentence(tmp_path, capsys, argume
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {sentence}")
     assert not (tmp_path / "out").exists()
+
+
+def test_of_many_experiments_curves_and_survivors_show_one_place(tmp_path):
+    write_run(tmp_path / "dense", prune="none", sparsity=0.0)
+    for prune in ("snip", "grasp", "random"):
+        for sparsity in (0.9, 0.95, 0.98):
+            write_run(tmp_path / f"{prune}{sparsity}", prune=prune, sparsity=sparsity)
+    for at, shown in ((None, "95 %"), (0.98, "98 %")):
+        study = study_of(tmp_path, Axes(at=at))
+        wanted = [f"{prune} {shown}" for prune in ("grasp", "random", "snip")]
+        assert legend_of(learning_curves(study, "update")) == ["dense", *wanted, "the dataset's policy"]
+        assert sorted(legend_of(layer_survivors(study))) == ["dense", *wanted]
+    write_run(tmp_path / "more", prune="snip", sparsity=0.99)
+    assert study_of(tmp_path).only(lambda group: group.x != 0.95).usual_place() == 0.98
 
 
 def test_the_expert_line_of_older_runs_is_the_bundled_policy_s(tmp_path):

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
-from sparse_offline_rl.reports.axes import PANEL, Axes, parse_keys, parse_where
+from sparse_offline_rl.reports.axes import PANEL, Axes, parse_keys, parse_value, parse_where
 from sparse_offline_rl.reports.write import write_report
 
 
@@ -28,12 +28,15 @@ class ReportOptions(Options):
         "", description="the keys of which each combination is a line, e.g. prune,prune.scope; else all that differs"
     )
     panels: str = Field(",".join(PANEL), description="the keys of which each combination is a panel")
+    at: str = Field("", description="the place on the axis in figures that have no room for all, e.g. 0.95")
     where: str = Field("", description="only runs with these values, e.g. prune=snip|none,dataset=expert")
 
-    @field_validator("by", "panels", "where")
+    @field_validator("by", "panels", "where", "at")
     @classmethod
     def _parses(cls, text: str, field: ValidationInfo) -> str:
-        if field.field_name == "where":
+        if field.field_name == "at":
+            parse_value(text)
+        elif field.field_name == "where":
             parse_where(text)
         elif text or field.field_name == "panels":
             parse_keys(text)
@@ -42,7 +45,9 @@ class ReportOptions(Options):
     def axes(self) -> Axes:
         """What is compared by what."""
         by = parse_keys(self.by) if self.by else None
-        return Axes(self.x, by, parse_keys(self.panels), parse_where(self.where))
+        return Axes(
+            self.x, by, parse_keys(self.panels), parse_where(self.where), parse_value(self.at) if self.at else None
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

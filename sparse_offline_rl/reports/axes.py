@@ -27,13 +27,15 @@ class Axes:
     """How runs are compared.
 
     ``by`` are the keys of which each combination of values is a line; None: the pruning method, and all else in which runs of one
-    method differ. ``where`` holds the values that a run must have: key -> values, any of them.
+    method differ. ``where`` holds the values that a run must have: key -> values, any of them. ``at`` is the place on the axis whose
+    runs stand in figures that have no room for all, such as learning curves; None: the one that most experiments share.
     """
 
     x: str = "sparsity"
     by: tuple[str, ...] | None = None
     panels: tuple[str, ...] = PANEL
     where: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    at: Any = None
 
     def select(self, runs: Sequence[Run]) -> list[Run]:
         """The runs that ``where`` lets through. Raises UserError for a key that no run has, and if none is left."""
@@ -44,6 +46,8 @@ class Axes:
                     f"{key}: no run has this key; take keys of config.yaml, e.g. prune.scope or dataset.size."
                 )
         chosen = [run for run in runs if all(run.value(key) in values for key, values in self.where)]
+        if self.at is not None and all(run.value(self.x) != self.at for run in chosen):
+            raise UserError(f"at={self.at}: no run has {self.x}={self.at}; choose a value that some have.")
         if not chosen:
             raise UserError(f"where={_written(self.where)}: none of the {len(runs)} runs is so; leave a condition out.")
         return chosen
@@ -66,11 +70,16 @@ def parse_where(text: str) -> tuple[tuple[str, tuple[Any, ...]], ...]:
             raise ValueError(
                 "write key=value, with | between values that are alike, e.g. prune=snip|grasp,env.name=hopper"
             )
-        try:
-            found.append((key.strip(), tuple(yaml.safe_load(value) for value in values.split("|"))))
-        except yaml.YAMLError:
-            raise ValueError(f"{values} are no values") from None
+        found.append((key.strip(), tuple(map(parse_value, values.split("|")))))
     return tuple(found)
+
+
+def parse_value(text: str) -> Any:
+    """A value as YAML has it. Raises ValueError for what is none."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{text} is no value") from None
 
 
 def line_keys(runs: Sequence[Run], axes: Axes) -> dict[str, list[str]]:

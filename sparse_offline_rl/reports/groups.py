@@ -16,6 +16,7 @@ _INCHES_A_LETTER = 0.11  # of a title, and a little more
 # Distinguishable with any colour vision, on white and on black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8F7A1E")
 _DENSE = "#808080"
+_PAPER_SPARSITY = 0.95
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -154,10 +155,17 @@ class Study:
         return _styles(dict.fromkeys(group.label for group in groups))
 
     def usual_place(self) -> Any:
-        """The value of the axis that most pruned experiments share, the highest of equals; None without one."""
+        """The value of the axis that figures show which have room for one: ``axes.at``, or the one of most pruned experiments.
+
+        Of several that is the paper's sparsity of 95 % if it is among them, else the highest. None without a pruned experiment.
+        """
         counts = Counter(group.x for group in self._groups() if not group.dense)
-        in_order = self.places
-        return max(counts, key=lambda x: (counts[x], in_order.index(x))) if counts else None
+        if not counts:
+            return None
+        if self.axes.at in counts:
+            return self.axes.at
+        most = [x for x in self.places if counts[x] == max(counts.values())]
+        return _PAPER_SPARSITY if self.axes.x == "sparsity" and _PAPER_SPARSITY in most else most[-1]
 
     def _groups(self) -> list[Group]:
         groups = [group for panel in self.panels for group in panel.groups]

@@ -10,6 +10,8 @@ from string import Template
 from sparse_offline_rl.reports.groups import Group, Study
 from sparse_offline_rl.reports.tables import NO_VALUE, Table, remarks, share_of
 
+_FEW_ROWS = 20  # of a table that is open from the start
+
 
 @dataclass(frozen=True)
 class FigurePart:
@@ -27,7 +29,12 @@ def html_page(
 ) -> str:
     """The page: the first table, the figures, and the other tables, which can be opened."""
     first, *others = tables
-    parts = [_glance(study), _table(first, opened=True), *map(_figure, figures), *map(_table, others)]
+    parts = [
+        _glance(study),
+        _table(first, opened=len(first.rows) <= _FEW_ROWS),
+        *map(_figure, figures),
+        *map(_table, others),
+    ]
     if notes:
         parts.append(
             f'<section><h2>Notes</h2><ul class="notes">{"".join(f"<li>{escape(it)}</li>" for it in notes)}</ul></section>'
@@ -65,7 +72,7 @@ def _glance_cell(group: Group, dense: Group | None) -> str:
     if share is None:
         return f"<td>{NO_VALUE}{mark}</td>"
     kind = "good" if share >= 0.95 else "fair" if share >= 0.8 else "poor"
-    return f'<td class="{kind}">{share:.0%}{mark}</td>'
+    return f'<td class="{kind}">{share:.1%}{mark}</td>'
 
 
 def _figure(figure: FigurePart) -> str:

@@ -68,7 +68,7 @@ _KINDS = (
     _Kind(
         "curves_updates",
         "Learning curves over updates",
-        "Mean over the seeds in a band from the lowest to the highest.",
+        "Mean over the seeds in a band from the lowest to the highest; of many experiments those at one place of the axis.",
         lambda study: learning_curves(study, "update"),
     ),
     _Kind(

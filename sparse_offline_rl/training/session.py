@@ -13,7 +13,7 @@ import torch
 from sparse_offline_rl.agents.base import Metrics
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
-from sparse_offline_rl.datasets.load import LoadedDataset
+from sparse_offline_rl.datasets.load import DatasetInfo
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.normalized_score import normalized_score
@@ -46,7 +46,7 @@ class Result:
 class TrainingData:
     """What the agent learns from."""
 
-    loaded: LoadedDataset
+    loaded: DatasetInfo
     normalization: Normalization
     buffer: ReplayBuffer
     return_mean: float | None  # of the dataset's whole episodes, as its policy earned them
