@@ -26,6 +26,15 @@ def repaired(path, change):
     path.write_bytes(save(arrays, metadata={"sparse_offline_rl": json.dumps(header)}))
 
 
+def exchange(header, arrays):
+    """Let the actor and a critic, whose shapes differ, be each other."""
+    networks, (one, other) = header["networks"], ("actor", "critic1")
+    networks[one], networks[other] = networks[other], networks[one]
+    for kind in ("values", "exp_avg", "exp_avg_sq", "target"):
+        keys = [f"network/{name}/{kind}" for name in (one, other)]
+        arrays.update(zip(keys, [arrays[key] for key in reversed(keys)], strict=True))
+
+
 WRONG = {
     "a negative update": lambda h, a: h.update(update=-1),
     "no update": lambda h, a: h.update(update=0),
@@ -39,6 +48,7 @@ WRONG = {
     "a mask of a billion": lambda h, a: h["networks"]["actor"][0].update(shape=[2**20, 2**20]),
     "no network": lambda h, a: h["networks"].pop("actor"),
     "a network too many": lambda h, a: h["networks"].update(other=h["networks"]["actor"]),
+    "two networks exchanged": exchange,
     "no networks": lambda h, a: h.update(networks=[]),
     "no moments": lambda h, a: a.pop("network/actor/exp_avg"),
     "moments of another length": lambda h, a: a.update({"network/actor/exp_avg": np.zeros(3, np.float32)}),
