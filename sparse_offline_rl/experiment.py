@@ -15,7 +15,7 @@ from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.datasets.overview import overview, suspect_values
-from sparse_offline_rl.datasets.rewards import scale_rewards
+from sparse_offline_rl.datasets.rewards import mean_return, scale_rewards
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.pruning.layer_reports import layer_reports
 from sparse_offline_rl.pruning.registry import mask_schedule, prune_configs
@@ -77,6 +77,9 @@ def run(config: Config) -> Result:
         session = Session(config, folder, data, active, masks, begin.memory, checkpoint)
         with closing(session), stop_on_signal() as should_stop:
             return session.run(should_stop)
+    except Exception as error:
+        folder.fail(error)
+        raise
     finally:
         folder.release()
 
@@ -87,6 +90,7 @@ def load_training_data(config: Config) -> TrainingData:
     say(overview(loaded.name, loaded.transitions))
     for sentence in suspect_values(loaded.transitions):
         warn(sentence)
+    return_mean = mean_return(loaded.transitions)
     if config.agent.rewards == "return_range":
         loaded = replace(loaded, transitions=scale_rewards(loaded.transitions))
     observations = loaded.transitions.observations
@@ -94,4 +98,4 @@ def load_training_data(config: Config) -> TrainingData:
     normalization = Normalization.fit(observations) if wanted else Normalization.identity(observations.shape[1])
     buffer = ReplayBuffer(loaded.transitions, normalization, config.device)
     buffer.require(config.batch_size, "batch_size")
-    return TrainingData(loaded, normalization, buffer)
+    return TrainingData(loaded.info(), normalization, buffer, return_mean)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -45,12 +44,16 @@ TINY = [*TINY_RUN, *small("bcq")]
 @pytest.fixture(scope="session", autouse=True)
 def minari_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("minari")
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(root)
-    yield root
-    os.environ.pop("MINARI_DATASETS_PATH")
-    if before is not None:
-        os.environ["MINARI_DATASETS_PATH"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        patch.setenv("HF_HUB_OFFLINE", "1")  # a dataset that is not there is not looked for elsewhere
+        yield root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread():
+    """Torch's threads would wait for each other where the tests run in as many processes as there are cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,7 +69,7 @@ def process_settings():
     """What a run sets for its whole process must not reach the next test."""
     yield
     torch.set_flush_denormal(False)
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture

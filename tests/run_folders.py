@@ -10,6 +10,7 @@ import yaml
 _SIZES = {"actor": (17 + 6, 400, 300, 6), "critic1": (23, 400, 300, 1), "critic2": (23, 400, 300, 1)}
 _SIZES |= {"encoder": (23, 750, 750, 12), "decoder": (29, 750, 750, 6)}
 _EXPERTS = {"hopper": ("Hopper-v5", 3234.3), "halfcheetah": ("HalfCheetah-v5", 12135.0)}
+_POLICIES = {"hopper": 320.0, "halfcheetah": 3200.0}
 
 
 def layers(sparsity: float, last_head_empty: bool = False) -> list[dict[str, object]]:
@@ -59,6 +60,9 @@ def summary(env: str, agent: str, sparsity: float, final: float, collapsed: bool
         "policy_dense_bytes": 3_400_000 if agent == "bcq" else 2_350_000,
         "checkpoint_bytes": int(2e7 * (1 - sparsity)) + 60000,
         "updates_per_second": 60.0 + 300 * sparsity,
+        "train_seconds": 1000 / (60.0 + 300 * sparsity),
+        "engine": "sparse" if sparsity else "dense",
+        "dataset_return_mean": _POLICIES[env],
     }
 
 
@@ -72,16 +76,26 @@ def write_run(
     returns: tuple[float, ...] = (100.0, 200.0, 300.0),
     finished: bool = True,
     collapsed: bool = False,
+    episodes: tuple[tuple[float, ...], ...] = (),
+    densities: tuple[float, ...] = (),
     **extra: object,
 ) -> Path:
-    """A run folder with an evaluation every 10 updates; the last is the final one if ``finished``."""
+    """A run folder with an evaluation every 10 updates, at 5 updates a second; the last is the final one if ``finished``.
+
+    ``episodes`` are the returns of each evaluation's episodes, ``densities`` those of one layer at each evaluation.
+    """
     folder.mkdir(parents=True)
     values = config(env, agent, prune, sparsity, seed, **extra)
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    rows = ["update,loss/vae,eval/return_mean,eval/return_std,eval/normalized_score"]
+    rows = ["update,loss/vae,layer_density/actor.out,time/updates_per_second,eval/return_mean,eval/return_std"]
     for i, value in enumerate(returns):
-        rows += [f"{10 * i + 5},0.5,,,", f"{10 * i + 10},0.5,{value},1.0,{value / 100}"]
+        density = densities[i] if densities else 0.3
+        rows += [f"{10 * i + 5},0.5,{density},5.0,,", f"{10 * i + 10},0.5,{density},5.0,{value},1.0"]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+    if episodes:
+        lines = ["update," + ",".join(f"return_{i}" for i in range(len(episodes[0])))]
+        lines += [f"{10 * i + 10}," + ",".join(map(str, values)) for i, values in enumerate(episodes)]
+        (folder / "episodes.csv").write_text("\n".join(lines) + "\n")
     if finished:
         found = summary(env, agent, sparsity, returns[-1], collapsed)
         (folder / "summary.json").write_text(json.dumps(found))

@@ -95,6 +95,7 @@ def test_a_bad_job_in_another_process_is_named_and_the_others_run(spawn, tmp_pat
     assert process.returncode == 2
     assert names_the_failed_jobs(err)
     assert out.count("finished: ") == 2
+    assert len(list(tmp_path.glob("runs/*/*/*/*/summary.json"))) == 2
 
 
 def test_a_fault_of_the_program_ends_one_job_and_not_the_sweep(cli, tmp_path, monkeypatch):

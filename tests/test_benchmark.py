@@ -29,10 +29,10 @@ BENCH = Bench(TINY, sys.executable, lambda line: None)
 @pytest.fixture(autouse=True)
 def torch_settings():
     """Contestants set threads and determinism of their process; here that is the process of the tests."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     yield
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    torch.set_deterministic_debug_mode(deterministic)
 
 
 def test_a_race_times_each_line_every_round_and_names_what_is_missing():

@@ -51,6 +51,9 @@ WRONG = {
     "a clock without time": lambda h, a: h["progress"].update(train_seconds=None),
     "csv_bytes as text": lambda h, a: h["progress"].update(csv_bytes="all"),
     "csv_bytes beyond the file": lambda h, a: h["progress"].update(csv_bytes=10**9),
+    "episodes_bytes as text": lambda h, a: h["progress"].update(episodes_bytes="all"),
+    "episodes_bytes beyond the file": lambda h, a: h["progress"].update(episodes_bytes=10**9),
+    "episodes_sha256 as a number": lambda h, a: h["progress"].update(episodes_sha256=3),
     "an engine of no name": lambda h, a: h["progress"].update(engine=None),
     "an engine that is none": lambda h, a: h["progress"].update(engine="steam"),
     "no configuration": lambda h, a: h["progress"].update(config=None),
@@ -81,3 +84,25 @@ def test_wrong_claims_of_a_checkpoint_are_a_sentence(cli, tmp_path, unfinished, 
     assert status == 2, err
     assert len([line for line in err.splitlines() if line]) == 1 and err.startswith("error: "), err
     assert str(run_dir) in err
+
+
+def test_a_checkpoint_of_before_episodes_were_kept_goes_on(cli, tmp_path, unfinished):
+    run_dir = tmp_path / "run"
+    shutil.copytree(unfinished, run_dir)
+    (run_dir / "episodes.csv").unlink()
+    repaired(
+        checkpoint_path(run_dir), lambda h, a: [h["progress"].pop(f"episodes_{key}") for key in ("bytes", "sha256")]
+    )
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")
+    assert status == 0, err
+    assert (run_dir / "episodes.csv").read_text() == "update,return_0\n"
+
+
+def test_episodes_of_another_run_are_refused(cli, tmp_path, unfinished):
+    run_dir = tmp_path / "run"
+    shutil.copytree(unfinished, run_dir)
+    path = run_dir / "episodes.csv"
+    path.write_text(path.read_text().replace("10,", "10,9"))
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")
+    assert status == 2
+    assert f"{path} is not what this run had written" in err

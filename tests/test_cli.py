@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, TINY
 
 from sparse_offline_rl.cli import main as command_line
+from sparse_offline_rl.cli import train as train_cli
 from sparse_offline_rl.cli.main import COMMANDS
 
 CONSOLE = [sys.executable, "-c", "from sparse_offline_rl.cli.main import main; main()"]
@@ -138,6 +139,7 @@ def test_bash_completion_of_train_py(cli, console, monkeypatch):
 )
 def test_hydras_own_flags_and_keys_end_in_a_sentence(cli, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_cli, "run", lambda _: pytest.fail("it began to train"))
     status, out, err = cli(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1

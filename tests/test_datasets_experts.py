@@ -163,3 +163,13 @@ def test_without_stable_baselines3(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         cli.main([f"out={tmp_path / 'out'}"])
     assert 'pip install "sparse-offline-rl[experts]"' in capsys.readouterr().err
+
+
+def test_returns_of_bundled_policies_are_those_of_their_description():
+    lines = (bundled_policy_path("hopper", "expert").parent / "README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|") and ".npz" in line]
+    described = {row[1].removesuffix(".npz"): float(row[4].split()[0]) for row in rows}
+    known = {
+        f"{name}_{kind}": value for name, env in BUNDLED_ENVS.items() for kind, value in env.policy_returns.items()
+    }
+    assert described == known

@@ -210,6 +210,22 @@ def test_damage_is_refused_in_a_sentence(case):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("total_steps", 10**12),
+        ("total_steps", "50"),
+        ("total_steps", None),
+        ("total_episodes", -1),
+        ("total_episodes", 10**6),
+    ],
+)
+def test_counts_are_checked_before_memory_is_taken(name, count):
+    dataset_id = damaged(change_metadata(**{name: count}))
+    with pytest.raises(UserError, match=rf"metadata.json says {name}={count!r}, but main_data.hdf5 has \d+ bytes"):
+        read_minari(dataset_id, 10**9)
+
+
 def test_a_dataset_that_cannot_be_downloaded(monkeypatch, minari_root):
     monkeypatch.setenv("MINARI_REMOTE", "nowhere://none")
     with pytest.raises(UserError) as error:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.datasets.rewards import mean_return
 from sparse_offline_rl.datasets.transitions import Transitions, concatenate, from_episodes
 from sparse_offline_rl.errors import UserError
 
@@ -167,3 +168,13 @@ def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(UserError, match=r"batch_size=6 .* 5 transitions"):
         buffer.require(6, "batch_size")
     buffer.require(5, "batch_size")
+
+
+def test_the_mean_return_is_that_of_whole_episodes():
+    """Returns 3 and 7 of two whole episodes; the third, of 100 so far, is cut off by the end of the data."""
+    zeros = np.zeros((6, 2), np.float32)
+    rewards = np.array([1, 2, 3, 4, 60, 40], np.float32)
+    ends = np.array([0, 1, 0, 0, 0, 0], bool), np.array([0, 0, 0, 1, 0, 0], bool)
+    assert mean_return(Transitions(zeros, zeros, rewards, zeros, *ends)) == 5.0
+    assert mean_return(Transitions(zeros, zeros, rewards, zeros, *ends).head(4)) == 5.0
+    assert mean_return(Transitions(zeros, zeros, rewards, zeros, *ends).head(1)) is None

@@ -84,6 +84,21 @@ def test_state_crosses_engines_exactly(name):
 
 
 @pytest.mark.parametrize("engine", ["dense", "sparse"])
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_a_state_is_a_copy(name, engine):
+    agent = pruned_agent(name, engine=engine)
+    agent.networks.register_buffer("scale", torch.ones(1))
+    before = agent.state()
+    vectors = {key: vector.clone() for key, vector in flat(before).items()}
+    train(agent, 2)  # TD3+BC moves its actor every other time
+    agent.networks.scale.fill_(2)
+    moved = flat(agent.state())
+    for key, vector in flat(before).items():
+        assert torch.equal(vector, vectors[key]), key
+        assert not torch.equal(vector, moved[key]), key
+
+
+@pytest.mark.parametrize("engine", ["dense", "sparse"])
 @pytest.mark.parametrize("sparsity", [0.995, 0.9])
 def test_a_collapsed_agent_trains(engine, sparsity):
     agent = pair(method="magnitude", sparsity=sparsity)[engine == "sparse"]

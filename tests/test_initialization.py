@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse_offline_rl.networks.initialization import AFTER_MASKS, BEFORE_MASKS, initialized, isometry, sparse, zero
+from sparse_offline_rl.networks.jacobian import singular_values
+from sparse_offline_rl.networks.mlp import MLP
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import NetworkState
 
@@ -105,3 +107,13 @@ def test_a_run_begins_with_them(cli, tmp_path, init):
     assert status == 0, err
     assert "finished" in out
     assert ("exactly zero" in err) == (init == "zero")
+
+
+def test_singular_values_are_those_of_the_jacobian_by_autograd():
+    state = network(np.random.default_rng(0).random((8, 5)) < 0.7, np.ones((3, 8), bool))
+    mlp = MLP.from_packed(state.topology, state.values)
+    inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    wanted = [torch.linalg.svdvals(torch.autograd.functional.jacobian(lambda x: mlp(x[None])[0], x)) for x in inputs]
+    np.testing.assert_allclose(
+        singular_values(state, inputs.numpy()), torch.stack(wanted).numpy(), rtol=1e-4, atol=1e-6
+    )

@@ -7,13 +7,15 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import metadata, packages_distributions
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from packaging.specifiers import SpecifierSet
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = SETTINGS["project"]
 PACKAGE = ROOT / "sparse_offline_rl"
 # The benchmark is no part of the wheel, and its other libraries live in an environment of their own.
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if PACKAGE / "benchmarks" not in path.parents)
@@ -55,8 +57,22 @@ def test_every_import_is_declared(path):
         assert distributions & declared, f"declare one of {distributions} in pyproject.toml"
 
 
+def pins() -> set[str]:
+    """The normalised names of what ``constraints.txt`` pins."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return names([line for line in lines if line and not line.startswith("#")])
+
+
 def test_the_pins_cover_what_is_declared():
-    pins = names(
-        [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
-    )
-    assert (DEPENDENCIES | EXTRAS) - {PROJECT["name"]} <= pins
+    assert (DEPENDENCIES | EXTRAS) - {PROJECT["name"]} <= pins()
+
+
+def test_the_oldest_python_is_one_that_the_tests_can_run_on():
+    """Every dependency, at the version that the tests run with, can be installed on it, and the tools check for it."""
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert SpecifierSet(PROJECT["requires-python"]).contains(f"{sys.version_info.major}.{sys.version_info.minor}")
+    assert SETTINGS["tool"]["mypy"]["python_version"] == oldest
+    assert SETTINGS["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    wanted = {name: metadata(name)["Requires-Python"] or "" for name in DEPENDENCIES}
+    refusing = [name for name, versions in wanted.items() if not SpecifierSet(versions).contains(oldest)]
+    assert refusing == []

@@ -266,6 +266,24 @@ def test_a_small_file_cannot_claim_a_huge_network(folder):
     assert f"claims more than {MAX_POSITIONS} weights" in refusal(folder, data)
 
 
+def test_a_small_file_cannot_claim_wide_latents(folder):
+    """They take no bytes: nothing in the file's length contradicts 2²⁶ pruned weights from them to the first unit."""
+    write_policy(folder / "empty.sorl", make_policy("bc", 0.0, hidden=(1, 2)))
+
+    def widen(header):
+        header["networks"][0]["hidden"][0]["in"] += 2**26 - header["acting"]["latent_dim"]
+        header["acting"]["latent_dim"] = 2**26
+
+    data = edit_header((folder / "empty.sorl").read_bytes(), widen)
+    assert len(data) < 1000
+    tracemalloc.start()
+    sentence = refusal(folder, data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert f"weights, more than {len(data)} bytes can hold" in sentence
+    assert peak < 2_000_000
+
+
 def test_headers_that_are_no_json_are_refused(folder, sound):
     for text in (b"[" * 100_000, b"\xff\xfe", b""):
         body = sound[:12] + (24 + len(text) + 32).to_bytes(8, "little") + len(text).to_bytes(4, "little") + text

@@ -15,7 +15,7 @@ from test_configs import composed
 
 import sparse_offline_rl
 from sparse_offline_rl.agents.registry import AGENTS
-from sparse_offline_rl.datasets.load import LoadedDataset
+from sparse_offline_rl.datasets.load import DatasetInfo
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
@@ -101,7 +101,7 @@ def test_the_torch_agent_does_the_same(name, engine):
     agent = pruned_agent(name, engine=engine, **({"acting_candidates": 9} if name == "bcq" else {}))
     normalization = Normalization.identity(5)
     content = policy_content(
-        read_config(composed(f"agent={name}")), agent, normalization, LoadedDataset(None, agent.spaces, "env", "data")
+        read_config(composed(f"agent={name}")), agent, normalization, DatasetInfo(agent.spaces, "env", "data")
     )
     states, rows = observations(content, 6), 6 * content.acting.candidates
     expected = agent.act(torch.from_numpy(states), torch.Generator().manual_seed(3))

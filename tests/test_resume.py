@@ -1,6 +1,5 @@
 """Killed at any moment, a run that is started again ends with the very same bits."""
 
-import csv
 import errno
 import json
 import os
@@ -13,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, TINY_RUN, small
+from conftest import ROOT, TINY, small
 from helpers import flat, pruned_agent
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from run_results import assert_same, run_result
 
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.engines import selection
@@ -34,39 +33,6 @@ from sparse_offline_rl.training.run_folder import RunFolder
 
 OFTEN = ["updates=400", "checkpoint.every=7", "eval.every=100", "log.every=10"]
 LONG = [*TINY, *OFTEN]
-TIMED = {"updates_per_second", "train_seconds", "eval_seconds"}
-
-
-def result(run_dir):
-    """Everything a run leaves that must not depend on interruptions."""
-    summary = json.loads((run_dir / "summary.json").read_text())
-    with (run_dir / "metrics.csv").open() as file:
-        table = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
-    board = EventAccumulator(str(run_dir)).Reload()
-    points = {
-        tag: [(p.step, p.value) for p in board.Scalars(tag)]
-        for tag in board.Tags()["scalars"]
-        if not tag.startswith("time/")
-    }
-    policy = (run_dir / "policy" / "policy.sorl").read_bytes()
-    kept = {k: v for k, v in summary.items() if k not in TIMED | {"checkpoint_bytes"}}
-    return kept, table, points, policy, load_checkpoint(checkpoint_path(run_dir))
-
-
-def assert_same(left, right):
-    assert left[:4] == right[:4]
-    assert np.array_equal(left[4].random_state, right[4].random_state)
-    assert left[4].state.steps == right[4].state.steps
-    ours, theirs = flat(left[4].state), flat(right[4].state)
-    assert set(ours) == set(theirs)
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
-
-
-def finish(spawn, command):
-    process = spawn(*command)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
 
 
 def wait_for(condition, process, seconds=120):
@@ -75,13 +41,9 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(
-    ("agent", "engine"), [("bcq", "dense"), ("bcq", "sparse"), ("td3bc", "sparse"), ("iql", "sparse")]
-)
-def test_kill_9_at_several_moments_changes_nothing(spawn, tmp_path, agent, engine):
+def test_kill_9_at_several_moments_changes_nothing(spawn, cli, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    command = [*TINY_RUN, *OFTEN, *small(agent), f"engine={engine}"]
-    finish(spawn, [*command, f"run_dir={whole}"])
+    assert cli(*LONG, f"run_dir={whole}")[0] == 0
     # Moments: before the first checkpoint; after some; while a checkpoint is being written; in the first evaluation.
     moments = [
         lambda: (broken / "metrics.csv").exists(),
@@ -90,29 +52,29 @@ def test_kill_9_at_several_moments_changes_nothing(spawn, tmp_path, agent, engin
         lambda: (broken / "metrics.csv").exists() and (broken / "metrics.csv").read_text().count("\n") > 9,
     ]
     for reached in moments:
-        process = spawn(*command, f"run_dir={broken}")
+        process = spawn(*LONG, f"run_dir={broken}")
         wait_for(reached, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (broken / "summary.json").exists() or process.returncode == 0
-    finish(spawn, [*command, f"run_dir={broken}"])
-    assert_same(result(whole), result(broken))
+    assert cli(*LONG, f"run_dir={broken}")[0] == 0
+    assert_same(run_result(whole), run_result(broken))
     assert not list(broken.rglob(".*.tmp"))
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(spawn, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(spawn, cli, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    command = [*LONG, "checkpoint.every=100000", "updates=3000", "eval.every=3000"]
+    command = [*LONG, "checkpoint.every=100000", "updates=1500", "eval.every=1500"]
     process = spawn(*command, f"run_dir={broken}")
     wait_for(lambda: (broken / "metrics.csv").exists() and (broken / "metrics.csv").stat().st_size > 0, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "run the same command to go on" in out
-    assert 0 < load_checkpoint(checkpoint_path(broken)).update < 3000
-    finish(spawn, [*command, f"run_dir={broken}"])
-    finish(spawn, [*command, f"run_dir={whole}"])
-    assert_same(result(whole), result(broken))
+    assert 0 < load_checkpoint(checkpoint_path(broken)).update < 1500
+    assert cli(*command, f"run_dir={broken}")[0] == 0
+    assert cli(*command, f"run_dir={whole}")[0] == 0
+    assert_same(run_result(whole), run_result(broken))
 
 
 def test_ctrl_c_after_the_last_update_ends_a_sweep_behind_its_run(cli, tmp_path, monkeypatch):
@@ -367,7 +329,7 @@ def test_a_damaged_summary_is_named(cli, tmp_path, text):
 
 def test_an_evaluation_that_is_not_finite_is_a_diverged_run(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "evaluate", lambda *_: np.array([1.0, np.nan]))
-    status, _, err = cli(*TINY, "updates=10", "eval.every=10", f"run_dir={tmp_path / 'run'}")
+    status, _, err = cli(*TINY, "updates=10", "eval.every=10", "eval.episodes=2", f"run_dir={tmp_path / 'run'}")
     assert status == 2
     assert "training diverged: eval/return_mean is not finite after update 10" in err
     assert not (tmp_path / "run" / "policy" / "policy.sorl").exists()
@@ -426,11 +388,26 @@ def test_two_processes_do_not_share_a_run_folder(spawn, cli, tmp_path):
     assert process.returncode == 130
 
 
-def test_a_kill_before_any_file_operation_changes_nothing(tmp_path):
-    """Every opened, renamed, removed or created file of a tiny run, one after the other."""
-    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path)]
+def kill_at_file_operations(*arguments):
+    """What ``kill_driver.py`` found, which kills and resumes a run again and again."""
+    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["operations"] > 20
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_kill_at_any_file_operation_changes_nothing(tmp_path):
+    """A sample of the kill points of a tiny run; CONTRIBUTING.md says how to try all."""
+    found = kill_at_file_operations(tmp_path, 25)
+    assert set(found["kinds"]) >= {"open", "write", "half", "os.fsync", "close", "os.rename", "os.remove", "os.mkdir"}
+    assert found["killed"] > 20
+    assert found["wrong"] == []
+
+
+@pytest.mark.parametrize(("agent", "engine"), [("bcq", "dense"), ("td3bc", "sparse"), ("iql", "sparse")])
+def test_a_kill_changes_nothing_for_any_agent(tmp_path, agent, engine):
+    """With checkpoints, rows and evaluations that fall on different updates."""
+    settings = [*small(agent), f"engine={engine}", "updates=30", "checkpoint.every=7", "eval.every=15", "log.every=5"]
+    found = kill_at_file_operations(tmp_path, 6, *settings)
+    assert found["killed"] > 4
     assert found["wrong"] == []

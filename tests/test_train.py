@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -37,6 +39,7 @@ SUMMARY_KEYS = {
         "eval_seconds",
         "engine",
         "versions",
+        "dataset_return_mean",
     ),
 }
 
@@ -72,6 +75,11 @@ def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
     assert [int(row["update"]) for row in table] == [10, 20, 30, 40]
     assert [bool(row["eval/return_mean"]) for row in table] == [False, True, False, True]
     assert float(table[-1]["eval/return_mean"]) == summary["return_mean"]
+    with (run_dir / "episodes.csv").open() as file:
+        episodes = list(csv.DictReader(file))
+    assert [int(row["update"]) for row in episodes] == [20, 40]
+    assert float(episodes[-1]["return_0"]) == pytest.approx(summary["return_mean"], rel=1e-6)
+    assert summary["dataset_return_mean"] == pytest.approx(3456, abs=100)  # two episodes of the bundled expert
 
     board = EventAccumulator(str(run_dir)).Reload()
     logged = {name for row in table for name, value in row.items() if value}
@@ -187,14 +195,6 @@ def test_a_sweep_runs_and_then_says_that_all_is_complete(cli, tmp_path, monkeypa
     assert len(list(tmp_path.glob("runs/*/*/*/*/summary.json"))) == 4
 
 
-def test_the_joblib_launcher_sweeps_too(spawn, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    process = spawn("-m", *TINY, "updates=10", "eval.every=10", "hydra/launcher=joblib", "seed=0,1")
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert len(list(tmp_path.glob("runs/*/*/*/*/summary.json"))) == 2
-
-
 def test_redrawn_weights_differ_between_layers(cli, tmp_path):
     """The control keeps the masks and draws new weights; no two layers may get the same numbers."""
     assert cli(*TINY, "updates=10", "prune.reinit=true", f"run_dir={tmp_path / 'a'}")[0] == 0
@@ -216,3 +216,15 @@ def test_a_dense_baseline_keeps_two_different_critics(cli, tmp_path):
     assert cli(*TINY, *dense, "updates=10", f"run_dir={tmp_path / 'run'}")[0] == 0
     tensors = flat(load_checkpoint(checkpoint_path(tmp_path / "run")).state)
     assert not torch.equal(tensors["values/critic1"], tensors["values/critic2"])
+
+
+@pytest.mark.parametrize("engine", ["dense", "sparse"])
+def test_a_run_does_not_import_torchs_compiler(tmp_path, engine):
+    """It takes seconds and memory at every start, and innocent calls of torch import it."""
+    script = (
+        "import sys\nfrom sparse_offline_rl.cli.train import main\nmain()\n"
+        "assert not {'torch._dynamo', 'torch._inductor'} & set(sys.modules)"
+    )
+    arguments = [*TINY, "updates=10", "eval.every=10", f"engine={engine}", f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

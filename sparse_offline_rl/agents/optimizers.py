@@ -35,7 +35,7 @@ class Adam:
         self.exp_avg = [torch.zeros_like(p) for p in self.parameters]
         self.exp_avg_sq = [torch.zeros_like(p) for p in self.parameters]
         self._steps = 0
-        self.gradients: Sequence[Tensor] = ()  # of the last step
+        self.gradients: Sequence[Tensor] = ()  # of the last step; a session empties it before each update
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
         # What the kernel needs to know of a step: its size and the scale of √v, which `advance` sets, and the constants.
         self.factors = array("f", [0, 0, weight_decay, 1 - BETA1, BETA2, 1 - BETA2, EPSILON])

@@ -30,6 +30,7 @@ from sparse_offline_rl.benchmarks.sections import (
     crossover,
     files,
     layer,
+    masks,
     peers,
     updates,
 )
@@ -46,6 +47,7 @@ SECTIONS: dict[str, tuple[str, Measure]] = {
     "acting": (acting.TITLE, acting.measure),
     "files": (files.TITLE, files.measure),
     "costs": (costs.TITLE, costs.measure),
+    "masks": (masks.TITLE, masks.measure),
     "crossover": (crossover.TITLE, crossover.measure),
     "constants": (constants.TITLE, constants.measure),
 }

@@ -21,6 +21,7 @@ class Scale:
     widths: tuple[int, ...]  # factors on the hidden widths, at constant survivors
     starts: int  # repetitions of what needs a fresh process each time
     memory_updates: int  # updates before the peak is read
+    updates_a_change: int  # from one change of masks to the next
     episodes: int
     candidates: int = 10  # BCQ's actions per next state
     hidden: Mapping[str, tuple[int, ...]] = field(
@@ -46,6 +47,7 @@ FULL = Scale(
     widths=(1, 2, 4),
     starts=3,
     memory_updates=100,
+    updates_a_change=1000,
     episodes=10,
 )
 QUICK = Scale(
@@ -60,5 +62,6 @@ QUICK = Scale(
     widths=(1, 2),
     starts=1,
     memory_updates=5,
+    updates_a_change=10,
     episodes=1,
 )

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "play episodes with a trained policy",
     "export": "write a trained policy as ONNX, C99, or dense tensors",
     "report": "make figures and tables from run folders",
+    "status": "say which runs are done, running, failed or missing, and how long the rest takes",
     "generate-dataset": "make a dataset with a bundled policy, a policy file, or at random",
     "train-expert": "train the policies that generate datasets (extra [experts])",
 }

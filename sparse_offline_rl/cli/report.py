@@ -6,25 +6,55 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
+from sparse_offline_rl.reports.axes import PANEL, Axes, parse_keys, parse_value, parse_where
 from sparse_offline_rl.reports.write import write_report
 
 
 class ReportOptions(Options):
-    """Make figures and tables from run folders, finished or not: sparse-offline-rl report runs=runs out=report"""
+    """Make figures and tables from run folders, finished or not, or from the CSVs of an earlier report.
 
-    runs: Path = Field(Path("runs"), description="the folder below which the runs lie")
-    out: Path = Field(Path("report"), description="the folder to write report.md and its figures to")
+    sparse-offline-rl report runs=runs out=report
+    sparse-offline-rl report runs=runs x=dataset.size by=prune,sparsity where=env=hopper
+    """
+
+    runs: Path = Field(Path("runs"), description="the folder below which the runs lie, or data/ of a report")
+    out: Path = Field(Path("report"), description="the folder to write report.html, report.md, figures and CSVs to")
+    x: str = Field("sparsity", description="the key on the horizontal axis")
+    by: str = Field(
+        "", description="the keys of which each combination is a line, e.g. prune,prune.scope; else all that differs"
+    )
+    panels: str = Field(",".join(PANEL), description="the keys of which each combination is a panel")
+    at: str = Field("", description="the place on the axis in figures that have no room for all, e.g. 0.95")
+    where: str = Field("", description="only runs with these values, e.g. prune=snip|none,dataset=expert")
+
+    @field_validator("by", "panels", "where", "at")
+    @classmethod
+    def _parses(cls, text: str, field: ValidationInfo) -> str:
+        if field.field_name == "at":
+            parse_value(text)
+        elif field.field_name == "where":
+            parse_where(text)
+        elif text or field.field_name == "panels":
+            parse_keys(text)
+        return text
+
+    def axes(self) -> Axes:
+        """What is compared by what."""
+        by = parse_keys(self.by) if self.by else None
+        return Axes(
+            self.x, by, parse_keys(self.panels), parse_where(self.where), parse_value(self.at) if self.at else None
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
         options = parse_options(ReportOptions, sys.argv[1:] if arguments is None else arguments)
-        report = write_report(options.runs, options.out)
+        report = write_report(options.runs, options.out, options.axes())
         for note in report.notes:
             print(f"note: {note}")
         print(f"{report.runs} runs, {report.finished} finished; written:")

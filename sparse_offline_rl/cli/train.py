@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sparse_offline_rl.cli.configs import hydra_app, hydra_errors, parse_flags, run_mode, show
 from sparse_offline_rl.cli.errors import user_errors
+from sparse_offline_rl.cli.grids import sweep
 from sparse_offline_rl.cli.interrupt import INTERRUPTED, was_interrupted
 from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.cli.streams import steady_output
@@ -29,11 +29,11 @@ def main() -> None:
     with user_errors():
         flags = parse_flags(sys.argv[1:])
         with hydra_app(flags) as app:
-            sweep = run_mode(app, flags) == RunMode.MULTIRUN
+            several = run_mode(app, flags) == RunMode.MULTIRUN
             if not flags.shell_completion and not flags.hydra_help:
-                check_overrides(app, flags, sweep)
+                check_overrides(app, flags, several)
             if not show(app, flags):
-                (_sweep if sweep else _one)(app, flags)
+                (_sweep if several else _one)(app, flags)
 
 
 def _one(app: Hydra, flags: Namespace) -> None:
@@ -47,11 +47,7 @@ def _one(app: Hydra, flags: Namespace) -> None:
 def _sweep(app: Hydra, flags: Namespace) -> None:
     """Do all jobs, whichever of them fail, and raise UserError that names those that did."""
     with hydra_errors():
-        # A list for each batch of the sweeper.
-        batches: Sequence[Sequence[JobReturn]] = app.multirun(
-            flags.config_name, _job, [*flags.overrides, "hydra.mode=MULTIRUN"]
-        )
-        done = [job for batch in batches for job in batch]
+        done = sweep(app, flags, _job)
         failed = [job for job in done if job.return_value is not None]
     if failed:
         shared = set.intersection(*(set(job.overrides or ()) for job in done)) if len(done) > 1 else set()

@@ -7,6 +7,7 @@ import difflib
 import functools
 import importlib
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -28,12 +29,15 @@ class BundledEnv:
     id: str
     reference_min_score: float  # return of a random policy
     reference_max_score: float  # return of D4RL's expert
+    policy_returns: Mapping[
+        str, float
+    ]  # mean returns of the bundled policies when they sample (``experts_data/README.md``)
 
 
 BUNDLED_ENVS = {
-    "halfcheetah": BundledEnv("HalfCheetah-v5", -280.178953, 12135.0),
-    "hopper": BundledEnv("Hopper-v5", -20.272305, 3234.3),
-    "walker2d": BundledEnv("Walker2d-v5", 1.629008, 4592.3),
+    "halfcheetah": BundledEnv("HalfCheetah-v5", -280.178953, 12135.0, {"expert": 11405.0, "medium": 4326.0}),
+    "hopper": BundledEnv("Hopper-v5", -20.272305, 3234.3, {"expert": 3456.0, "medium": 1001.0}),
+    "walker2d": BundledEnv("Walker2d-v5", 1.629008, 4592.3, {"expert": 4371.0, "medium": 1907.0}),
 }
 
 

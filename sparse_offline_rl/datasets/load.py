@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,26 @@ BOUND_TOLERANCE = 1e-5  # float32 rounding of actions at the bounds
 
 
 @dataclass(frozen=True)
-class LoadedDataset:
-    """Transitions and the environment that they belong to."""
+class DatasetInfo:
+    """What is known of a dataset beside its transitions: its name, and the environment that it belongs to."""
 
-    transitions: Transitions
     spaces: Spaces
     env_id: str
     name: str  # Minari dataset id, or the D4RL file's name
     env_kwargs: dict[str, Any] = field(default_factory=dict)  # for gymnasium.make, beside env_id
     reference_min_score: float | None = None  # returns that map to 0 and 100; None: no normalised score
     reference_max_score: float | None = None
+
+
+@dataclass(frozen=True)
+class LoadedDataset(DatasetInfo):
+    """A dataset with its transitions, as it was read."""
+
+    transitions: Transitions = field(kw_only=True)
+
+    def info(self) -> DatasetInfo:
+        """All but the transitions, which need not be kept once they are in a replay buffer."""
+        return DatasetInfo(**{it.name: getattr(self, it.name) for it in fields(DatasetInfo)})
 
 
 def load_dataset(dataset: DatasetConfig, env: EnvConfig) -> LoadedDataset:
@@ -128,7 +138,7 @@ def _with_environment(
     known = next((known for known in BUNDLED_ENVS.values() if known.id == env_id), None)
     if scores == (None, None) and known is not None:  # Minari's public datasets carry no scores (Minari issue 323)
         scores = (known.reference_min_score, known.reference_max_score)
-    return LoadedDataset(transitions, spaces, env_id, name, env_kwargs, *scores)
+    return LoadedDataset(spaces, env_id, name, env_kwargs, *scores, transitions=transitions)
 
 
 def _check_fit(loaded: LoadedDataset, out_of_bounds: str) -> Transitions:

@@ -1,71 +1,73 @@
-"""Learning curves: return against updates."""
+"""Learning curves: return against updates, and against seconds of training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes as PlotAxes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sparse_offline_rl.reports.groups import Group, by_panel_and_agent, line_styles, title
+from sparse_offline_rl.reports.drawing import draw_panels, from_zero, plain_log_ticks, reference_lines
+from sparse_offline_rl.reports.groups import Group, Panel, Study
+from sparse_offline_rl.reports.progress import Evaluation
 
-_WIDEST = 4  # panels side by side
-_WIDTH = 4.8  # inches of a panel
+_MOST_CURVES = 7  # in a panel; of more only the dense one and those at the usual place of the axis are shown
 _FEW = 25  # evaluations up to which each is marked
 
+Unit = Literal["update", "seconds"]
 
-def learning_curves(groups: Sequence[Group]) -> Figure | None:
-    """A panel for each agent, environment and dataset: mean over the seeds, in a band of their range.
 
-    None if nothing has been evaluated yet.
+def learning_curves(study: Study, unit: Unit) -> Figure | None:
+    """Mean over the seeds in a band from the lowest to the highest. None if nothing has been evaluated (or timed) yet.
+
+    Over seconds, which differ from seed to seed, a point lies at the mean of the seeds' times.
     """
-    cells = by_panel_and_agent([group for group in groups if any(run.returns for run in group.runs)])
-    if not cells:
+    shown = shown_in_curves(study).only(lambda group: bool(_by_update(group, unit)))
+    if not shown.panels:
         return None
-    panels, agents = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
-    styles = line_styles([group for members in cells.values() for group in members])
-    # A grid where every agent ran in each of a few panels; otherwise one panel after the other, without holes.
-    grid = len(panels) <= _WIDEST and len(cells) == len(panels) * len(agents)
-    columns = len(panels) if grid else min(3, len(cells))
-    rows = -(-len(cells) // columns)
-    figure = Figure(figsize=(_WIDTH * columns + 0.6, 3.4 * rows + 0.9), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    ordered = sorted(cells, key=lambda cell: (agents.index(cell[1]), panels.index(cell[0])))
-    lines: dict[str, Line2D] = {}
-    for ax, (panel, agent) in zip(axes, ordered, strict=False):
-        members = cells[panel, agent]
-        for group in members:
-            lines[group.pruning] = _curve(ax, group, *styles[group.pruning])
-        for line in _expert_lines(ax, members):
-            lines["expert (score 100)"] = line
-        ax.set(xlabel="updates", ylabel="return")
-        ax.set_title(title(agent, panel, _WIDTH), fontsize="medium")
-        ax.grid(alpha=0.25)
-    for ax in axes[len(cells) :]:
-        ax.set_axis_off()
-    labels = [label for label in (*styles, "expert (score 100)") if label in lines]
-    handles = [lines[label] for label in labels]
-    widest = 0.085 * max(map(len, labels)) + 0.6  # inches of one entry
-    fit = max(1, int(figure.get_figwidth() / widest))
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), fit), frameon=False)
-    return figure
+    colours = shown.curve_colours()
+
+    def draw(ax: PlotAxes, panel: Panel) -> Mapping[str, Artist]:
+        entries: dict[str, Artist] = {}
+        for group in panel.groups:
+            entries[group.label] = _curve(ax, group, unit, *colours[group.label])
+        if unit == "seconds":
+            ax.set_xscale("log")
+            plain_log_ticks(ax.xaxis)
+        entries |= reference_lines(ax, panel, dense=False)
+        from_zero(ax)
+        return entries
+
+    return draw_panels(shown, draw, "updates" if unit == "update" else "seconds of training", "return")
 
 
-def _curve(ax: Axes, group: Group, colour: str, dashes: str) -> Line2D:
-    updates = sorted({update for run in group.runs for update in run.returns})
-    values = [[run.returns[update] for run in group.runs if update in run.returns] for update in updates]
-    ax.fill_between(updates, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, linewidth=0)
-    marker = "o" if len(updates) <= _FEW else ""
-    (line,) = ax.plot(
-        updates, [np.mean(v) for v in values], color=colour, linestyle=dashes, marker=marker, markersize=3
-    )
+def shown_in_curves(study: Study) -> Study:
+    """``study``, or where a panel has many groups its dense ones and those at the usual place of the axis."""
+    if max(len(panel.groups) for panel in study.panels) <= _MOST_CURVES:
+        return study
+    usual = study.usual_place()
+    return study.only(lambda group: group.dense or group.x == usual)
+
+
+def _by_update(group: Group, unit: Unit) -> dict[int, list[Evaluation]]:
+    found: dict[int, list[Evaluation]] = {}
+    for run in group.runs:
+        for evaluation in run.evaluations:
+            if getattr(evaluation, unit) is not None:
+                found.setdefault(evaluation.update, []).append(evaluation)
+    return dict(sorted(found.items()))
+
+
+def _curve(ax: PlotAxes, group: Group, unit: Unit, colour: str, dashes: str) -> Line2D:
+    points = list(_by_update(group, unit).values())
+    x = [np.mean([getattr(evaluation, unit) for evaluation in seeds]) for seeds in points]
+    returns = [[evaluation.mean for evaluation in seeds] for seeds in points]
+    ax.fill_between(x, list(map(min, returns)), list(map(max, returns)), color=colour, alpha=0.15, linewidth=0)
+    marker = "o" if len(x) <= _FEW else ""
+    means = [np.mean(values) for values in returns]
+    (line,) = ax.plot(x, means, color=colour, linestyle=dashes, marker=marker, markersize=3)
     return line
-
-
-def _expert_lines(ax: Axes, members: Sequence[Group]) -> list[Line2D]:
-    """The return that scores 100, where the runs name one."""
-    named = {run.expert_return for group in members for run in group.runs}
-    experts = sorted(expert for expert in named if expert is not None)
-    return [ax.axhline(expert, color="0.45", linestyle=(0, (6, 4)), linewidth=1, zorder=1) for expert in experts]

@@ -1,100 +1,196 @@
-"""Runs that differ in their seed only, under one label and one colour."""
+"""Runs that differ in their seed only, in panels, under one label and one colour."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from sparse_offline_rl.reports.axes import Axes
+from sparse_offline_rl.reports.runs import Run
+from sparse_offline_rl.reports.statistics import interquartile_mean, mean_interval
 
-from sparse_offline_rl.reports.runs import Run, short_panels, variants
-
-_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#7F6000",
-)  # distinguishable with any colour vision
 _INCHES_A_LETTER = 0.11  # of a title, and a little more
-_DASHES = ("-", "--", ":", "-.")
+# Distinguishable with any colour vision, on white and on black.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8F7A1E")
+_DENSE = "#808080"
+_PAPER_SPARSITY = 0.95
+DASHES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
 class Group:
     """The seeds of one experiment."""
 
-    panel: str  # environment and data, by names short enough for a title
-    agent: str
-    prune: str
-    sparsity: float
-    variant: str
-    source: str  # the panel in full
-    runs: tuple[Run, ...]  # one a seed
+    panel: str  # its title
+    method: str  # of pruning, or "dense"; empty where axis or panel names it
+    variant: str  # what else is special
+    x: Any  # where it stands on the horizontal axis
+    axis: str  # the key of that axis
+    dense: bool
+    runs: tuple[Run, ...]
+    missing: tuple[int, ...] = ()  # seeds that others of the panel have
 
     @property
-    def pruning(self) -> str:
-        """Pruning method, sparsity and what else is special."""
-        name = "dense" if self.prune == "none" else f"{self.prune} {100 * self.sparsity:g} %"
-        return name + (f" ({self.variant})" if self.variant else "")
+    def line(self) -> str:
+        """The name of its line: the method, and in brackets what else is special."""
+        if not self.method:
+            return self.variant or "all runs"
+        return self.method + (f" ({self.variant})" if self.variant else "")
 
     @property
     def label(self) -> str:
-        """Agent and pruning."""
-        return f"{self.agent} {self.pruning}"
+        """The line and the place on the axis."""
+        if self.axis != "sparsity":
+            return f"{self.line}, {self.axis}={self.place}"
+        return self.line if self.dense else f"{self.method} {self.place} ({self.variant})".removesuffix(" ()").strip()
+
+    @property
+    def place(self) -> str:
+        """Where it stands on the axis, as text."""
+        return place(self.axis, self.x)
 
     @property
     def finished(self) -> tuple[Run, ...]:
         """The runs that have a summary."""
         return tuple(run for run in self.runs if run.summary is not None)
 
-    def values(self, key: str) -> NDArray[np.float64]:
-        """A number of the summary, over the finished seeds that have it."""
-        found = (run.summary.get(key) for run in self.finished if run.summary is not None)
-        return np.array([value for value in found if value is not None], dtype=np.float64)
+    @property
+    def returns(self) -> list[float]:
+        """Mean return of the last evaluation of each finished run."""
+        return [float((run.summary or {})["return_mean"]) for run in self.finished]
+
+    def values(self, key: str) -> list[float]:
+        """A number of the summary, over the finished runs that have it."""
+        found = ((run.summary or {}).get(key) for run in self.finished)
+        return [float(value) for value in found if value is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean return of the finished runs."""
+        return sum(self.returns) / len(self.returns) if self.returns else None
+
+    @property
+    def iqm(self) -> float | None:
+        """Interquartile mean of their returns."""
+        return interquartile_mean(self.returns) if self.returns else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % bootstrap interval of their mean return."""
+        return mean_interval(self.returns)
+
+    @property
+    def collapsed(self) -> dict[str, list[int]]:
+        """Layers that pruning cut off -> the seeds in which it did."""
+        found: dict[str, list[int]] = {}
+        for run in self.finished:
+            for layer in run.collapsed:
+                found.setdefault(layer, []).append(run.seed)
+        return found
 
 
-def group_runs(runs: list[Run]) -> tuple[list[Group], list[str]]:
-    """Groups in the order of panel, agent, pruning (dense first) and sparsity; sentences about runs that are there twice."""
-    variant_of, short = variants(runs), short_panels(run.panel for run in runs)
-    members: dict[tuple[str, str, bool, str, float, str, str], dict[int, Run]] = {}
-    notes = []
-    for run in runs:
-        agent, prune, sparsity = run.method
-        key = (short[run.panel], agent, prune != "none", prune, sparsity, variant_of[run.path], run.panel)
-        seeds = members.setdefault(key, {})
-        if run.seed in seeds:
-            notes.append(f"{run.path} is left out: {seeds[run.seed].path} is the same experiment with the same seed.")
-        else:
-            seeds[run.seed] = run
-    groups = [
-        Group(panel, agent, prune, sparsity, variant, source, tuple(seeds[seed] for seed in sorted(seeds)))
-        for (panel, agent, _, prune, sparsity, variant, source), seeds in sorted(members.items())
-    ]
-    return groups, notes
+@dataclass(frozen=True)
+class Panel:
+    """What is compared in one panel of a figure."""
+
+    title: str
+    groups: tuple[Group, ...]
+
+    @property
+    def policy_return(self) -> float | None:
+        """Mean return of the policy that made the data, as its runs say; the mean where they differ a little."""
+        stored = [run for group in self.groups for run in group.runs if (run.summary or {}).get("dataset_return_mean")]
+        runs = stored or [run for group in self.groups for run in group.runs]
+        known = [run.policy_return for run in runs if run.policy_return is not None]
+        return sum(known) / len(known) if known else None
+
+    def dense_of(self, group: Group) -> Group | None:
+        """What ``group`` is measured against: the dense experiment at its place that is special in the same way, else the usual one.
+
+        None if there is none, or several.
+        """
+        dense = [it for it in self.groups if it.dense and (it.axis == "sparsity" or it.x == group.x)]
+        alike = [it for it in dense if it.variant == group.variant]
+        found = alike or [it for it in dense if not it.variant] or dense
+        return found[0] if len(found) == 1 else None
+
+    def lines(self) -> dict[str, list[Group]]:
+        """Label of a line -> its groups along the axis."""
+        found: dict[str, list[Group]] = {}
+        for group in self.groups:
+            found.setdefault(group.line, []).append(group)
+        return found
 
 
-def line_styles(groups: Sequence[Group]) -> dict[str, tuple[str, str]]:
-    """Pruning -> colour and dashes, the same in all panels of a figure; in the order of the legend."""
-    order = sorted({(group.prune != "none", group.prune, group.sparsity, group.pruning) for group in groups})
-    return {
-        key[-1]: (_COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)])
-        for i, key in enumerate(order)
-    }
+@dataclass(frozen=True)
+class Study:
+    """All panels, the axis they share, and sentences about what was left out or mixed."""
+
+    panels: tuple[Panel, ...]
+    axes: Axes
+    notes: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> list[Any]:
+        """All values of the axis, in order."""
+        return ordered({group.x for panel in self.panels for group in panel.groups})
+
+    def only(self, wanted: Callable[[Group], bool]) -> Study:
+        """The same with some of the groups, and the panels that have any left."""
+        panels = [Panel(panel.title, tuple(filter(wanted, panel.groups))) for panel in self.panels]
+        return Study(tuple(panel for panel in panels if panel.groups), self.axes, self.notes)
+
+    def colours(self) -> dict[str, tuple[str, str]]:
+        """Line -> colour and dashes, the same in all panels and figures."""
+        return _styles(dict.fromkeys(group.line for group in self._groups()))
+
+    def curve_colours(self) -> dict[str, tuple[str, str]]:
+        """Label of a group -> colour and dashes: those of its line, or of its own where a line has several groups in a panel."""
+        groups, lines = self._groups(), self.colours()
+        if all(len(members) == 1 for panel in self.panels for members in panel.lines().values()):
+            return {group.label: lines[group.line] for group in groups}
+        return _styles(dict.fromkeys(group.label for group in groups))
+
+    def usual_place(self) -> Any:
+        """The value of the axis that figures show which have room for one: ``axes.at``, or the one of most pruned experiments.
+
+        Of several that is the paper's sparsity of 95 % if it is among them, else the highest. None without a pruned experiment.
+        """
+        counts = Counter(group.x for group in self._groups() if not group.dense)
+        if not counts:
+            return None
+        if self.axes.at in counts:
+            return self.axes.at
+        most = [x for x in self.places if counts[x] == max(counts.values())]
+        return _PAPER_SPARSITY if self.axes.x == "sparsity" and _PAPER_SPARSITY in most else most[-1]
+
+    def _groups(self) -> list[Group]:
+        groups = [group for panel in self.panels for group in panel.groups]
+        return sorted(groups, key=lambda group: (not group.dense, group.line))
 
 
-def title(agent: str, panel: str, inches: float) -> str:
-    """A heading of an agent on a panel, in lines that fit a width of ``inches`` at matplotlib's usual size."""
-    return "\n".join(textwrap.wrap(f"{agent} on {panel}", max(12, int(inches / _INCHES_A_LETTER))))
+def place(axis: str, x: Any) -> str:
+    """A value of the axis as text; sparsities as percentages."""
+    return f"{100 * x:g} %" if axis == "sparsity" else str(x)
 
 
-def by_panel_and_agent(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
-    """Groups by panel and agent."""
-    found: dict[tuple[str, str], list[Group]] = {}
-    for group in groups:
-        found.setdefault((group.panel, group.agent), []).append(group)
-    return found
+def wrapped(title: str, inches: float) -> str:
+    """A heading in lines that fit a width of ``inches`` at matplotlib's usual size."""
+    return "\n".join(textwrap.wrap(title, max(12, int(inches / _INCHES_A_LETTER))))
+
+
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """Values of an axis: numbers by size, then all else by its text."""
+    numbers = (int, float)
+    return sorted(values, key=lambda v: (0, v, "") if isinstance(v, numbers) else (1, 0, str(v)))
+
+
+def _styles(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
+    coloured = [text for text in labels if text != "dense"]
+    styles = {"dense": (_DENSE, "-")}
+    for i, text in enumerate(coloured):
+        styles[text] = (COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)])
+    return styles

@@ -1,94 +1,102 @@
-"""Bytes on disk against sparsity (the paper's Figure 4)."""
+"""Bytes on disk against the axis (the paper's Figure 4), and by network beside the paper's Table 1."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
 
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
-from sparse_offline_rl.reports.groups import Group, by_panel_and_agent, title
+from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks
+from sparse_offline_rl.reports.groups import DASHES, Group, Panel, Study, place, wrapped
+from sparse_offline_rl.reports.over_axis import axis_name
 from sparse_offline_rl.reports.runs import Run
 
-_MEGABYTE = 1e6
-_WIDTH = 9.6  # inches of the figure
-_DASHES = ("-", "--", ":", "-.")  # lines of equal sizes show through each other
+MEGABYTE = 1e6
+Count = Callable[[int, int, int], int]  # kept weights, inputs × outputs, outputs of a layer -> the bytes that store it
+DENSE, COO, CSR = "dense float32", "int64 COO", "int64 CSR"
+FORMATS: dict[str, Count] = {
+    DENSE: lambda kept, total, outputs: 4 * (total + outputs),
+    COO: lambda kept, total, outputs: coo_bytes(kept, outputs),  # the paper's sparse indexing
+    CSR: lambda kept, total, outputs: 12 * kept + 8 * (outputs + 1) + 4 * outputs,  # biases stay dense
+}
+_FORMAT_STYLES = {DENSE: ("0.5", "-"), COO: ("#B07A2A", "--"), CSR: ("#8C6BB1", ":")}
 
 
-def memory_use(groups: Sequence[Group]) -> Figure | None:
-    """A row for each panel and agent: the policy file and the checkpoint, in megabytes of 10⁶ bytes.
+def memory_use(study: Study) -> Figure | None:
+    """A row for each panel: the policy file and the checkpoint, in megabytes of 10⁶ bytes, mean over the seeds.
 
-    The policy file is set against its networks as dense float32 and as the paper's sparse indexing (int64 COO).
-    None without a finished pruned run.
+    The policy file is set against its networks as dense float32, as the paper's sparse indexing (int64 COO) and as CSR. None
+    without a finished pruned run.
     """
-    finished = [group for group in groups if group.finished]
-    rows = {
-        row: members
-        for row, members in by_panel_and_agent(finished).items()
-        if any(group.prune != "none" for group in members)
-    }
-    if not rows:
+    pruned = study.only(lambda group: not group.dense and bool(group.finished))
+    titles = {panel.title for panel in pruned.panels}
+    panels = [panel for panel in study.only(lambda group: bool(group.finished)).panels if panel.title in titles]
+    if not panels:
         return None
-    methods = sorted({group.prune for group in finished} - {"none"})
-    figure = Figure(figsize=(_WIDTH, 3.7 * len(rows) + 0.6), layout="constrained")
-    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for part, ((panel, agent), members) in zip(parts, rows.items(), strict=True):
-        part.suptitle(title(agent, panel, _WIDTH))
+    width = 2 * WIDTH + 0.6
+    figure = Figure(figsize=(width, 3.5 * len(panels) + 0.9), layout="constrained")
+    parts = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
+    entries: dict[str, Artist] = {}
+    for part, panel in zip(parts, panels, strict=True):
+        part.suptitle(wrapped(panel.title, width))
         policy, checkpoint = part.subplots(1, 2)
-        _plot_references(policy, members)
+        entries |= _references(policy, panel, study.places)
         for ax, key, name in ((policy, "policy_bytes", "policy file"), (checkpoint, "checkpoint_bytes", "checkpoint")):
-            _plot_sizes(ax, members, methods, key, name)
+            entries |= _files(ax, panel, study, key)
             ax.set_title(name, fontsize="medium")
-            _finish(ax)
+            _finish(ax, study)
+    legend(figure, entries)
     return figure
 
 
-def policy_coo_bytes(run: Run) -> int:
-    """Bytes of the policy's networks in int64 COO storage, biases included, as in the paper's Table 1."""
+def stored_as(run: Run, count: Count, networks: Sequence[str] | None = None) -> int:
+    """Bytes of some networks of a finished run, by default the policy's, in a format."""
     summary: Mapping[str, Any] = run.summary or {}
-    kept, biases = 0, 0
-    for layer in summary["layers"]:
-        network, _ = layer["name"].split(".")
-        if network in summary["policy_networks"]:
-            kept += layer["kept"]
-            biases += layer["outputs"]
-    return coo_bytes(kept, biases)
+    wanted = summary["policy_networks"] if networks is None else networks
+    layers = [layer for layer in summary["layers"] if layer["name"].split(".")[0] in wanted]
+    return sum(count(layer["kept"], layer["total"], layer["outputs"]) for layer in layers)
 
 
-def _plot_references(ax: Axes, members: Sequence[Group]) -> None:
-    dense = np.mean([group.values("policy_dense_bytes").mean() for group in members]) / _MEGABYTE
-    ax.axhline(dense, color="0.3", linewidth=1.2, label="dense float32")
-    coo = [(group.sparsity, policy_coo_bytes(run)) for group in members for run in group.finished]
-    ax.plot(*_megabytes(coo), color="0.55", linestyle="--", marker="s", markersize=3, label="int64 COO (paper)")
+def _references(ax: Axes, panel: Panel, places: Sequence[Any]) -> dict[str, Artist]:
+    entries: dict[str, Artist] = {}
+    for name, count in FORMATS.items():
+        colour, dashes = _FORMAT_STYLES[name]
+        sizes = [(group, [stored_as(run, count) for run in group.finished]) for group in panel.groups]
+        x, y = _means(sizes, places)
+        (entries[name],) = ax.plot(x, y, color=colour, linestyle=dashes, linewidth=1.4, marker="s", markersize=3)
+    return entries
 
 
-def _plot_sizes(ax: Axes, members: Sequence[Group], methods: Sequence[str], key: str, name: str) -> None:
-    """A line for each pruning method, from the dense runs on where there are any."""
-    for i, method in enumerate(methods):
-        line = [group for group in members if group.prune in ("none", method)]
-        if any(group.prune == method for group in line):
-            points = [(group.sparsity, size) for group in line for size in group.values(key)]
-            dashes, label = _DASHES[i % len(_DASHES)], f"{name}, {method}"
-            ax.plot(*_megabytes(points), color=f"C{i}", linestyle=dashes, marker="o", markersize=4, label=label)
+def _files(ax: Axes, panel: Panel, study: Study, key: str) -> dict[str, Artist]:
+    """A line for each line of the panel, from the dense runs on where sparsity is the axis."""
+    entries: dict[str, Artist] = {}
+    dense = [group for group in panel.groups if group.dense]
+    for number, (name, groups) in enumerate(panel.lines().items()):
+        line = [*dense, *groups] if study.axes.x == "sparsity" and not groups[0].dense else groups
+        colour, _ = study.colours()[name]
+        x, y = _means([(group, group.values(key)) for group in line], study.places)
+        dashes = DASHES[number % len(DASHES)]  # lines of equal sizes show through each other
+        (entries[name],) = ax.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=4)
+    return entries
 
 
-def _megabytes(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """The sparsities in order, and the mean size at each."""
-    by_sparsity: dict[float, list[float]] = {}
-    for sparsity, size in sorted(points):
-        by_sparsity.setdefault(sparsity, []).append(size / _MEGABYTE)
-    return list(by_sparsity), [sum(sizes) / len(sizes) for sizes in by_sparsity.values()]
+def _means(sizes: Sequence[tuple[Group, Sequence[float]]], places: Sequence[Any]) -> tuple[list[int], list[float]]:
+    """Places in order, and the mean size at each in megabytes."""
+    found: dict[int, list[float]] = {}
+    for group, values in sizes:
+        found.setdefault(places.index(group.x), []).extend(values)
+    ordered = sorted(found.items())
+    return [x for x, _ in ordered], [float(np.mean(values)) / MEGABYTE for _, values in ordered]
 
 
-def _finish(ax: Axes) -> None:
-    ax.set(xlabel="sparsity (fraction of the weights removed)", ylabel="megabytes", yscale="log")
-    ax.set_xlim(-0.03, 1.03)
-    ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda _value, _position: ""))
-    ax.grid(alpha=0.25)
-    ax.legend(frameon=False, fontsize="small")
+def _finish(ax: Axes, study: Study) -> None:
+    ax.set(xlabel=axis_name(study), ylabel="megabytes", yscale="log")
+    ax.set_xticks(range(len(study.places)), [place(study.axes.x, x) for x in study.places])
+    if len(study.places) > 6:
+        ax.tick_params(axis="x", rotation=35)
+    plain_log_ticks(ax.yaxis)

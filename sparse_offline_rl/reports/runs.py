@@ -1,11 +1,11 @@
-"""Run folders, as far as they have come: configuration, evaluations, and the summary of a finished run."""
+"""Runs, as far as they have come: configuration, evaluations, and the summary of a finished run."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
 from sparse_offline_rl.config import PositiveInt
+from sparse_offline_rl.datasets.environments import BUNDLED_ENVS
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import read_json
+from sparse_offline_rl.reports.progress import Evaluation, read_progress
 
-_OPERATIONAL = ("seed", "threads", "eval.", "checkpoint.", "log.")  # keys in which runs of one experiment may differ
 # What parsers raise for files that are damaged.
-_UNREADABLE = (
+UNREADABLE = (
     *(UserError, YAMLError, OmegaConfBaseException, csv.Error),
     *(KeyError, TypeError, ValueError, OSError, RecursionError),
 )
@@ -41,6 +42,7 @@ class _Summary(_Facts):
 
     return_mean: float
     normalized_score: float | None = None
+    dataset_return_mean: float | None = None
     nonzero_weights: int
     total_weights: PositiveInt
     layers: list[_Layer]
@@ -52,27 +54,36 @@ class _Summary(_Facts):
     updates_per_second: float
 
 
+# Keys by which users call what is stored under other names.
+ALIASES = {"agent": "agent.name", "prune": "prune.name"}
+
+
 @dataclass(frozen=True)
 class Run:
-    """One run folder; ``settings`` maps dotted keys of its ``config.yaml`` to values."""
+    """One run; ``settings`` maps dotted keys of its ``config.yaml`` to values."""
 
-    path: Path
+    name: str  # its folder, below the one that all runs lie in
     settings: Mapping[str, Any]
-    returns: Mapping[int, float]  # update -> mean return of its evaluation
+    evaluations: Sequence[Evaluation]
     update: int  # the last one logged
     summary: Mapping[str, Any] | None  # None while the run is unfinished
+    densities: Mapping[int, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # update -> layer -> share kept, if masks changed
 
-    @property
-    def panel(self) -> str:
-        """Environment and data, in full: what runs must share to be compared."""
-        env = self.settings.get("env.id") or (self.summary or {}).get("env") or self.settings["env.name"]
-        dataset = self.settings.get("dataset.id") or self.settings.get("dataset.path") or self.settings["dataset.name"]
-        return f"{env}, {dataset}"
+    def value(self, key: str) -> Any:
+        """The value of a key of the configuration; ``agent``, ``prune``, ``env``, ``dataset`` and ``engine`` are names.
 
-    @property
-    def method(self) -> tuple[str, str, float]:
-        """Agent, pruning method and sparsity."""
-        return str(self.settings["agent.name"]), str(self.settings["prune.name"]), float(self.settings["sparsity"])
+        ``engine`` is the one that the run was on, once it is known. None for a key that the run has not.
+        """
+        settings, summary = self.settings, self.summary or {}
+        if key == "env":
+            return settings.get("env.id") or summary.get("env") or settings["env.name"]
+        if key == "dataset":
+            return settings.get("dataset.id") or settings.get("dataset.path") or settings["dataset.name"]
+        if key == "engine":
+            return summary.get("engine") or settings.get("engine")
+        return settings.get(ALIASES.get(key, key))
 
     @property
     def seed(self) -> int:
@@ -80,90 +91,45 @@ class Run:
         return int(self.settings["seed"])
 
     @property
-    def expert_return(self) -> float | None:
-        """The return that scores 100, where the run names one."""
-        score = self.settings.get("env.reference_max_score")
-        return None if score is None else float(score)
+    def dense(self) -> bool:
+        """Whether nothing was pruned."""
+        return bool(self.value("prune") == "none")
+
+    @property
+    def collapsed(self) -> list[str]:
+        """The layers that pruning cut off."""
+        return list((self.summary or {}).get("collapsed_layers", []))
+
+    @property
+    def policy_return(self) -> float | None:
+        """Mean return of the policy that made the dataset, where it is known."""
+        found = (self.summary or {}).get("dataset_return_mean")
+        if found is None and self.settings.get("env.name") in BUNDLED_ENVS:
+            # Runs from before it was stored, and unfinished ones.
+            found = BUNDLED_ENVS[self.settings["env.name"]].policy_returns.get(str(self.value("dataset")))
+        return None if found is None else float(found)
 
     @property
     def last_return(self) -> float | None:
-        """Return of the last evaluation so far."""
-        return self.returns[max(self.returns)] if self.returns else None
+        """Mean return of the last evaluation so far."""
+        return self.evaluations[-1].mean if self.evaluations else None
 
 
-def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """All runs below ``folder`` by path, and a sentence about each folder that could not be read or is unfinished.
-
-    Raises UserError if there is no run to report on.
-    """
+def read_run_folders(folder: Path) -> tuple[list[Run], list[str]]:
+    """All runs below ``folder`` by path, and a sentence about each folder that could not be read."""
     runs, notes = [], []
-    for path in sorted(folder.rglob("config.yaml")):
+    for path in sorted(config.parent for config in folder.rglob("config.yaml")):
+        name = path.name if path == folder else path.relative_to(folder).as_posix()
         try:
-            run = _read_run(path.parent)
-        except _UNREADABLE as error:
-            notes.append(f"{path.parent} is left out: it is damaged or not a run folder ({reason(error)}).")
-            continue
-        runs.append(run)
-        if run.summary is None:
-            so_far = "" if run.last_return is None else f", return {run.last_return:.1f} so far"
-            notes.append(f"{run.path} is unfinished: {run.update} of {run.settings['updates']} updates{so_far}.")
-    if not runs:
-        found = f": {notes[0]}" if notes else ": train first, or give the folder that holds the runs."
-        raise UserError(f"runs={folder} holds no run{found}")
+            runs.append(read_run(path, name))
+        except UNREADABLE as error:
+            notes.append(f"{name} is left out: it is damaged or not a run folder ({reason(error)}).")
     return runs, notes
 
 
-def variants(runs: list[Run]) -> dict[Path, str]:
-    """Path -> what else tells a run from others of its panel and method, e.g. ``prune.scope=erk``; mostly empty."""
-    found: dict[Path, str] = {}
-    groups: dict[tuple[str, tuple[str, str, float]], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.panel, run.method), []).append(run)
-    for group in groups.values():
-        keys = dict.fromkeys(key for run in group for key in run.settings if not key.startswith(_OPERATIONAL))
-        differing = [key for key in keys if len({repr(run.settings.get(key)) for run in group}) > 1]
-        for run in group:
-            found[run.path] = ", ".join(f"{key}={run.settings.get(key)}" for key in differing)
-    return found
-
-
-def short_panels(panels: Iterable[str]) -> dict[str, str]:
-    """Panel -> a name for titles: no module before the environment, and of a path or id the end that no other shares."""
-    names = {}
-    for panel in dict.fromkeys(panels):
-        env, _, dataset = panel.partition(", ")
-        path = PurePath(dataset)
-        parts = (*path.parts[:-1], path.stem if path.suffix in (".hdf5", ".h5") else path.name)
-        names[panel] = [f"{env.rpartition(':')[2]}, {'/'.join(parts[-n:])}" for n in range(1, len(parts) + 1)] + [panel]
-    short = dict.fromkeys(names, 0)
-    while True:
-        chosen = {panel: names[panel][n] for panel, n in short.items()}
-        taken = list(chosen.values())
-        doubles = [panel for panel, name in chosen.items() if taken.count(name) > 1]
-        if not doubles:
-            return chosen
-        for panel in doubles:
-            short[panel] = min(short[panel] + 1, len(names[panel]) - 1)
-
-
-def _read_run(path: Path) -> Run:
-    config = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-    if not isinstance(config, dict):
-        raise UserError("config.yaml holds no keys")
-    settings = dict(_flatten({str(key): value for key, value in config.items()}))
-    summary = _read_summary(path / "summary.json")
-    returns, update = _read_metrics(path / "metrics.csv")
-    run = Run(path, settings, returns, update, summary)
-    _ = run.panel, run.method, run.seed, run.expert_return, settings["updates"]  # an error here, not in a figure
-    return run
-
-
-def _read_summary(path: Path) -> dict[str, Any] | None:
-    """``summary.json``, None while there is none. Raises UserError where it lacks what figures and tables need."""
-    if not path.exists():
-        return None
+def checked_summary(facts: Any) -> dict[str, Any]:
+    """``facts`` of a ``summary.json``. Raises UserError where it lacks what figures and tables need."""
     try:
-        facts = read_json(path)
         _Summary.model_validate(facts)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -173,25 +139,29 @@ def _read_summary(path: Path) -> dict[str, Any] | None:
     return facts
 
 
+def checked_run(run: Run) -> Run:
+    """``run``, if it has what every figure needs; else one of :data:`UNREADABLE` is raised here, not in a figure."""
+    _ = run.value("env"), run.value("dataset"), run.seed, run.dense, run.policy_return
+    for key in ("agent.name", "prune.name", "updates"):
+        run.settings[key]
+    float(run.settings["sparsity"])
+    return run
+
+
+def read_run(path: Path, name: str) -> Run:
+    """The run in one folder. Raises one of :data:`UNREADABLE` for files that are damaged."""
+    config = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
+    if not isinstance(config, dict):
+        raise UserError("config.yaml holds no keys")
+    settings = dict(_flatten({str(key): value for key, value in config.items()}))
+    summary = checked_summary(read_json(path / "summary.json")) if (path / "summary.json").exists() else None
+    progress = read_progress(path)
+    return checked_run(Run(name, settings, progress.evaluations, progress.update, summary, progress.densities))
+
+
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _read_metrics(path: Path) -> tuple[dict[int, float], int]:
-    """Returns by update, and the last update; a row that is just being written is passed over."""
-    returns: dict[int, float] = {}
-    last = 0
-    if not path.exists():
-        return returns, last
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if None in row.values():
-                continue
-            last = int(row["update"])
-            if row["eval/return_mean"]:
-                returns[last] = float(row["eval/return_mean"])
-    return returns, last

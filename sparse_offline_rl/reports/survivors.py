@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparse_offline_rl.reports.groups import Group, by_panel_and_agent, line_styles, title
+from sparse_offline_rl.reports.drawing import COLLAPSED, legend
+from sparse_offline_rl.reports.groups import Group, Panel, Study, wrapped
 
 Layers = dict[str, dict[str, list[dict[str, Any]]]]  # network -> layer -> one entry of summary.json a seed
 
 
-def layer_survivors(groups: Sequence[Group]) -> Figure | None:
-    """A row for each panel and agent, a column for each network: survivors by layer, mean ± std over the seeds.
+def layer_survivors(study: Study) -> Figure | None:
+    """A row for each panel, a column for each network: survivors by layer, mean ± std over the seeds.
 
-    Of several sparsities a row shows the one that most methods share, the highest of equals. None without a finished
-    pruned run.
+    Of several places of the axis (sparsities) a row shows the one that most methods share, the highest of equals. None without a
+    finished pruned run.
     """
-    rows = _rows([group for group in groups if group.prune != "none" and group.finished])
+    rows = survivor_rows(study)
     if not rows:
         return None
-    shown = [group for _, _, members in rows for group in members]
-    networks = _networks([_layers(group) for group in shown])
-    colours = {pruning: colour for pruning, (colour, _) in line_styles(shown).items()}
-    width = 3.2 * len(networks) + 0.5
+    networks = {panel.title: _networks([layers_of(group) for group in panel.groups]) for panel in rows}
+    colours = {line: colour for line, (colour, _) in study.colours().items()}
+    columns = max(map(len, networks.values()))
+    width = 3.2 * columns + 0.5
     figure = Figure(figsize=(width, 3.4 * len(rows) + 0.9), layout="constrained")
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for part, (agent, panel, members) in zip(parts, rows, strict=True):
-        part.suptitle(title(agent, panel, width))
-        axes = part.subplots(1, len(networks), squeeze=False, sharey=True)[0]
-        for ax, network in zip(axes, networks, strict=True):
-            _bars(ax, network, members, colours)
+    entries: dict[str, Artist] = {}
+    for part, panel in zip(parts, rows, strict=True):
+        part.suptitle(wrapped(panel.title, width))
+        axes = part.subplots(1, columns, squeeze=False, sharey=True)[0]
+        for ax in axes[len(networks[panel.title]) :]:
+            ax.set_axis_off()
+        for ax, network in zip(axes, networks[panel.title], strict=False):
+            entries |= _bars(ax, network, panel.groups, colours)
         axes[0].set_ylabel("weights left")
-    entries = {handle.get_label(): handle for ax in figure.axes for handle in ax.get_legend_handles_labels()[0]}
-    figure.legend(handles=entries.values(), loc="outside lower center", ncols=min(len(entries), 4), frameon=False)
+    legend(figure, entries)
     return figure
 
 
-def _rows(groups: Sequence[Group]) -> list[tuple[str, str, list[Group]]]:
+def survivor_rows(study: Study) -> list[Panel]:
+    """What the figure shows: each panel with its pruned, finished groups at one place of the axis."""
     rows = []
-    for (panel, agent), members in by_panel_and_agent(groups).items():
-        counts = Counter(group.sparsity for group in members)
-        sparsity = max(counts, key=lambda value: (counts[value], value))
-        rows.append((agent, panel, [group for group in members if group.sparsity == sparsity]))
+    for panel in study.only(lambda group: not group.dense and bool(group.finished)).panels:
+        usual = Study((panel,), study.axes).usual_place()
+        rows.append(Panel(panel.title, tuple(group for group in panel.groups if group.x == usual)))
     return rows
 
 
-def _layers(group: Group) -> Layers:
+def layers_of(group: Group) -> Layers:
+    """Network -> layer -> what each seed's summary says of it."""
     found: Layers = {}
     for run in group.finished:
         assert run.summary is not None
@@ -71,25 +75,27 @@ def _kept(network: dict[str, list[dict[str, Any]]]) -> list[list[int]]:
     return [[layer["kept"] for layer in seeds] for seeds in network.values()]
 
 
-def _bars(ax: Axes, network: str, members: Sequence[Group], colours: dict[str, str]) -> None:
+def _bars(ax: Axes, network: str, members: Sequence[Group], colours: dict[str, str]) -> dict[str, Artist]:
+    entries: dict[str, Artist] = {}
     width = 0.8 / len(members)
     for i, group in enumerate(members):
-        layers = _layers(group).get(network, {})
+        layers = layers_of(group).get(network, {})
         kept = _kept(layers)
         x = np.arange(len(layers)) + (i - (len(members) - 1) / 2) * width
         means, stds = [np.mean(seeds) for seeds in kept], [np.std(seeds) for seeds in kept]
-        ax.bar(
-            x, means, width, yerr=stds, color=colours[group.pruning], label=group.pruning, error_kw={"elinewidth": 1}
-        )
+        style = {"elinewidth": 1, "ecolor": "0.5"}
+        bars = ax.bar(x, means, width, yerr=stds, color=colours[group.line], error_kw=style)
+        entries[group.label] = bars.patches[0]
         for position, mean in zip(x, means, strict=True):
             if mean == 0:
-                ax.annotate("0", (position, 0), (0, 2), textcoords="offset points", ha="center", color="#B00000")
-    layers = _layers(members[0]).get(network, {})
+                ax.annotate("0", (position, 0), (0, 2), textcoords="offset points", ha="center", color=COLLAPSED)
+    layers = layers_of(members[0]).get(network, {})
     totals = [seeds[0]["total"] for seeds in layers.values()]
     edges = np.arange(len(totals))
-    ax.hlines(totals, edges - 0.45, edges + 0.45, color="0.3", linewidth=1.2, label="dense")
+    entries["dense"] = ax.hlines(totals, edges - 0.45, edges + 0.45, color="0.5", linewidth=1.4)
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(0, None)
     ax.set_xticks(edges, list(layers))
     ax.set_title(network, fontsize="medium")
-    ax.grid(axis="y", alpha=0.25)
+    ax.grid(axis="x", visible=False)
+    return entries

@@ -1,62 +1,187 @@
-"""Tables in markdown."""
+"""The tables of a report; the CSV, the Markdown and the page are all written from the same ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sparse_offline_rl.reports.groups import Group, by_panel_and_agent
+from sparse_offline_rl.reports.groups import Group, Panel, Study
+from sparse_offline_rl.reports.memory import FORMATS, stored_as
+from sparse_offline_rl.reports.statistics import share_below_best, share_fallen
+from sparse_offline_rl.reports.survivors import layers_of, survivor_rows
+from sparse_offline_rl.reports.time_to_policy import SHARES, reached
 
-_COLUMNS = ("pruning", "seeds", "return", "score", "weights kept", "policy file", "smaller than dense", "updates/s")
-
-
-def returns_table(groups: Sequence[Group]) -> str:
-    """Final returns of the finished runs: mean ± sample standard deviation over the seeds; a table for each agent and panel."""
-    parts = []
-    finished = [group for group in groups if group.finished]
-    for (panel, agent), members in by_panel_and_agent(finished).items():
-        lines = [f"### {agent} on {panel}", "", _line(_COLUMNS), _line(["---", *["---:"] * (len(_COLUMNS) - 1)])]
-        parts.append("\n".join([*lines, *(_line(_cells(group)) for group in members)]))
-    return "\n\n".join(parts) if parts else "No run has finished yet."
+Value = str | float | None
+NO_VALUE = "–"
 
 
-def collapsed_layers(groups: Sequence[Group]) -> list[str]:
-    """A sentence for each group in which pruning cut a layer off."""
-    sentences = []
-    for group in groups:
-        seeds: dict[str, list[int]] = {}
-        for run in group.finished:
-            for name in (run.summary or {}).get("collapsed_layers", []):
-                seeds.setdefault(name, []).append(run.seed)
-        sentences += [
-            f"{group.panel}, {group.label}: layer {name} has collapsed (seeds {', '.join(map(str, found))})."
-            for name, found in seeds.items()
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, and how its numbers are written for people (a format, ``{}`` for text)."""
+
+    name: str
+    form: str = "{}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text and numbers; None: there is no such value."""
+
+    name: str  # of its file
+    title: str
+    note: str  # what the columns mean
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    def texts(self) -> list[list[str]]:
+        """The cells as people read them."""
+        forms = [column.form for column in self.columns]
+        return [
+            [NO_VALUE if value is None else form.format(value) for value, form in zip(row, forms, strict=True)]
+            for row in self.rows
         ]
-    return sentences
+
+    def csv_rows(self) -> list[list[object]]:
+        """Header and rows for a CSV, numbers in full."""
+        cells: list[list[object]] = [["" if value is None else value for value in row] for row in self.rows]
+        return [[column.name for column in self.columns], *cells]
+
+    def markdown(self) -> str:
+        """As a Markdown table."""
+        numeric = ["---:" if column.form != "{}" else "---" for column in self.columns]
+        lines = [[column.name for column in self.columns], numeric, *self.texts()]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cells(group: Group) -> list[str]:
-    size, dense = group.values("policy_bytes"), group.values("policy_dense_bytes")
-    kept = group.values("nonzero_weights") / group.values("total_weights")
-    return [
-        group.pruning,
-        f"{len(group.finished)}",
-        _spread(group.values("return_mean")),
-        _spread(group.values("normalized_score")),
-        f"{kept.mean():.2%}",
-        f"{size.mean() / 1e6:.3f} MB",
-        f"{(dense / size).mean():.1f} times",
-        f"{group.values('updates_per_second').mean():.0f}",
-    ]
+def returns_table(study: Study) -> Table:
+    """Returns of the last evaluation over the finished seeds, and how steady they were."""
+    columns = (
+        *(Column("panel"), Column("experiment"), Column("seeds", "{:.0f}"), Column("mean", "{:.1f}")),
+        *(Column("IQM", "{:.1f}"), Column("95 % from", "{:.1f}"), Column("to", "{:.1f}")),
+        *(Column("of dense", "{:.1%}"), Column("of the dataset's policy", "{:.1%}"), Column("score", "{:.1f}")),
+        *(Column("episodes fallen", "{:.1%}"), Column("time below half of best", "{:.1%}"), Column("remarks")),
+    )
+    note = (
+        "Mean, interquartile mean (IQM) and 95 % bootstrap interval of the mean, over the finished seeds, of the return of the last "
+        "evaluation. Of dense: share of the dense agent's IQM. Fallen: share of its episodes, all seeds together, with less than half "
+        "of their median. Time below half of best: share of evaluations under half of the run's best, from the first that reached it."
+    )
+    rows = [_returns_row(panel, group) for panel in study.panels for group in panel.groups]
+    return Table("returns", "Table of returns", note, columns, tuple(rows))
 
 
-def _spread(values: NDArray[np.float64]) -> str:
-    if not len(values):
-        return "–"
-    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+def _returns_row(panel: Panel, group: Group) -> tuple[Value, ...]:
+    dense, interval = panel.dense_of(group), group.interval or (None, None)
+    episodes = [value for run in group.finished if run.evaluations for value in run.evaluations[-1].returns]
+    dips = [share for run in group.runs if (share := share_below_best(run.evaluations)) is not None]
+    scores = group.values("normalized_score")
+    return (
+        panel.title,
+        group.label,
+        float(len(group.finished)),
+        group.mean,
+        group.iqm,
+        *interval,
+        share_of(group.iqm, dense.iqm if dense else None),
+        share_of(group.mean, panel.policy_return),
+        _mean(scores),
+        share_fallen(episodes),
+        _mean(dips),
+        remarks(group),
+    )
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def remarks(group: Group) -> str:
+    """What is missing, unfinished or collapsed in a group, as one line."""
+    unfinished = [f"{run.seed} (after {run.update} updates)" for run in group.runs if run.summary is None]
+    parts = [f"unfinished: seed {', '.join(unfinished)}"] if unfinished else []
+    if group.missing:
+        parts.append(f"missing: seed {', '.join(map(str, group.missing))}")
+    parts += [f"collapsed: {layer}, seed {', '.join(map(str, seeds))}" for layer, seeds in group.collapsed.items()]
+    return "; ".join(parts)
+
+
+def share_of(value: float | None, whole: float | None) -> float | None:
+    """``value / whole``; None if one of them is unknown or the whole is not positive."""
+    return None if value is None or whole is None or whole <= 0 else value / whole
+
+
+def time_table(study: Study) -> Table:
+    """Updates and seconds of training until an evaluation reaches a share of the dataset policy's return."""
+    columns = [Column("panel"), Column("experiment"), Column("dataset's policy", "{:.0f}"), Column("runs", "{:.0f}")]
+    for share in SHARES:
+        columns += [Column(f"{share:.0%}: runs", "{:.0f}"), Column(f"{share:.0%}: updates", "{:.0f}")]
+        columns += [Column(f"{share:.0%}: seconds", "{:.1f}")]
+    rows = []
+    for panel in study.panels:
+        wanted = panel.policy_return
+        for group in panel.groups if wanted is not None and wanted > 0 else ():
+            cells: list[Value] = []
+            for share in SHARES:
+                it = reached(group, share * (wanted or 0))
+                cells += [float(len(it.updates)), it.median_updates, it.median_seconds]
+            rows.append((panel.title, group.label, wanted, float(len(group.runs)), *cells))
+    note = (
+        "The first evaluation of a run whose mean return is at least 90 % or 95 % of what the policy that made the data earns: how many "
+        "runs had one, and the median updates and seconds of training (evaluations not counted) of those."
+    )
+    return Table("time_to_policy", "Table of times", note, tuple(columns), tuple(rows))
+
+
+def cost_table(study: Study) -> Table:
+    """Weights, speed and bytes of the finished runs, means over the seeds."""
+    columns = (
+        *(Column("panel"), Column("experiment"), Column("weights kept", "{:.2%}"), Column("updates/s", "{:.0f}")),
+        *(Column("times dense", "{:.1f}"), Column("training s", "{:.0f}"), Column("policy file, kB", "{:.1f}")),
+        *(Column(f"{name}, kB", "{:.1f}") for name in FORMATS),
+        *(Column("smaller than dense", "{:.1f}"), Column("checkpoint, kB", "{:.1f}")),
+    )
+    rows = [_cost_row(panel, group) for panel in study.panels for group in panel.groups if group.finished]
+    note = "Means over the finished seeds. The formats are those of the policy's networks; 1 kB is 1000 bytes."
+    return Table("cost", "Table of speed and size", note, columns, tuple(rows))
+
+
+def _cost_row(panel: Panel, group: Group) -> tuple[Value, ...]:
+    dense, speed = panel.dense_of(group), _mean(group.values("updates_per_second"))
+    kept = np.array(group.values("nonzero_weights")) / np.array(group.values("total_weights"))
+    size, whole = np.array(group.values("policy_bytes")), np.array(group.values("policy_dense_bytes"))
+    formats = [float(np.mean([stored_as(run, count) for run in group.finished])) / 1e3 for count in FORMATS.values()]
+    return (
+        panel.title,
+        group.label,
+        float(kept.mean()),
+        speed,
+        share_of(speed, _mean(dense.values("updates_per_second")) if dense else None),
+        _mean(group.values("train_seconds")),
+        float(size.mean()) / 1e3,
+        *formats,
+        float((whole / size).mean()),
+        float(np.mean(group.values("checkpoint_bytes"))) / 1e3,
+    )
+
+
+def survivors_table(study: Study) -> Table:
+    """Weights that survive in each layer: mean and standard deviation over the seeds (the paper's Figure 3)."""
+    rows: list[tuple[Value, ...]] = []
+    for panel in survivor_rows(study):
+        for group in panel.groups:
+            for network, layers in layers_of(group).items():
+                for layer, seeds in layers.items():
+                    kept = [float(it["kept"]) for it in seeds]
+                    name = f"{network}.{layer}"
+                    rows.append(
+                        (panel.title, group.label, name, _mean(kept), float(np.std(kept)), float(seeds[0]["total"]))
+                    )
+    columns = (
+        *(Column("panel"), Column("experiment"), Column("layer"), Column("left", "{:.1f}")),
+        *(Column("std", "{:.1f}"), Column("dense", "{:.0f}")),
+    )
+    return Table(
+        "survivors", "Table of weights left", "Mean and standard deviation over the seeds.", columns, tuple(rows)
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

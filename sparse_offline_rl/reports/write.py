@@ -1,24 +1,32 @@
-"""The whole report: figures and one markdown page."""
+"""The whole report: figures, tables, and the pages that show them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.files import replacing, write_bytes
+from sparse_offline_rl.files import write_bytes
+from sparse_offline_rl.reports.axes import Axes
+from sparse_offline_rl.reports.compare import compare
 from sparse_offline_rl.reports.curves import learning_curves
-from sparse_offline_rl.reports.groups import Group, by_panel_and_agent, group_runs
+from sparse_offline_rl.reports.densities import layer_densities
+from sparse_offline_rl.reports.drawing import save, styled
+from sparse_offline_rl.reports.groups import Study
 from sparse_offline_rl.reports.memory import memory_use
-from sparse_offline_rl.reports.runs import read_runs
+from sparse_offline_rl.reports.over_axis import returns_over_axis, speed_over_axis
+from sparse_offline_rl.reports.page import FigurePart, html_page
+from sparse_offline_rl.reports.paper_table import memory_table
+from sparse_offline_rl.reports.store import csv_text, read_runs, write_store
 from sparse_offline_rl.reports.survivors import layer_survivors
-from sparse_offline_rl.reports.tables import collapsed_layers, returns_table
+from sparse_offline_rl.reports.tables import Table, cost_table, returns_table, survivors_table, time_table
+from sparse_offline_rl.reports.time_to_policy import time_to_policy
 
-_DPI = 130
-_MOST_ROWS = 3  # panels and agents in one figure
+DATA = "data"  # folder of the CSVs from which the report can be made again
+_MOST_ROWS = 3  # panels in a figure that has a row for each
 
 
 @dataclass(frozen=True)
@@ -31,71 +39,126 @@ class Report:
     notes: list[str]
 
 
-def write_report(runs_dir: Path, out: Path) -> Report:
-    """Read every run below ``runs_dir`` and write ``report.md`` with its figures to ``out``.
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of figure."""
 
-    Raises UserError if there is no such folder or no run in it.
+    name: str
+    title: str  # ``{x}``: the axis
+    caption: str
+    draw: Callable[[Study], Figure | None]
+    row_a_panel: bool = False
+
+
+_KINDS = (
+    _Kind(
+        "returns",
+        "Return over {x} (the paper's Figures 1 and 2)",
+        "Last evaluation of each run: mean over the seeds with its 95 % bootstrap interval, and each seed as a dot. Hollow: unfinished, "
+        "not in the mean. n/m: n of m seeds are finished.",
+        returns_over_axis,
+    ),
+    _Kind(
+        "time_to_policy",
+        "Time to the dataset policy's return",
+        "Seconds of training until an evaluation first reached 90 % (hollow) and 95 % (filled) of what the policy that made the data earns; "
+        "a dot a seed, a cross one that never did.",
+        time_to_policy,
+    ),
+    _Kind(
+        "curves_updates",
+        "Learning curves over updates",
+        "Mean over the seeds in a band from the lowest to the highest; of many experiments those at one place of the axis.",
+        lambda study: learning_curves(study, "update"),
+    ),
+    _Kind(
+        "curves_seconds",
+        "Learning curves over seconds of training",
+        "The same over training time; evaluations are not counted.",
+        lambda study: learning_curves(study, "seconds"),
+    ),
+    _Kind(
+        "speed",
+        "Speed over {x}",
+        "Updates a second over the whole run: mean over the seeds, and each seed.",
+        speed_over_axis,
+    ),
+    _Kind(
+        "survivors",
+        "Weights left in each layer (the paper's Figure 3)",
+        "Mean ± standard deviation over the seeds; the line above a layer is its dense size.",
+        layer_survivors,
+        row_a_panel=True,
+    ),
+    _Kind(
+        "densities",
+        "Densities of layers while training",
+        "Runs whose masks change: share of each layer's weights that are kept, mean over the seeds.",
+        layer_densities,
+    ),
+    _Kind(
+        "memory",
+        "Bytes on disk (the paper's Figure 4)",
+        "Policy file and checkpoint, means over the seeds, beside the policy's networks in other formats.",
+        memory_use,
+        row_a_panel=True,
+    ),
+)
+
+
+def write_report(runs_dir: Path, out: Path, axes: Axes | None = None) -> Report:
+    """Read every run below ``runs_dir``, or the CSVs of an earlier report, and write the report to ``out``.
+
+    ``report.html`` and ``report.md`` show the figures (also as PNG and SVG) and tables (also as CSV); ``data/`` holds what they were
+    made from. Raises UserError if there is no such folder, no run in it, or none that ``axes`` asks for.
     """
     if not runs_dir.is_dir():
         raise UserError(f"runs={runs_dir}: there is no such folder.")
     runs, notes = read_runs(runs_dir)
-    groups, doubles = group_runs(runs)
-    notes += doubles
-    figures = {
-        "learning_curves.png": ("Learning curves (mean over seeds, lowest to highest)", learning_curves(groups)),
-        **_pages("survivors", "Weights left in each layer (mean ± std over seeds)", layer_survivors, groups),
-        **_pages("memory", "Bytes on disk", memory_use, groups),
-    }
-    drawn = {name: (title, figure) for name, (title, figure) in figures.items() if figure is not None}
-    for name, (_, figure) in drawn.items():
-        _save(figure, out / name)
-    finished = sum(run.summary is not None for run in runs)
-    page = _page(
-        f"{len(runs)} runs, {finished} finished.",
-        [f"{group.panel}: {group.source}" for group in groups if group.panel != group.source],
-        returns_table(groups),
-        {name: title for name, (title, _) in drawn.items()},
-        collapsed_layers(groups),
-        notes,
-    )
-    write_bytes(out / "report.md", page.encode())
-    return Report([out / "report.md", *(out / name for name in drawn)], len(runs), finished, notes)
+    study = compare(runs, axes or Axes())
+    shown = [run for panel in study.panels for group in panel.groups for run in group.runs]
+    notes += study.notes
+    finished = sum(run.summary is not None for run in shown)
+    tables = [
+        table
+        for make in (returns_table, time_table, cost_table, memory_table, survivors_table)
+        if (table := make(study))
+    ]
+    tables = [table for table in tables if table.rows]
+    files, parts = [out / "report.html", out / "report.md"], []
+    with styled():
+        for name, page, kind, figure in _figures(study):
+            saved, svg = save(figure, out, name)
+            files += saved
+            title = kind.title.format(x=study.axes.x)
+            listed = title.partition(" (")[0] if page == 1 else ""
+            parts.append(FigurePart(name, f"{title}, page {page}" if page > 1 else title, kind.caption, svg, listed))
+    for table in tables:
+        files.append(out / f"{table.name}.csv")
+        write_bytes(files[-1], csv_text(table.csv_rows()).encode())
+    files += write_store(runs, out / DATA)
+    opening = f"{len(shown)} runs, {finished} finished."
+    write_bytes(files[0], html_page(study, opening, parts, tables, notes).encode())
+    write_bytes(files[1], _markdown(opening, parts, tables, notes).encode())
+    return Report(files, len(shown), finished, notes)
 
 
-def _pages(
-    name: str, title: str, draw: Callable[[Sequence[Group]], Figure | None], groups: Sequence[Group]
-) -> dict[str, tuple[str, Figure | None]]:
-    """File name -> title and figure: one figure with a row for each panel and agent, or where these are many one for each."""
-    rows = by_panel_and_agent(groups)
-    if len(rows) <= _MOST_ROWS:
-        return {f"{name}.png": (title, draw(groups))}
-    figures = [(f"{title}: {agent} on {panel}", draw(members)) for (panel, agent), members in rows.items()]
-    return {f"{name}-{number}.png": figure for number, figure in enumerate(figures, start=1)}
+def _figures(study: Study) -> Iterator[tuple[str, int, _Kind, Figure]]:
+    """Name, page, kind and figure of all that can be drawn; a kind with a row a panel has a page for every few panels."""
+    for kind in _KINDS:
+        rows = _MOST_ROWS if kind.row_a_panel else len(study.panels)
+        pages = [study.panels[start : start + rows] for start in range(0, len(study.panels), rows)]
+        drawn = [figure for panels in pages if (figure := kind.draw(Study(panels, study.axes))) is not None]
+        for page, figure in enumerate(drawn, start=1):
+            yield f"{kind.name}-{page}" if len(drawn) > 1 else kind.name, page, kind, figure
 
 
-def _page(
-    opening: str,
-    sources: Sequence[str],
-    table: str,
-    figures: dict[str, str],
-    collapsed: Sequence[str],
-    notes: Sequence[str],
-) -> str:
+def _markdown(opening: str, figures: Sequence[FigurePart], tables: Sequence[Table], notes: Sequence[str]) -> str:
     parts = ["# Report", opening]
-    if sources:
-        parts += ["Names of datasets in short:", "\n".join(f"- {source}" for source in dict.fromkeys(sources))]
-    parts += ["## Final returns", table]
-    if "±" in table:
-        parts.append("Mean ± sample standard deviation over the seeds of the last evaluation.")
-    if collapsed:
-        parts += ["## Collapsed layers", "\n".join(f"- {sentence}" for sentence in collapsed)]
-    for name, title in figures.items():
-        parts += [f"## {title}", f"![{title}]({name})"]
+    for figure in figures:
+        parts += [f"## {figure.title}", figure.caption, f"![{figure.title}]({figure.name}.png)"]
+    for table in tables:
+        parts += [f"## {table.title}", table.note, table.markdown()]
     if notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(parts) + "\n"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)

@@ -46,6 +46,9 @@ class Progress:
     data: str  # fingerprint of the dataset
     engine: str  # which the run is on
     config: Mapping[str, Any]  # of the run, without its folder
+    # The same of episodes.csv; a checkpoint that is older than that file has none of it.
+    episodes_bytes: int = 0
+    episodes_sha256: str = ""
     levels: Sequence[Mapping[str, float]] = ()  # results of the levels that have ended (prune.schedule=tickets)
 
 
@@ -205,7 +208,8 @@ def _network(prefix: str, name: str, layers: Any, arrays: Arrays) -> NetworkStat
 
 
 def _progress(values: Mapping[str, Any]) -> Progress:
-    kinds = {"csv_sha256": str, "data": str, "engine": str, "config": dict, "evaluation": dict}
+    values = {"episodes_bytes": 0, "episodes_sha256": "", **values}
+    kinds = {"csv_sha256": str, "data": str, "engine": str, "config": dict, "evaluation": dict, "episodes_sha256": str}
     for key, kind in kinds.items():
         if not isinstance(values[key], kind):
             raise ValueError(f"its {key} is no {kind.__name__}")
@@ -216,9 +220,10 @@ def _progress(values: Mapping[str, Any]) -> Progress:
         raise ValueError("its clocks show no time")
     evaluation = {str(name): float(value) for name, value in values["evaluation"].items()}
     levels = [_level(it) for it in values.get("levels", [])]
-    texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config")}
+    texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config", "episodes_sha256")}
+    csv_bytes, episodes_bytes = (_count(values[key], key) for key in ("csv_bytes", "episodes_bytes"))
     return Progress(
-        seconds[0], seconds[1], evaluation, _count(values["csv_bytes"], "csv_bytes"), **texts, levels=levels
+        seconds[0], seconds[1], evaluation, csv_bytes, episodes_bytes=episodes_bytes, levels=levels, **texts
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from sparse_offline_rl.agents.base import Agent
 from sparse_offline_rl.config import Config
-from sparse_offline_rl.datasets.load import LoadedDataset
+from sparse_offline_rl.datasets.load import DatasetInfo
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.networks.mlp import PrunableMLP
 from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer, PolicyNetwork
@@ -16,7 +16,7 @@ from sparse_offline_rl.training.summary import installed_version
 from sparse_offline_rl.types import FloatArray
 
 
-def policy_content(config: Config, agent: Agent, normalization: Normalization, data: LoadedDataset) -> PolicyContent:
+def policy_content(config: Config, agent: Agent, normalization: Normalization, data: DatasetInfo) -> PolicyContent:
     """What acting needs of ``agent`` as it is now.
 
     ``data`` names the environment; its settings beside the id (a time limit, say) go into the metadata as JSON. Raises ValueError

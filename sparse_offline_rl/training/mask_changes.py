@@ -41,17 +41,19 @@ class MaskChanges:
     def prune(self, state: AgentState) -> Change:
         """``state``, which nobody has pruned or trained, with the masks that training begins with."""
         config = self._config
-        state, memory = initialized(state, BEFORE_MASKS.get(config.init)), Memory()
-        if config.prune.name != "none":
-            if config.init == "zero" and self.schedule.score != "random":
-                warn(
-                    "init=zero: most initial weights are exactly zero and have equal scores; of equal ones those with the "
-                    "lowest index are kept."
-                )
-            state = self.schedule.start(self._moment(0, state, memory, "prune"))
+        before, after = BEFORE_MASKS.get(config.init), AFTER_MASKS.get(config.init)
+        state = initialized(state, before)
+        if config.prune.name == "none":
+            return Change(initialized(state, after), Memory())
+        if config.init == "zero" and self.schedule.score != "random":
+            warn(
+                "init=zero: most initial weights are exactly zero and have equal scores; of equal ones those with the lowest index "
+                "are kept."
+            )
+        state = self.schedule.start(self._moment(0, state, Memory(), "prune"))
         if config.prune.reinit:
             state = redraw(state, lambda network: generator(config.seed, f"reinit-{network}"))
-        state = copy_twins(initialized(state, AFTER_MASKS.get(config.init)), self._twins)
+        state = copy_twins(initialized(state, after), self._twins)
         return self._observed(Change(state, self.schedule.remembered(state)))
 
     def change(self, update: int, state: AgentState, memory: Memory) -> Change:

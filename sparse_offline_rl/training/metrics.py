@@ -1,18 +1,15 @@
-"""Metrics to ``metrics.csv`` and TensorBoard, under the same names; exact across a resume."""
+"""Metrics to ``metrics.csv`` and TensorBoard, under the same names, and the returns of single episodes to ``episodes.csv``."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.training.appended_csv import AppendedCsv, disk_errors
 
 # What an evaluation adds to a row.
 EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std", "eval/normalized_score")
@@ -21,71 +18,53 @@ EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std", "eval/normalized_sc
 class MetricsWriter:
     """Appends rows to ``metrics.csv`` and points to TensorBoard.
 
-    ``columns`` are all metrics that a row may have; one that a row lacks is left empty there. On a resume at ``update`` the CSV is
-    cut back to ``offset`` bytes, where it stood at the checkpoint, and TensorBoard purges later points, so that both hold what an
-    uninterrupted run would have written. Raises UserError if those bytes do not have the digest ``sha256``.
+    ``columns``, ``offset`` and ``sha256`` are those of :class:`AppendedCsv`. On a resume at ``update`` TensorBoard purges later points,
+    so that both hold what an uninterrupted run would have written.
     """
 
     def __init__(
         self, run_dir: Path, columns: Sequence[str], offset: int = 0, sha256: str = "", update: int = 0
     ) -> None:
-        self._path = run_dir / "metrics.csv"
-        if offset and (not self._path.exists() or _file_digest(self._path, offset) != sha256):
-            raise UserError(
-                f"{self._path} is not what this run had written up to its checkpoint: restore it, or remove {run_dir} to start again."
-            )
-        with self._disk_errors(), ExitStack() as opened:
-            opened.enter_context(_writer_threads_are_quiet())
-            self._file = opened.enter_context(self._path.open("r+" if offset else "w+", newline="", encoding="utf-8"))
-            if offset:
-                columns = next(csv.reader(self._file))
-                self._file.truncate(offset)
-                self._file.seek(offset)
-            self._csv = csv.DictWriter(self._file, columns, restval="", lineterminator="\n")
-            if not offset:
-                self._csv.writeheader()
-            self._board = SummaryWriter(str(run_dir), purge_step=update + 1 if update else None)
+        self._run_dir = run_dir
+        self._csv = AppendedCsv(run_dir / "metrics.csv", columns, offset, sha256)
+        with ExitStack() as opened:
+            opened.callback(self._csv.close)
+            with disk_errors(run_dir):
+                opened.enter_context(_writer_threads_are_quiet())
+                self._board = SummaryWriter(str(run_dir), purge_step=update + 1 if update else None)
             self._opened = opened.pop_all()
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
         """Add one row. ValueError for a metric that is no column."""
-        with self._disk_errors():
-            self._csv.writerow({"update": update} | {name: repr(value) for name, value in values.items()})
-            self._file.flush()
+        self._csv.write({"update": update} | {name: repr(value) for name, value in values.items()})
+        with disk_errors(self._run_dir):
             for name, value in values.items():
                 self._board.add_scalar(name, value, update)
 
     def sync(self) -> tuple[int, str]:
         """Put everything on the disk; returns the CSV's length in bytes and its digest, for the checkpoint."""
-        with self._disk_errors():
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        with disk_errors(self._run_dir):
             self._board.flush()
-            length = self._file.tell()
-            return length, _file_digest(self._path, length)
+        return self._csv.sync()
 
     def close(self) -> None:
         """Close both files; what a full disk still refuses was reported before."""
-        for file in (self._file, self._board, self._opened):
-            with suppress(OSError):
-                file.close()
-
-    @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{self._path.parent}: metrics could not be written ({error.strerror or error}): make room, then run the same "
-                "command again to go on from the last checkpoint."
-            ) from None
+        with suppress(OSError):
+            self._board.close()
+        self._opened.close()
 
 
-def _file_digest(path: Path, length: int) -> str:
-    """SHA-256 of the first ``length`` bytes, as hexadecimal text; nothing for a shorter file."""
-    with path.open("rb") as file:
-        data = file.read(length)
-    return hashlib.sha256(data).hexdigest() if len(data) == length else ""
+class EpisodesWriter(AppendedCsv):
+    """Appends the return of each episode of an evaluation to ``episodes.csv``: a row an evaluation, a column an episode."""
+
+    def __init__(self, run_dir: Path, episodes: int, offset: int = 0, sha256: str = "") -> None:
+        columns = ["update", *(f"return_{number}" for number in range(episodes))]
+        super().__init__(run_dir / "episodes.csv", columns, offset, sha256)
+
+    def write_returns(self, update: int, returns: Iterable[float]) -> None:
+        """Add the ``returns [episodes]`` of the evaluation after ``update``, to seven digits."""
+        named = {f"return_{number}": f"{value:.7g}" for number, value in enumerate(returns)}
+        self.write({"update": update} | named)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def prepare_process(threads: int) -> None:
     torch.set_flush_denormal(
         True
     )  # moments of idle weights decay into denormal numbers, which are slow to compute with
-    torch.use_deterministic_algorithms(True)
+    # Not use_deterministic_algorithms, which imports torch's compiler, for seconds, to set the same flag there.
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a pass over every buffer
     if sys.platform == "linux":
         # Activations of 3 MB would go back to the system after every update and fault in again page by page.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import read_json, remove_leftovers, write_bytes, write_json
 from sparse_offline_rl.policy.runtime import FILE_NAME
 from sparse_offline_rl.training.checkpoint import checkpoint_path
+from sparse_offline_rl.training.run_lock import forget_failure, run_lock, store_failure
 from sparse_offline_rl.training.stored_config import read_stored_config
 from sparse_offline_rl.training.summary import check_summary
 
@@ -33,7 +35,7 @@ class RunFolder:
         self._summary = self.path / "summary.json"
         self._config = stored_values(config)
         self._defaults = _defaults(config)
-        self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        self._lock = run_lock(self.path)
         try:
             self._refuse_foreign()
             self._found = self._state()
@@ -79,12 +81,18 @@ class RunFolder:
             raise UserError(f"{self.path} was changed by another process meanwhile: run the same command again.")
         for folder in (self.path, self.checkpoint.parent, self.policy.parent):
             remove_leftovers(folder)
+        forget_failure(self.path)
         if not self.resumable:
             for stale in self.path.glob(
                 "events.out.tfevents.*"
             ):  # of an attempt that ended before its first checkpoint
                 stale.unlink()
         write_bytes(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self._config)).encode())
+
+    def fail(self, error: Exception) -> None:
+        """Write down what the run ended in, for ``sparse-offline-rl status``; on a full disk that is left undone."""
+        with suppress(UserError):
+            store_failure(self.path, error)
 
     def release(self) -> None:
         """Let other processes write here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import torch
 from sparse_offline_rl.agents.base import Metrics
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
-from sparse_offline_rl.datasets.load import LoadedDataset
+from sparse_offline_rl.datasets.load import DatasetInfo
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.normalized_score import normalized_score
@@ -26,7 +27,7 @@ from sparse_offline_rl.training.console import ProgressLine, progress_line, warn
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.loop import Clock, Hooks, Schedule, train
 from sparse_offline_rl.training.mask_changes import MaskChanges
-from sparse_offline_rl.training.metrics import EVALUATION_COLUMNS, MetricsWriter
+from sparse_offline_rl.training.metrics import EVALUATION_COLUMNS, EpisodesWriter, MetricsWriter
 from sparse_offline_rl.training.run_folder import RunFolder, stored_values
 from sparse_offline_rl.training.summary import file_sizes, level, summarize
 from sparse_offline_rl.types import FloatArray
@@ -45,9 +46,10 @@ class Result:
 class TrainingData:
     """What the agent learns from."""
 
-    loaded: LoadedDataset
+    loaded: DatasetInfo
     normalization: Normalization
     buffer: ReplayBuffer
+    return_mean: float | None  # of the dataset's whole episodes, as its policy earned them
 
 
 class Session:
@@ -69,7 +71,7 @@ class Session:
         self._generator = generator(config.seed, "train", config.device)
         self._sample = data.buffer.sampler(config.batch_size)
         self._clock, self._evaluation, self._start = Clock(), dict[str, float](), 0
-        csv = (0, "")
+        csv = episodes = (0, "")
         if checkpoint is not None:
             progress = checkpoint.progress
             self._generator.set_state(torch.from_numpy(checkpoint.random_state.copy()))
@@ -77,9 +79,15 @@ class Session:
             self._evaluation, self._start = dict(progress.evaluation), checkpoint.update
             self._levels = list(progress.levels)
             csv = (progress.csv_bytes, progress.csv_sha256)
+            episodes = (progress.episodes_bytes, progress.episodes_sha256)
         self._logged_at = (self._start, self._clock.train)
         self._adopt(active, memory)
-        self._metrics = MetricsWriter(folder.path, self._columns(), *csv, update=self._start)
+        with ExitStack() as opened:
+            metrics = MetricsWriter(folder.path, self._columns(), *csv, update=self._start)
+            self._metrics = opened.enter_context(closing(metrics))
+            self._episodes = EpisodesWriter(folder.path, config.eval.episodes, *episodes)
+            opened.callback(self._episodes.close)
+            self._opened = opened.pop_all()
 
     def _adopt(self, active: ActiveAgent, memory: Memory) -> None:
         """Go on with ``active``: at the start, and whenever the agent was built anew because its masks changed."""
@@ -101,13 +109,14 @@ class Session:
         if update < config.updates:
             return Result("interrupted", None, update)
         self._metrics.sync()
+        self._episodes.sync()
         summary = self._ship()
         self._folder.finish(summary)
         return Result("finished", summary, update)
 
     def close(self) -> None:
         """Close the metric files."""
-        self._metrics.close()
+        self._opened.close()
 
     def _ship(self) -> dict[str, Any]:
         """Write the policy file and put the summary together."""
@@ -119,10 +128,13 @@ class Session:
         summary = summarize(
             config, self._reports, loaded.env_id, self._evaluation, self._clock, active.engine, names, sizes
         )
+        summary |= {"dataset_return_mean": self._data.return_mean}
         return summary | {"levels": self._levels, **self._movement} if self._masks.schedule.changes else summary
 
     def _step(self) -> Metrics:
         self._gradient_norms = None
+        for optimizer in self._active.agent.optimizers.values():
+            optimizer.gradients = ()  # one that takes no step now has none to log, neither after a resume nor without one
         metrics = self._active.update(self._sample(self._generator), self._generator)
         if self._generator.device.type == "cuda":
             torch.cuda.synchronize()  # else the clock would time the launches only
@@ -144,8 +156,10 @@ class Session:
 
     def _norms(self) -> Mapping[str, float]:
         """Of the last step's gradients, which an agent that was built anew does not know."""
+        if self._gradient_norms is not None:
+            return self._gradient_norms
         optimizers = self._active.agent.optimizers
-        return self._gradient_norms or {name: float(it.gradient_norm()) for name, it in optimizers.items()}
+        return {name: float(it.gradient_norm()) for name, it in optimizers.items() if it.gradients}
 
     def _evaluate(self, update: int) -> dict[str, float]:
         config, loaded = self._config, self._data.loaded
@@ -159,6 +173,7 @@ class Session:
 
         seed = stream_seed(config.seed, f"evaluation-{update}") % 2**31
         returns = evaluate(act, loaded.env_id, config.eval.episodes, seed, loaded.env_kwargs)
+        self._episodes.write_returns(update, returns)
         self._evaluation = {"eval/return_mean": float(returns.mean()), "eval/return_std": float(returns.std())}
         score = normalized_score(returns.mean(), loaded.reference_min_score, loaded.reference_max_score)
         if score is not None:
@@ -198,6 +213,7 @@ class Session:
 
     def _save(self, update: int) -> None:
         csv_bytes, csv_sha256 = self._metrics.sync()
+        episodes_bytes, episodes_sha256 = self._episodes.sync()
         progress = Progress(
             train_seconds=self._clock.train,
             eval_seconds=self._clock.evaluate,
@@ -207,6 +223,8 @@ class Session:
             data=self._data.buffer.fingerprint,
             engine=self._active.engine,
             config=stored_values(self._config),
+            episodes_bytes=episodes_bytes,
+            episodes_sha256=episodes_sha256,
             levels=self._levels,
         )
         random_state = self._generator.get_state().numpy()

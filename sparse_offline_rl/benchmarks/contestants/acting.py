@@ -18,13 +18,12 @@ from sparse_offline_rl.benchmarks.contestants.agents import (
     OBSERVATIONS,
     make_agent,
     random_buffer,
-    random_transitions,
     read_config,
     spaces,
 )
 from sparse_offline_rl.benchmarks.contestants.plain_bcq import PlainPolicy
 from sparse_offline_rl.config import Config
-from sparse_offline_rl.datasets.load import LoadedDataset
+from sparse_offline_rl.datasets.load import DatasetInfo
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.evaluation.returns import Act, evaluate
 from sparse_offline_rl.policy.content import PolicyContent
@@ -41,7 +40,7 @@ _OBSERVATIONS = 64  # different ones, in turn
 
 def make_content(config: Config, active: ActiveAgent) -> PolicyContent:
     """What the policy file of an agent holds."""
-    data = LoadedDataset(random_transitions(), spaces(), ENVIRONMENT, "random")
+    data = DatasetInfo(spaces(), ENVIRONMENT, "random")
     return policy_content(config, active.agent, Normalization.identity(OBSERVATIONS), data)
 
 

@@ -43,7 +43,7 @@ class Layer:
 def layer(kind: str, batch: int, width: int, density: float, backward: bool, threads: int) -> Contestant:
     """A forward, or a forward and a backward, by the library ``kind``."""
     prepare_process(threads)
-    torch.use_deterministic_algorithms(False)  # not every library has deterministic operations
+    torch.set_deterministic_debug_mode("default")  # not every library has deterministic operations
     draws = torch.Generator().manual_seed(0)
     mask = torch.rand(width, width, generator=draws) < density
     weight = torch.randn(width, width, generator=draws) / (density * width) ** 0.5 * mask

@@ -46,6 +46,12 @@ class UpdateTracer(TorchDispatchMode):
         self.draws: list[Tensor] = []  # standard normal noise, to be drawn again before each replay
         self.steps: list[tuple[Adam, array[float], list[Tensor]]] = []  # optimiser, factors of this step, gradients
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Asked by torch when the class is made. Nothing here is ever compiled by torch, and to be kept from that costs the
+        # import of its compiler, for seconds, at the first operation that is traced.
+        return False
+
     @contextmanager
     def tracing(self) -> Iterator[None]:
         """Within the block everything is traced."""

@@ -1,0 +1,27 @@
+"""Singular values of a network's input-output Jacobian: how signals pass through it (Lee et al. 2020, section 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparse_offline_rl.networks.state import NetworkState
+from sparse_offline_rl.types import FloatArray
+
+
+def singular_values(network: NetworkState, inputs: FloatArray) -> FloatArray:
+    """Of ``∂output/∂input`` at each of ``inputs`` ``[n, in]``, before any squashing: ``[n, min(in, out)]``, largest first."""
+    topology = network.topology
+    arrays = topology.unpack(network.values)
+    layers = dict(zip(topology.layers, zip(arrays[0::2], arrays[1::2], strict=True), strict=True))
+    signal, active = inputs, []
+    for name in topology.hidden:
+        weight, bias = layers[name]
+        signal = np.maximum(signal @ weight.T + bias, 0)
+        active.append(signal > 0)
+    heads = np.concatenate([layers[name][0] for name in topology.heads])
+    # From the outputs, which are few, to the inputs: [n, out, units].
+    jacobian = np.broadcast_to(heads, (len(inputs), *heads.shape))
+    for name, passes in zip(reversed(list(topology.hidden)), reversed(active), strict=True):
+        jacobian = (jacobian * passes[:, None, :]) @ layers[name][0]
+    found: FloatArray = np.linalg.svd(jacobian, compute_uv=False)
+    return found

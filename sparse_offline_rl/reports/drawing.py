@@ -1,0 +1,136 @@
+"""What all figures share: style, grids of panels, legends, and the forms in which they are saved."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes as PlotAxes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from sparse_offline_rl.files import replacing, write_bytes
+from sparse_offline_rl.reports.groups import Panel, Study, wrapped
+
+DPI = 130
+WIDTH = 4.6  # inches of a panel
+_MOST_COLUMNS = 3
+_INK = "#1f2329"  # of text and axes; a page puts its own colour there
+COLLAPSED = "#B00020"
+_PAPER = "#fefefe"  # behind them; a page has none
+_STYLE: dict[Any, Any] = {
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "figure.facecolor": _PAPER,
+    "axes.facecolor": _PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#888888",
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.hashsalt": "report",
+}
+
+Draw = Callable[[PlotAxes, Panel], Mapping[str, Artist]]  # into a panel; returns the entries of the legend
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures made and saved within the block look alike."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def draw_panels(study: Study, draw: Draw, xlabel: str, ylabel: str, row_height: float = 3.3) -> Figure:
+    """A figure with a panel for each of ``study``: a row an agent where each of them ran in all of a few, else in reading order.
+
+    ``row_height`` is in inches.
+    """
+    rows, columns, panels = _grid(study.panels)
+    figure = Figure(figsize=(WIDTH * columns + 0.5, row_height * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    entries: dict[str, Artist] = {}
+    for ax, panel in zip(axes, panels, strict=False):
+        entries |= draw(ax, panel)
+        ax.set_title(wrapped(panel.title, WIDTH), fontsize="medium")
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    legend(figure, entries)
+    return figure
+
+
+def legend(figure: Figure, entries: Mapping[str, Artist]) -> None:
+    """One legend below all panels, in as many columns as fit."""
+    if not entries:
+        return
+    widest = 0.085 * max(map(len, entries)) + 0.6  # inches of one entry
+    columns = min(len(entries), max(1, int(figure.get_figwidth() / widest)))
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Ticks at 1, 2, 5, 10, … written as such."""
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def from_zero(ax: PlotAxes) -> None:
+    """Let returns start at zero, where none is below it, so that small differences look small."""
+    low, high = ax.get_ylim()
+    if low > 0:
+        ax.set_ylim(0.0, 1.04 * high)
+
+
+def reference_lines(ax: PlotAxes, panel: Panel, dense: bool) -> dict[str, Artist]:
+    """The return of the dataset's own policy, and that of the dense agent where one stands for the whole panel."""
+    entries: dict[str, Artist] = {}
+    if panel.policy_return is not None:
+        line = ax.axhline(panel.policy_return, color="0.5", linestyle=(0, (6, 4)), linewidth=1.2, zorder=1)
+        entries["the dataset's policy"] = line
+    found = [group for group in panel.groups if group.dense and group.mean is not None]
+    if dense and len(found) == 1 and found[0].mean is not None:
+        entries["dense agent's mean"] = ax.axhline(found[0].mean, color="0.5", linestyle=":", linewidth=1.6, zorder=1)
+    return entries
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[list[Path], str]:
+    """Write ``name``.png and ``name``.svg; returns them, and the figure as an ``<svg>`` element for a page.
+
+    There text and axes have the page's colour, and ids that no other figure has.
+    """
+    files = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with replacing(files[0]) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    write_bytes(files[1], text.encode())
+    text = text[text.index("<svg") :].replace(_INK, "currentColor").replace(_PAPER, "none")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    return files, re.sub(r' (width|height)="[^"]+pt"', "", text, count=2)
+
+
+def _grid(panels: Sequence[Panel]) -> tuple[int, int, list[Panel]]:
+    """Rows, columns, and the panels in the order in which they fill them."""
+    cells = {tuple(panel.title.split(" · ", 1)): panel for panel in panels}
+    firsts, seconds = (sorted({cell[i] for cell in cells if len(cell) == 2}) for i in (0, 1))
+    if len(seconds) <= _MOST_COLUMNS + 1 and len(cells) == len(firsts) * len(seconds):
+        return len(firsts), len(seconds), [cells[first, second] for first in firsts for second in seconds]
+    columns = min(_MOST_COLUMNS, len(panels))
+    return -(-len(panels) // columns), columns, list(panels)

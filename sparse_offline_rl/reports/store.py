@@ -1,0 +1,160 @@
+"""All that a report is made from, as four small CSVs, so that figures and tables can be made again without the run folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparse_offline_rl.errors import UserError, reason
+from sparse_offline_rl.files import write_bytes
+from sparse_offline_rl.reports.progress import Evaluation
+from sparse_offline_rl.reports.runs import UNREADABLE, Run, checked_run, checked_summary, read_run_folders
+
+RUNS, LAYERS, EVALUATIONS, DENSITIES = "runs.csv", "layers.csv", "evaluations.csv", "densities.csv"
+_SUMMARY = "summary."  # before the columns of summary.json in runs.csv
+# What of a summary a report needs, beside its layers.
+_KEPT = (
+    *("env", "engine", "return_mean", "normalized_score", "dataset_return_mean", "nonzero_weights", "total_weights"),
+    *("policy_networks", "collapsed_layers", "policy_bytes", "policy_dense_bytes", "checkpoint_bytes"),
+    *("updates_per_second", "train_seconds", "eval_seconds"),
+)
+
+
+def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
+    """All runs below ``folder``, from the CSVs of a report if it holds them, else from run folders; notes about the rest.
+
+    A note is a sentence about a run that could not be read or is unfinished. Raises UserError if there is no run to report on.
+    """
+    runs, notes = _read_store(folder) if (folder / RUNS).exists() else read_run_folders(folder)
+    for run in runs:
+        if run.summary is None:
+            so_far = "" if run.last_return is None else f", return {run.last_return:.1f} so far"
+            notes.append(f"{run.name} is unfinished: {run.update} of {run.settings['updates']} updates{so_far}.")
+    if not runs:
+        found = f": {notes[0]}" if notes else ": train first, or give the folder that holds the runs."
+        raise UserError(f"runs={folder} holds no run{found}")
+    return runs, notes
+
+
+def write_store(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Write the CSVs from which :func:`read_runs` gives the same runs."""
+    tables = {RUNS: _run_rows(runs), LAYERS: _layer_rows(runs), EVALUATIONS: _evaluation_rows(runs)}
+    tables[DENSITIES] = _density_rows(runs)
+    for name, rows in tables.items():
+        write_bytes(folder / name, csv_text(rows).encode())
+    return [folder / name for name in tables]
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows, the first of them the header, as the text of a CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _run_rows(runs: Sequence[Run]) -> list[list[object]]:
+    settings = list(dict.fromkeys(key for run in runs for key in run.settings))
+    rows: list[list[object]] = [["run", "update", *settings, *(f"{_SUMMARY}{key}" for key in _KEPT)]]
+    for run in runs:
+        values = [_cell(run.settings[key]) if key in run.settings else "" for key in settings]
+        facts = run.summary or {}
+        rows.append([run.name, run.update, *values, *(_cell(facts[key]) if key in facts else "" for key in _KEPT)])
+    return rows
+
+
+def _layer_rows(runs: Sequence[Run]) -> list[list[object]]:
+    layers = [(run.name, layer) for run in runs if run.summary for layer in run.summary["layers"]]
+    columns = ("name", "kept", "total", "outputs")
+    return [["run", *columns], *([name, *(layer[column] for column in columns)] for name, layer in layers)]
+
+
+def _evaluation_rows(runs: Sequence[Run]) -> list[list[object]]:
+    rows: list[list[object]] = [["run", "update", "train_seconds", "return_mean", "returns"]]
+    for run in runs:
+        for it in run.evaluations:
+            seconds = "" if it.seconds is None else repr(it.seconds)
+            rows.append([run.name, it.update, seconds, repr(it.mean), " ".join(f"{value:.7g}" for value in it.returns)])
+    return rows
+
+
+def _density_rows(runs: Sequence[Run]) -> list[list[object]]:
+    """Of runs whose masks changed; of others the layers say all."""
+    rows: list[list[object]] = [["run", "update", "layer", "density"]]
+    for run in runs:
+        for update, shares in run.densities.items():
+            rows += [[run.name, update, layer, repr(share)] for layer, share in shares.items()]
+    return rows
+
+
+def _cell(value: Any) -> str:
+    """A value of YAML in one cell: text as it is where it would be read back as such, all else as JSON."""
+    return value if isinstance(value, str) and value and _parse(value) == value else json.dumps(value)
+
+
+def _parse(cell: str) -> Any:
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
+
+
+def _read_store(folder: Path) -> tuple[list[Run], list[str]]:
+    layers, evaluations = _by_run(folder / LAYERS), _by_run(folder / EVALUATIONS)
+    densities = _by_run(folder / DENSITIES)
+    runs, notes = [], []
+    for name, (row,) in _by_run(folder / RUNS).items():
+        try:
+            found = _evaluations(evaluations.get(name, []))
+            values = {key: _parse(cell) for key, cell in row.items() if cell and key not in ("run", "update")}
+            settings = {key: value for key, value in values.items() if not key.startswith(_SUMMARY)}
+            facts = {key.removeprefix(_SUMMARY): v for key, v in values.items() if key.startswith(_SUMMARY)}
+            if facts:
+                facts["layers"] = [_layer(layer) for layer in layers.get(name, [])]
+                checked_summary(facts)
+            shares = _densities(densities.get(name, []))
+            runs.append(checked_run(Run(name, settings, found, int(row["update"]), facts or None, shares)))
+        except UNREADABLE as error:
+            notes.append(f"{name} in {folder / RUNS} is left out: its rows are damaged ({reason(error)}).")
+    return runs, notes
+
+
+def _by_run(path: Path) -> dict[str, list[dict[str, str]]]:
+    """The rows of each run. Raises UserError for a file that is not there or cannot be read."""
+    found: dict[str, list[dict[str, str]]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                rows = found.setdefault(row["run"], [])
+                rows.append(row)
+                if path.name == RUNS and len(rows) > 1:
+                    raise ValueError(f"it has the run {row['run']} twice")
+    except UNREADABLE as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): make the report's CSVs again.") from None
+    return found
+
+
+def _layer(row: Mapping[str, str]) -> dict[str, Any]:
+    return {"name": row["name"], **{key: int(row[key]) for key in ("kept", "total", "outputs")}}
+
+
+def _evaluations(rows: Sequence[Mapping[str, str]]) -> list[Evaluation]:
+    return [
+        Evaluation(
+            int(row["update"]),
+            float(row["train_seconds"]) if row["train_seconds"] else None,
+            float(row["return_mean"]),
+            tuple(map(float, row["returns"].split())),
+        )
+        for row in rows
+    ]
+
+
+def _densities(rows: Sequence[Mapping[str, str]]) -> dict[int, dict[str, float]]:
+    found: dict[int, dict[str, float]] = {}
+    for row in rows:
+        found.setdefault(int(row["update"]), {})[row["layer"]] = float(row["density"])
+    return found

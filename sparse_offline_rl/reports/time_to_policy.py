@@ -1,0 +1,96 @@
+"""How long training takes until the agent is as good as the policy that made its data, or nearly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes as PlotAxes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sparse_offline_rl.reports.drawing import draw_panels, plain_log_ticks
+from sparse_offline_rl.reports.groups import Group, Panel, Study
+from sparse_offline_rl.reports.statistics import first_reaching
+
+SHARES = (0.90, 0.95)  # of the policy's return
+_FILLS: dict[float, Literal["none", "full"]] = {0.90: "none", 0.95: "full"}
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When the runs of a group first had an evaluation of so much of the policy's return."""
+
+    runs: int  # all of them
+    updates: tuple[int, ...]  # of those that reached it
+    seconds: tuple[float, ...]  # of training, of those of them whose time is known
+
+    @property
+    def median_updates(self) -> float | None:
+        """Over the runs that reached it."""
+        return float(np.median(self.updates)) if self.updates else None
+
+    @property
+    def median_seconds(self) -> float | None:
+        """Over the runs that reached it."""
+        return float(np.median(self.seconds)) if self.seconds else None
+
+
+def reached(group: Group, wanted: float) -> Reached:
+    """When the runs of ``group`` first had a mean return of ``wanted``."""
+    found = [first_reaching(run.evaluations, wanted) for run in group.runs]
+    hits = [evaluation for evaluation in found if evaluation is not None]
+    seconds = tuple(it.seconds for it in hits if it.seconds is not None)
+    return Reached(len(group.runs), tuple(it.update for it in hits), seconds)
+
+
+def time_to_policy(study: Study) -> Figure | None:
+    """A row for each group, a dot for each seed, at the right a cross for one that never got there. None without timed evaluations."""
+    shown = study.only(lambda group: any(it.seconds is not None for run in group.runs for it in run.evaluations))
+    panels = tuple(panel for panel in shown.panels if panel.policy_return is not None and panel.policy_return > 0)
+    if not panels:
+        return None
+    colours = study.colours()
+    shares = {share: _all_seconds(panels, share) for share in SHARES}
+    times = [seconds for found in shares.values() for seconds in found] or [1.0]
+    low, never = min(times) / 1.3, 1.7 * max(times)
+
+    def draw(ax: PlotAxes, panel: Panel) -> Mapping[str, Artist]:
+        assert panel.policy_return is not None
+        ax.set_xscale("log")
+        ax.axvspan(0.82 * never, 1.5 * never, color="0.5", alpha=0.12, linewidth=0)
+        for row, group in enumerate(panel.groups):
+            _draw_row(ax, row, group, panel.policy_return, never, colours[group.line][0])
+        plain_log_ticks(ax.xaxis)
+        ax.set_xlim(low, 1.5 * never)
+        ax.text(1.1 * never, -0.42, "never", ha="center", va="top", fontsize="x-small")
+        ax.set_yticks(
+            range(len(panel.groups)), [group.label.replace(" (", "\n(") for group in panel.groups], fontsize="small"
+        )
+        ax.set_ylim(len(panel.groups) - 0.5, -0.5)
+        return {f"{share:.0%} of the dataset policy's return": _mark(share) for share in SHARES}
+
+    height = 1.1 + 0.3 * max(len(panel.groups) for panel in panels)
+    return draw_panels(Study(panels, study.axes), draw, "seconds of training", "", row_height=height)
+
+
+def _all_seconds(panels: Sequence[Panel], share: float) -> list[float]:
+    groups = [(group, share * (panel.policy_return or 0)) for panel in panels for group in panel.groups]
+    return [seconds for group, wanted in groups for seconds in reached(group, wanted).seconds]
+
+
+def _mark(share: float) -> Line2D:
+    return Line2D([], [], color="0.5", marker="o", linestyle="", fillstyle=_FILLS[share])
+
+
+def _draw_row(ax: PlotAxes, row: int, group: Group, policy_return: float, never: float, colour: str) -> None:
+    for share in SHARES:
+        it = reached(group, share * policy_return)
+        y = row + (0.15 if share == SHARES[0] else -0.15)
+        marks: dict[str, Any] = {"linestyle": "", "color": colour, "fillstyle": _FILLS[share]}
+        ax.plot(it.seconds, [y] * len(it.seconds), marker="o", markersize=5.5, **marks)
+        lost = it.runs - len(it.updates)
+        ax.plot([never * 1.1**i for i in range(lost)], [y] * lost, marker="x", markersize=4.5, **marks)

@@ -1,0 +1,212 @@
+"""The numbers of a report against ones computed by hand, and the report made again from its own CSVs."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+
+import numpy as np
+import pytest
+from run_folders import write_run
+
+from sparse_offline_rl.cli import report as report_cli
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.reports.progress import Evaluation
+from sparse_offline_rl.reports.statistics import (
+    first_reaching,
+    interquartile_mean,
+    mean_interval,
+    share_below_best,
+    share_fallen,
+)
+from sparse_offline_rl.reports.store import read_runs, write_store
+from sparse_offline_rl.reports.write import write_report
+
+
+def evaluations(*means: float) -> list[Evaluation]:
+    return [Evaluation(10 * i, 2.0 * i, mean) for i, mean in enumerate(means, start=1)]
+
+
+def test_the_interquartile_mean_leaves_a_quarter_out_at_either_end():
+    assert interquartile_mean([1, 2, 3, 4, 5, 6, 7, 1000]) == (3 + 4 + 5 + 6) / 4
+    assert interquartile_mean([900, 2, 4, 3, 1]) == 3
+    assert interquartile_mean([1, 2, 9]) == 4
+
+
+def test_the_interval_is_that_of_all_resamples():
+    """Of two or three values it reaches from end to end; of five all 5⁵ samples can be listed."""
+    assert mean_interval([3.0]) is None
+    assert mean_interval([4.0, 4.0, 4.0]) == (4, 4)
+    assert mean_interval([1.0, 5.0]) == (1, 5)
+    assert mean_interval([1.0, 2.0, 9.0]) == (1, 9)
+    values = [3.0, 10.0, 11.0, 13.0, 30.0]
+    means = [np.mean(sample) for sample in itertools.product(values, repeat=5)]
+    assert mean_interval(values) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.3)
+    assert mean_interval(values) == mean_interval(values)
+
+
+def test_episodes_that_fell_have_less_than_half_of_the_median():
+    assert share_fallen([100, 100, 90, 44, -5]) == 2 / 5
+    assert share_fallen([100, 45, 45]) == 0
+    assert share_fallen([-3, -2, -1]) is None
+    assert share_fallen([]) is None
+
+
+def test_time_below_half_of_the_best_counts_dips_and_not_the_start():
+    assert share_below_best(evaluations(1, 2, 60, 100, 40, 70)) == 1 / 4
+    assert share_below_best(evaluations(100)) == 0
+    assert share_below_best(evaluations(-5, -1)) is None
+    assert share_below_best([]) is None
+
+
+def test_the_first_evaluation_that_is_good_enough_counts():
+    found = first_reaching(evaluations(1, 90, 5, 100), 90)
+    assert found is not None
+    assert (found.update, found.seconds) == (20, 4.0)
+    assert first_reaching(evaluations(1, 2), 3) is None
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Hopper, whose dataset's policy earns 320: three dense seeds, three of SNIP (one unfinished), one of GraSP that collapsed."""
+    root = tmp_path_factory.mktemp("small")
+    for seed, last in enumerate((300.0, 310.0, 350.0)):
+        write_run(root / f"dense{seed}", prune="none", sparsity=0.0, seed=seed, returns=(290.0, 300.0, last))
+    episodes = ((1.0, 3.0), (150.0, 450.0), (310.0, 290.0))
+    write_run(root / "snip0", seed=0, returns=(2.0, 300.0, 300.0), episodes=episodes, densities=(0.3, 0.2, 0.2))
+    write_run(
+        root / "snip1", seed=1, returns=(305.0, 100.0, 200.0), episodes=((305.0, 305.0), (100.0, 100.0), (396.0, 4.0))
+    )
+    write_run(root / "snip2", seed=2, returns=(50.0,), finished=False)
+    write_run(root / "grasp0", prune="grasp", returns=(1.0, 2.0, 3.0), collapsed=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def out(small, tmp_path_factory):
+    """The report on it."""
+    folder = tmp_path_factory.mktemp("out")
+    write_report(small, folder)
+    return folder
+
+
+def table(path) -> dict[str, dict[str, str]]:
+    with path.open() as file:
+        return {row["experiment"]: row for row in csv.DictReader(file)}
+
+
+def test_the_tables_hold_what_is_computed_by_hand(out):
+    returns = table(out / "returns.csv")
+    assert list(returns) == ["dense", "grasp 95 %", "snip 95 %"]
+    dense, snip, grasp = returns["dense"], returns["snip 95 %"], returns["grasp 95 %"]
+    assert [float(dense[key]) for key in ("seeds", "mean", "IQM", "95 % from", "to", "of dense")] == [
+        3,
+        320,
+        320,
+        300,
+        350,
+        1,
+    ]
+    assert [float(snip[key]) for key in ("seeds", "mean", "IQM", "95 % from", "to")] == [2, 250, 250, 200, 300]
+    assert float(snip["of dense"]) == 250 / 320
+    assert float(snip["of the dataset's policy"]) == 250 / 320
+    # Last episodes of the finished seeds: 310, 290, 396, 4, with the median 300.
+    assert float(snip["episodes fallen"]) == 1 / 4
+    # Seed 0 has no dip, seed 1 one of three evaluations (100 against a best of 305), seed 2 has one evaluation.
+    assert float(snip["time below half of best"]) == pytest.approx((0 + 1 / 3 + 0) / 3)
+    assert snip["remarks"] == "unfinished: seed 2 (after 10 updates)"
+    assert grasp["remarks"] == "missing: seed 1, 2; collapsed: encoder.mean, seed 0"
+    assert (grasp["95 % from"], dense["remarks"]) == ("", "")
+
+
+def test_the_table_of_times_has_updates_and_seconds(out):
+    """90 % of 320 are 288 and 95 % 304; evaluations come every 10 updates, which take 2 seconds."""
+    times = table(out / "time_to_policy.csv")
+    keys = [f"{share}%: {what}" for share in (90, 95) for what in ("runs", "updates", "seconds")]
+    assert [float(times["dense"][key]) for key in keys] == [3, 10, 2, 2, 30, 6]
+    assert [float(times["snip 95 %"][key]) for key in keys] == [2, 15, 3, 1, 10, 2]
+    assert [times["grasp 95 %"][key] for key in keys] == ["0.0", "", ""] * 2
+    assert float(times["snip 95 %"]["runs"]) == 3
+
+
+def test_speed_and_size_are_those_of_the_summaries(out):
+    cost = table(out / "cost.csv")["snip 95 %"]
+    assert float(cost["updates/s"]) == 345
+    assert float(cost["times dense"]) == 345 / 60
+    assert float(cost["policy file, kB"]) == pytest.approx(169)
+    assert float(cost["smaller than dense"]) == pytest.approx(3400 / 169)
+    # decoder 29-750-750-6, actor and critic1 23-400-300-6 and -1: hidden1 keeps 5 %, the other layers 30 %.
+    kept = round(0.3 * 29 * 750) + round(0.05 * 750 * 750) + round(0.3 * 750 * 6)
+    kept += 2 * (round(0.3 * 23 * 400) + round(0.05 * 400 * 300)) + round(0.3 * 300 * 6) + round(0.3 * 300)
+    outputs = (750 + 750 + 6) + 2 * (400 + 300) + 6 + 1
+    assert float(cost["int64 COO, kB"]) == pytest.approx((20 * kept + 12 * outputs) / 1e3)
+    assert float(cost["int64 CSR, kB"]) == pytest.approx((12 * kept + 8 * (outputs + 9) + 4 * outputs) / 1e3)
+
+
+def test_memory_stands_beside_the_paper_s_table(out):
+    with (out / "memory.csv").open() as file:
+        rows = {(row["from"], row["method"]): row for row in csv.DictReader(file)}
+    assert float(rows["the paper", "dense"]["VAE, MB"]) == 4.7621
+    assert float(rows["the paper", "snip 95 %, sparse indexing"]["actor, MB"]) == 0.14297
+    panel = "bcq · Hopper-v5, expert"
+    weights, biases = 23 * 400 + 400 * 300 + 300 * 6, 400 + 300 + 6
+    assert float(rows[panel, "dense"]["actor, MB"]) == pytest.approx(4 * (weights + biases) / 1e6)
+    assert float(rows[panel, "dense in sparse indexing"]["actor, MB"]) == pytest.approx(
+        (20 * weights + 12 * biases) / 1e6
+    )
+    assert float(rows[panel, "snip 95 %, our file"]["policy file, MB"]) == pytest.approx(0.169)
+
+
+def test_the_survivors_table_has_mean_and_deviation(out):
+    with (out / "survivors.csv").open() as file:
+        rows = {(row["experiment"], row["layer"]): row for row in csv.DictReader(file)}
+    row = rows["snip 95 %", "actor.out"]
+    assert [float(row[key]) for key in ("left", "std", "dense")] == [540, 0, 1800]
+    assert float(rows["grasp 95 %", "encoder.mean"]["left"]) == 0
+
+
+def test_the_report_can_be_made_again_from_its_csvs(out, tmp_path, capsys):
+    report_cli.main([f"runs={out / 'data'}", f"out={tmp_path}"])
+    assert "7 runs, 6 finished" in capsys.readouterr().out
+    first, second = ({path.relative_to(it): path.read_bytes() for path in it.rglob("*.*")} for it in (out, tmp_path))
+    assert len(first) > 20
+    assert first == second
+
+
+def test_the_csvs_hold_the_runs(small, tmp_path):
+    runs, _ = read_runs(small)
+    write_store(runs, tmp_path / "data")
+    again, _ = read_runs(tmp_path / "data")
+    assert [(run.name, run.settings, run.evaluations, run.update, run.densities) for run in again] == [
+        (run.name, run.settings, run.evaluations, run.update, run.densities) for run in runs
+    ]
+    assert runs[-3].densities == {5: {"actor.out": 0.3}, 15: {"actor.out": 0.2}}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("runs.csv", "snip1,", "snip0,"),
+        ("runs.csv", "run,", "walk,"),
+        ("evaluations.csv", "run,", "walk,"),
+        ("layers.csv", None, None),
+    ],
+)
+def test_csvs_that_cannot_be_read_are_named(small, tmp_path, name, old, new):
+    write_store(read_runs(small)[0], tmp_path / "data")
+    path = tmp_path / "data" / name
+    if old is None:
+        path.unlink()
+    else:
+        path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match=f"{name} cannot be read"):
+        read_runs(tmp_path / "data")
+
+
+def test_a_run_whose_rows_are_damaged_is_named_and_left_out(small, tmp_path):
+    write_store(read_runs(small)[0], tmp_path / "data")
+    path = tmp_path / "data" / "evaluations.csv"
+    path.write_text(path.read_text().replace("snip1,10", "snip1,ten"))
+    runs, notes = read_runs(tmp_path / "data")
+    assert len(runs) == 6
+    assert notes[0].startswith("snip1 in ")

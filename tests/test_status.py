@@ -1,0 +1,121 @@
+"""The status of runs: done, running, failed, stopped, missing, damaged, and how long the rest takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import TINY
+from run_folders import write_run
+
+from sparse_offline_rl.cli import status as status_cli
+from sparse_offline_rl.reports.status import Status, duration, seconds_to_go, status_of, statuses
+from sparse_offline_rl.training import session
+from sparse_offline_rl.training.run_lock import is_running, run_lock, store_failure
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from sparse_offline_rl.training.run_lock import run_lock
+with run_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def held():
+    """Hold the lock of a run folder in a process of its own, until the test ends."""
+    processes = []
+
+    def hold(path):
+        process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield hold
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_running_is_told_from_killed_by_the_lock(tmp_path, held):
+    path = write_run(tmp_path / "run", finished=False)
+    assert status_of(path).state == "stopped"
+    process = held(path)
+    found = status_of(path)
+    # 30 of 1000 updates at 5 a second.
+    assert (found.state, found.update, found.updates, found.last_return) == ("running", 30, 1000, 300.0)
+    assert found.seconds_left == pytest.approx(970 / 5)
+    process.kill()
+    process.wait()
+    assert status_of(path).state == "stopped"
+
+
+def test_looking_at_a_run_leaves_it_alone(tmp_path):
+    path = write_run(tmp_path / "run", finished=False)
+    before = sorted(it.name for it in path.iterdir())
+    assert not is_running(path)
+    assert sorted(it.name for it in path.iterdir()) == before
+    with run_lock(path):
+        pass
+    assert not is_running(path)
+
+
+def test_failed_done_missing_and_damaged(tmp_path):
+    failed, damaged = write_run(tmp_path / "failed", finished=False), write_run(tmp_path / "damaged")
+    store_failure(failed, ValueError("it broke"))
+    (damaged / "summary.json").write_text("{")
+    paths = [failed, damaged, write_run(tmp_path / "done"), tmp_path / "missing"]
+    found = statuses(paths)
+    assert [it.state for it in found] == ["failed", "damaged", "done", "missing"]
+    assert found[0].remark == "ValueError: it broke"
+    assert "summary.json" in found[1].remark
+    assert found[3].seconds_left is None  # summaries of these tests have no eval_seconds
+
+
+def test_the_time_to_go_is_that_of_the_runs_that_are_left(tmp_path):
+    def status(state, seconds):
+        return Status(tmp_path, state, seconds_left=seconds)
+
+    assert seconds_to_go([status("done", 0.0), status("stopped", 30.0), status("missing", 10.0)]) == 40
+    assert seconds_to_go([status("running", 30.0), status("running", 10.0), status("missing", 40.0)]) == 40
+    assert seconds_to_go([status("running", 100.0), status("running", 10.0)]) == 100
+    assert seconds_to_go([status("running", 100.0), status("missing", None)]) is None
+    assert [duration(it) for it in (None, 3, 600, 9000)] == ["unknown", "3 s", "10 min", "2.5 h"]
+
+
+def test_a_run_that_fails_says_so_until_it_is_started_again(cli, tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "runs" / "one"
+    command = [*TINY, "updates=20", "eval.every=10", f"run_dir={run_dir}"]
+    with monkeypatch.context() as broken:
+        broken.setattr(session, "evaluate", lambda *_: np.array([np.nan]))
+        assert cli(*command)[0] == 2
+    status_cli.main([f"runs={tmp_path / 'runs'}"])
+    out = capsys.readouterr().out
+    assert f"failed   {run_dir}, 0 of 20 updates" in out
+    assert "UserError: training diverged: eval/return_mean is not finite after update 10" in out
+    assert cli(*command)[0] == 0
+    assert not (run_dir / "failure.txt").exists()
+    status_cli.main([f"runs={tmp_path / 'runs'}"])
+    assert capsys.readouterr().out == "1 runs: 1 done\n"
+    sweep = " ".join([*TINY, "updates=20", "eval.every=10", f"run_dir={tmp_path}/runs/${{seed}}", "seed=0,1"])
+    (tmp_path / "runs" / "one").rename(tmp_path / "runs" / "0")
+    status_cli.main([f"sweep={sweep}"])
+    out = capsys.readouterr().out
+    assert f"missing  {tmp_path / 'runs' / '1'}\n2 runs: 1 done, 1 missing\ntime to go: " in out
+    assert "unknown" not in out
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [("runs=nowhere", "runs=nowhere holds no run"), ("sweep=spasity=0.1", "there is no key 'spasity'")],
+)
+def test_what_cannot_be_shown_is_a_sentence(capsys, argument, sentence):
+    with pytest.raises(SystemExit) as end:
+        status_cli.main([argument])
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err

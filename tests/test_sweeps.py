@@ -1,0 +1,131 @@
+"""Sweeps of several grids, and on each launcher: what failed is named, what was killed is finished by the same command."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, TINY
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from sparse_offline_rl.cli.configs import config_dir
+from sparse_offline_rl.cli.grids import grid_jobs
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.experiment import read_config
+
+SWEEPS = {"paper_figure1": 330, "paper_figure2": 330, "study": 360}
+PARAMS = {"seed": "0,1", "grid.a": "prune=none", "grid.b": "prune=snip,grasp sparsity=0.5,0.9"}
+
+
+def params_of(experiment: str) -> dict[str, str]:
+    config = OmegaConf.load(config_dir() / "experiment" / f"{experiment}.yaml")
+    return OmegaConf.to_container(config.hydra.sweeper.params)
+
+
+def test_a_sweep_has_the_jobs_of_all_its_grids():
+    jobs = grid_jobs(PARAMS, ["agent=bc"])
+    assert len(jobs) == 2 + 2 * 4
+    assert jobs[0] == ["seed=0", "agent=bc", "prune=none"]
+    assert jobs[-1] == ["seed=1", "agent=bc", "prune=grasp", "sparsity=0.9"]
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "first"),
+    [
+        (["prune=snip"], 4, ["seed=0", "prune=snip", "sparsity=0.5"]),
+        (["prune=none,snip", "seed=3"], 3, ["seed=3", "prune=none"]),
+        (["sparsity=0.9"], 6, ["seed=0", "sparsity=0.9", "prune=none"]),
+        (["updates=7"], 10, ["seed=0", "prune=none", "updates=7"]),
+        (["prune=random"], 6, ["seed=0", "prune=random"]),
+    ],
+)
+def test_overrides_pick_grids_or_change_them(given, count, first):
+    jobs = grid_jobs(PARAMS, given)
+    assert len(jobs) == count
+    assert sorted(jobs[0]) == sorted(first)
+
+
+def test_overrides_that_leave_no_grid_are_a_sentence():
+    with pytest.raises(UserError, match=r"prune=none sparsity=0\.5: no grid"):
+        grid_jobs(
+            {"grid.a": "prune=none sparsity=0", "grid.b": "prune=snip sparsity=0.5"}, ["prune=none", "sparsity=0.5"]
+        )
+
+
+@pytest.mark.parametrize(("experiment", "count"), SWEEPS.items())
+def test_every_job_of_the_sweeps_composes_to_a_run_of_its_own(experiment, count):
+    jobs = grid_jobs(params_of(experiment), [f"experiment={experiment}"])
+    assert len(jobs) == count
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        first = {tuple(text for text in job if not text.startswith(("seed=", "env="))): job for job in jobs}
+        configs = [read_config(OmegaConf.to_container(compose("train", job), resolve=True)) for job in first.values()]
+    assert len({config.run_dir for config in configs}) == len(first)
+    assert {config.prune.name for config in configs[:1]} == {"none"}
+
+
+def test_the_figures_of_the_paper_share_their_dense_runs():
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        found = []
+        for experiment in ("paper_figure1", "paper_figure2"):
+            job = grid_jobs(params_of(experiment), [f"experiment={experiment}"])[0]
+            found.append(read_config(OmegaConf.to_container(compose("train", job), resolve=True)))
+    assert found[0] == found[1]
+    assert (found[0].agent.twin, found[0].dataset.normalize, found[0].updates) == ("copy", False, 1_000_000)
+
+
+LAUNCHERS = {
+    "joblib": ["hydra/launcher=joblib"],
+    "ray": ["hydra/launcher=ray"],
+    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_sweep_on_every_launcher_names_what_failed_and_finishes_what_was_left(spawn, tmp_path, monkeypatch, launcher):
+    """Two runs of which one fails; then the same command, once the reason is gone, does that one alone."""
+    monkeypatch.chdir(tmp_path)
+    broken = tmp_path / "runs" / "s" / "1"
+    broken.mkdir(parents=True)
+    (broken / "foreign").write_text("")
+    command = ["-m", *TINY, "updates=10", "eval.every=10", "seed=0,1", "run_dir=runs/s/${seed}", *LAUNCHERS[launcher]]
+    process = spawn(*command)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2, err
+    assert "1 of 2 jobs failed:" in err
+    assert "[seed=1] run_dir=runs/s/1 exists and is not a run folder" in err.split("jobs failed:")[1]
+    done = tmp_path / "runs" / "s" / "0" / "summary.json"
+    written = done.stat().st_mtime_ns
+    (broken / "foreign").unlink()
+    process = spawn(*command)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert (broken / "summary.json").exists()
+    assert done.stat().st_mtime_ns == written
+
+
+def test_a_sweep_that_was_killed_is_finished_by_the_same_command(tmp_path):
+    """Killed with all its processes in the middle of its second run, with the first complete."""
+    small = [
+        text for text in TINY if not text.startswith(("prune=", "sparsity=", "updates=", "eval.every=", "checkpoint."))
+    ]
+    chosen = ["experiment=study", "prune=none,snip", "sparsity=0.0,0.95", "seed=0", "run_dir=runs/${prune.name}"]
+    timing = ["updates=400", "eval.every=100", "checkpoint.every=10"]
+    command = [sys.executable, str(ROOT / "train.py"), *small, *chosen, *timing]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    checkpoint, end = tmp_path / "runs" / "snip" / "checkpoint" / "state.safetensors", time.monotonic() + 240
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "runs" / "none" / "summary.json").exists()
+    assert not (tmp_path / "runs" / "snip" / "summary.json").exists()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("already complete: ") == 1
+    assert done.stdout.count("finished: ") == 1
