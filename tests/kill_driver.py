@@ -4,7 +4,8 @@
 ``python kill_driver.py FOLDER 25 agent=iql …`` with other settings of the run.
 
 A kill point is the moment before a file is opened, renamed, removed, created, cut, written, synced or closed, and the moment at
-which half of a write has reached the file. All of a run's writes come from Python (NumPy, safetensors and the policy format hand
+which half of a write has reached the file. Where masks change, so is any moment in the middle of a change; of these some are always
+tried. All of a run's writes come from Python (NumPy, safetensors and the policy format hand
 over bytes, and TensorBoard's thread opens its file through ``io``), so replacing Python's own calls meets every one; what only
 reads the folder (``safetensors.safe_open`` maps the file) cannot change it. Every attempt is a fork of this process, which has
 imported and loaded everything, so that hundreds of them take seconds.
@@ -31,9 +32,15 @@ from run_results import assert_same, run_result
 
 from sparse_offline_rl import experiment
 from sparse_offline_rl.cli.configs import config_dir
-from sparse_offline_rl.training import session
+from sparse_offline_rl.pruning import prune
+from sparse_offline_rl.training import mask_changes, session
 
 KILLED = 9
+CHANGING = [
+    (prune, "with_masks"),
+    (mask_changes, "observed"),
+    (session, "put_on_engine"),
+]  # what a change of masks calls
 AUDITED = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate", "os.rmdir", "shutil.rmtree"}
 SHORT = ["updates=4", "eval.every=2", "eval.episodes=2", "checkpoint.every=1", "log.every=1"]
 
@@ -109,13 +116,15 @@ def watch_files(folder: str, reached: Callable[[str], bool]) -> None:
         return buffered if "b" in mode else io.TextIOWrapper(buffered, *rest, **options)
 
     def before(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def replaced(*arguments: Any) -> Any:
+        def replaced(*arguments: Any, **options: Any) -> Any:
             point(name)
-            return call(*arguments)
+            return call(*arguments, **options)
 
         return replaced
 
     python_open = io.open
+    for module, function in CHANGING:
+        setattr(module, function, before("change", getattr(module, function)))
     io.open = builtins.open = open_file
     for name in ("fsync", "write", "close"):  # of descriptors; the lock of the folder is one
         setattr(os, name, before(f"os.{name}", getattr(os, name)))
@@ -138,8 +147,9 @@ def main(folder: Path, most: int | None, settings: list[str]) -> None:
     assert status == 0
     expected, wrong = run_result(run_dir), []
     stride = 1 if most is None else -(-len(names) // most)
-    points = range(stride // 2, len(names), stride)
-    for kill_at in points:
+    changing = [i for i, name in enumerate(names) if name == "change"]
+    points = {*range(stride // 2, len(names), stride), *changing[:: max(1, len(changing) // 2)]}
+    for kill_at in sorted(points):
         shutil.rmtree(run_dir)
         killed, _ = attempt(config, kill_at)
         again, _ = attempt(config, None)
@@ -151,7 +161,8 @@ def main(folder: Path, most: int | None, settings: list[str]) -> None:
         if (killed, again, same) != (KILLED, 0, "the same"):
             wrong.append([kill_at, names[kill_at], killed, again, same])
     kinds = {name: names.count(name) for name in sorted(set(names))}
-    print(json.dumps({"kinds": kinds, "points": len(names), "killed": len(points), "wrong": wrong}))
+    engine = json.loads((run_dir / "summary.json").read_text())["engine"]
+    print(json.dumps({"kinds": kinds, "points": len(names), "killed": len(points), "engine": engine, "wrong": wrong}))
 
 
 if __name__ == "__main__":

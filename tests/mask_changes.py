@@ -24,7 +24,8 @@ from sparse_offline_rl.types import Objective
 def schedule(method: str, sparsity: float = 0.8, updates: int = 100, **options: object) -> MaskSchedule:
     """What ``prune=METHOD`` asks for, with these keys of it changed."""
     values = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "prune" / f"{method}.yaml"))
-    config = prune_configs()[values["schedule"]].model_validate({**values, **options})
+    values |= options
+    config = prune_configs()[values["schedule"]].model_validate(values)
     return mask_schedule(config, sparsity, updates)
 
 

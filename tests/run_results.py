@@ -47,6 +47,16 @@ def run_result(run_dir: Path) -> RunResult:
     return RunResult(kept, table, points, episodes, policy, load_checkpoint(checkpoint_path(run_dir)))
 
 
+def vectors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """All numbers and masks of the agent, and what its schedule of masks remembers."""
+    memory = checkpoint.memory
+    found = flat(checkpoint.state)
+    found |= {f"memory/{key}": torch.from_numpy(array) for key, array in {**memory.numbers, **memory.masks}.items()}
+    if memory.rewind is not None:
+        found |= {f"rewind/{key}": vector for key, vector in flat(memory.rewind).items()}
+    return found
+
+
 def assert_same(left: RunResult, right: RunResult) -> None:
     """Both runs ended with the same bits."""
     for part in ("summary", "metrics", "points", "episodes", "policy"):
@@ -54,7 +64,7 @@ def assert_same(left: RunResult, right: RunResult) -> None:
     assert left.checkpoint.update == right.checkpoint.update
     assert np.array_equal(left.checkpoint.random_state, right.checkpoint.random_state), "random state"
     assert left.checkpoint.state.steps == right.checkpoint.state.steps, "steps"
-    ours, theirs = flat(left.checkpoint.state), flat(right.checkpoint.state)
+    ours, theirs = vectors(left.checkpoint), vectors(right.checkpoint)
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name

@@ -31,7 +31,7 @@ def due(plan: MaskSchedule) -> list[int]:
 
 def test_rewiring_happens_between_start_and_until():
     assert due(schedule("rigl", updates=100, every=10)) == [10, 20, 30, 40, 50, 60, 70]
-    assert due(schedule("rigl", updates=100, every=10, start=0.3, until=0.6)) == [30, 40, 50, 60]
+    assert due(schedule("rigl", updates=100, every=10, start=0.3, until=0.6)) == [30, 40, 50]  # the fraction is 0 at 60
     assert due(schedule("set", updates=100, every=25)) == [25, 50, 75]  # never after the last update
     assert due(schedule("snip")) == []
 
@@ -247,7 +247,8 @@ def test_what_was_ever_kept_and_what_is_left_of_the_first_masks():
         ("rigl", {"share": "foo", "every": 10}, "prune.share='foo' cannot be used: choose one of own"),
         ("rigl", {"born": "foo", "every": 10}, "prune.born='foo' cannot be used: choose one of zero"),
         ("rigl", {}, "prune.every=1000 leaves the masks as they are"),
-        ("rigl", {"every": 10, "start": 0.8}, "which is updates 80 to 75"),
+        ("rigl", {"every": 10, "start": 0.8}, "which is updates 80 to 74"),
+        ("rigl", {"every": 75}, "prune.every=75 leaves the masks as they are"),
         ("set", {"every": 100}, "prune.every=100 leaves the masks as they are"),
         ("gradual", {"every": 76}, "prune.every=76 leaves the masks as they are"),
         ("gradual", {"every": 10, "rounds": 3}, "prune.rounds=3 is about masks found before training"),

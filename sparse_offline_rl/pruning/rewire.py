@@ -60,7 +60,7 @@ class Rewire(MaskSchedule):
         require_choice("prune.grow", config.grow, GROWTHS)
         require_choice("prune.share", config.share, SHARES)
         require_choice("prune.born", config.born, BIRTHS)
-        require_changes(config.every, config.start, config.until, updates)
+        require_changes(config.every, config.start, config.until, updates, config.decay == "cosine")
         self._drop: Drop = DROPS[config.drop] if config.drop in DROPS else by_fraction(SCORERS[config.drop])
 
     @property
@@ -72,7 +72,7 @@ class Rewire(MaskSchedule):
         """As the base says."""
         config = self.config
         inside = config.start * self.updates <= update <= config.until * self.updates
-        return inside and update % config.every == 0 and update < self.updates
+        return inside and update % config.every == 0 and update < self.updates and self.fraction(update) > 0
 
     def fraction(self, update: int) -> float:
         """The part of the weights that is dropped: with ``cosine``, ``α/2 (1 + cos(π t / T_end))`` (Evci et al. 2020, section 3)."""
@@ -134,10 +134,13 @@ class Rewire(MaskSchedule):
         return replace(moment.state, networks=networks)
 
 
-def require_changes(every: int, start: float, until: float, updates: int) -> None:
-    """Raise UserError unless something that happens every ``every`` updates happens between two fractions of training."""
+def require_changes(every: int, start: float, until: float, updates: int, fades: bool = False) -> None:
+    """Raise UserError unless something that happens every ``every`` updates happens between two fractions of training.
+
+    What ``fades`` out has nothing to do any more at the end of that time.
+    """
     first = math.ceil(max(start * updates, 1) / every) * every
-    last = min(math.floor(until * updates), updates - 1)
+    last = min(math.ceil(until * updates) - 1 if fades else math.floor(until * updates), updates - 1)
     if first > last:
         raise UserError(
             f"prune.every={every} leaves the masks as they are: in a run of updates={updates} changes lie between "

@@ -219,12 +219,16 @@ def _progress(values: Mapping[str, Any]) -> Progress:
     if not all(0 <= it < float("inf") for it in seconds):
         raise ValueError("its clocks show no time")
     evaluation = {str(name): float(value) for name, value in values["evaluation"].items()}
-    levels = [{str(k): float(v) for k, v in it.items()} for it in values.get("levels", [])]
+    levels = [_level(it) for it in values.get("levels", [])]
     texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config", "episodes_sha256")}
     csv_bytes, episodes_bytes = (_count(values[key], key) for key in ("csv_bytes", "episodes_bytes"))
     return Progress(
         seconds[0], seconds[1], evaluation, csv_bytes, episodes_bytes=episodes_bytes, levels=levels, **texts
     )
+
+
+def _level(values: Mapping[str, Any]) -> dict[str, float]:
+    return {**{str(name): float(value) for name, value in values.items()}, "update": _count(values["update"], "level")}
 
 
 def _floats(arrays: Arrays, key: str) -> NDArray[np.float32]:

@@ -1,0 +1,141 @@
+"""Whole runs whose masks change: killed and resumed, what they report, what they remember, what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, small
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
+
+RIGL = ["prune=rigl", "prune.every=10"]
+LOTTERY = ["prune=lottery", "prune.levels=3"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "overrides"),
+    [
+        ("sparse", ["prune=rigl", "prune.every=2", "prune.until=1.0", "updates=7", "checkpoint.every=2"]),
+        ("sparse", ["prune=gradual", "prune.every=1", "updates=7", "checkpoint.every=2"]),
+        ("sparse", ["prune=lottery", "prune.levels=2", "prune.rewind=1", "updates=8", "checkpoint.every=3"]),
+    ],
+)
+def test_a_kill_at_any_moment_changes_nothing(tmp_path, engine, overrides):
+    """At file operations, and in the middle of changes: ``gradual`` and ``lottery`` begin dense and end sparse."""
+    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "3", *small("bcq"), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["kinds"]["change"] > 5 and found["killed"] > 3 and found["engine"] == engine
+    assert found["wrong"] == []
+
+
+def table(run_dir):
+    with (run_dir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_rewired_run_reports_how_its_masks_moved(cli, tmp_path):
+    run_dir = tmp_path / "run"
+    status, _, err = cli(*TINY, *RIGL, "prune.fraction=0.5", f"run_dir={run_dir}")
+    assert status == 0, err
+    summary, rows = json.loads((run_dir / "summary.json").read_text()), table(run_dir)
+    networks = ["actor", "critic1", "critic2", "encoder", "decoder"]
+    for name in networks:
+        ever = [float(row[f"masks/ever_kept/{name}"]) for row in rows]
+        first = [float(row[f"masks/first_kept/{name}"]) for row in rows]
+        assert [int(row["update"]) for row in rows] == [10, 20, 30, 40]
+        assert 0.2 < ever[0] <= ever[1] <= ever[2] == ever[3] < 0.5  # until 75 %: updates 10, 20, 30
+        assert all(0.2 < share < 1 for share in first) and first[2] == first[3]
+        assert summary[f"masks/ever_kept/{name}"] == ever[-1] and summary[f"masks/first_kept/{name}"] == first[-1]
+        assert summary["sparsity_achieved"][name] == pytest.approx(0.8, abs=1e-3)
+    assert summary["levels"] == []
+    board = EventAccumulator(str(run_dir)).Reload()
+    assert [point.step for point in board.Scalars("masks/ever_kept/actor")] == [10, 20, 30, 40]
+
+
+def test_levels_are_reported_each_with_its_own_result(cli, tmp_path):
+    run_dir = tmp_path / "run"
+    status, out, err = cli(*TINY, *LOTTERY, "eval.every=40", f"run_dir={run_dir}")
+    assert status == 0, err
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert [it["update"] for it in summary["levels"]] == [10, 20, 30]
+    assert [it["sparsity"] for it in summary["levels"]] == pytest.approx(
+        [0, 1 - 0.2 ** (1 / 3), 1 - 0.2 ** (2 / 3)], abs=1e-3
+    )
+    assert [row["update"] for row in table(run_dir) if row["eval/return_mean"]] == ["10", "20", "30", "40"]
+    assert [float(row["eval/return_mean"]) for row in table(run_dir)][:3] == [
+        it["return_mean"] for it in summary["levels"]
+    ]
+    assert "engine: dense" in out and "engine: sparse" in out
+    memory = load_checkpoint(checkpoint_path(run_dir)).memory
+    assert memory.rewind is not None and memory.rewind.density == 1
+
+
+@pytest.mark.parametrize("method", ["once", "retain"])
+def test_what_is_never_gone_back_to_is_not_kept(cli, tmp_path, method):
+    run_dir = tmp_path / "run"
+    options = ["prune=snip"] if method == "once" else ["prune=iterative_magnitude", "prune.levels=3"]
+    assert cli(*TINY, *options, f"run_dir={run_dir}")[0] == 0
+    memory = load_checkpoint(checkpoint_path(run_dir)).memory
+    assert memory.rewind is None and (method == "retain") == bool(memory.masks)
+
+
+@pytest.mark.parametrize("key", ["agent.twin=copy", "init=isometry"])
+def test_tickets_go_back_to_what_training_began_with(cli, tmp_path, key):
+    """Not to the weights before twins were copied and before the initialisation had its way."""
+    run_dir = tmp_path / "run"
+    assert cli(*TINY, *LOTTERY, key, "updates=40", f"run_dir={run_dir}")[0] == 0
+    rewind = load_checkpoint(checkpoint_path(run_dir)).memory.rewind
+    critics = [rewind.networks[name] for name in ("critic1", "critic2")]
+    if key == "agent.twin=copy":
+        assert (critics[0].values == critics[1].values).all()
+    else:
+        weights = [matrix for network in critics for matrix in network.topology.unpack(network.values)[0:4:2]]
+        for matrix in weights:  # its columns or rows, whichever are fewer, are orthonormal
+            small = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+            assert abs(small - np.eye(len(small))).max() < 1e-2
+
+
+def test_a_collapse_while_training_is_said_once(cli, tmp_path):
+    run_dir = tmp_path / "run"
+    status, _, err = cli(*TINY, "prune=gradual", "prune.every=10", "sparsity=0.995", f"run_dir={run_dir}")
+    assert status == 0, err
+    summary = json.loads((run_dir / "summary.json").read_text())
+    warned = [line.split()[2] for line in err.splitlines() if "has collapsed" in line]
+    assert warned and len(warned) == len(set(warned)) and set(warned) >= set(summary["collapsed_layers"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["prune=snip", "prune.grow=random"], "there is no key 'prune.grow'"),
+        (["prune=gradual", "prune.every=10", "prune.levels=2"], "there is no key 'prune.levels'"),
+        (["prune=snip", "prune.schedule=weekly"], "prune.schedule='weekly' cannot be used: choose one of once, rewire"),
+        (["prune=snip", "prune.score=luck"], "prune.score='luck' cannot be used"),
+        ([*RIGL, "prune.fraction=0"], "prune.fraction=0 cannot be used"),
+        ([*RIGL, "prune.fraction=1.1"], "prune.fraction=1.1 cannot be used"),
+        ([*RIGL, "prune.until=2"], "prune.until=2 cannot be used"),
+        ([*RIGL, "sparsity=0"], "prune=rigl with sparsity=0 would remove nothing"),
+        ([*RIGL, "prune.batch_size=3000"], "prune.batch_size=3000 is larger than the dataset"),
+        (["prune=rigl"], "prune.every=1000 leaves the masks as they are"),
+        (["prune=snip", "prune.rounds=0"], "prune.rounds=0 cannot be used"),
+        (["prune=lottery", "prune.levels=0"], "prune.levels=0 cannot be used"),
+        (["prune=lottery", "prune.levels=40"], "40 levels of 1 updates leave nothing of updates=40"),
+        (["prune=none", "sparsity=0", "prune.schedule=tickets"], "prune=none with prune.schedule=tickets"),
+        (["prune=gradual", "prune.every=10", "sparsity=0.9999"], "network actor: sparsity=0.9999 would leave fewer"),
+        (["prune=lottery", "prune.levels=2", "sparsity=0.9999"], "network actor: sparsity=0.9999 would leave fewer"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_nothing_is_written(cli, tmp_path, overrides, sentence):
+    run_dir = tmp_path / "run"
+    status, _, err = cli(*TINY, *overrides, f"run_dir={run_dir}")
+    assert status == 2
+    assert sentence in err and len([line for line in err.splitlines() if line.strip()]) == 1, err
+    assert not run_dir.exists()
