@@ -163,7 +163,7 @@ def test_an_unfinished_run_counts_as_far_as_it_got(sweep):
     assert (len(group.runs), len(group.finished)) == (2, 1)
     ax = panel_of(learning_curves(study, "update"), HOPPER)
     assert list(ax.lines[0].get_ydata()) == [125, 225, 300]
-    (note,) = read_runs(sweep)[1]
+    (note,) = study.notes
     assert note == "hopper/grasp-0.95/seed1 is unfinished: 20 of 1000 updates, return 250.0 so far."
 
 

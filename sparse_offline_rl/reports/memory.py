@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
-from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks
-from sparse_offline_rl.reports.groups import DASHES, Group, Panel, Study, place, wrapped
+from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks, row_a_panel
+from sparse_offline_rl.reports.groups import DASHES, Group, Panel, Study, place
 from sparse_offline_rl.reports.over_axis import axis_name
 from sparse_offline_rl.reports.runs import Run
 
@@ -38,12 +38,9 @@ def memory_use(study: Study) -> Figure | None:
     panels = [panel for panel in study.only(lambda group: bool(group.finished)).panels if panel.title in titles]
     if not panels:
         return None
-    width = 2 * WIDTH + 0.6
-    figure = Figure(figsize=(width, 3.5 * len(panels) + 0.9), layout="constrained")
-    parts = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
+    figure, rows = row_a_panel(panels, 2 * WIDTH + 0.6, 3.5)
     entries: dict[str, Artist] = {}
-    for part, panel in zip(parts, panels, strict=True):
-        part.suptitle(wrapped(panel.title, width))
+    for part, panel in zip(rows, panels, strict=True):
         policy, checkpoint = part.subplots(1, 2)
         entries |= _references(policy, panel, study.places)
         for ax, key, name in ((policy, "policy_bytes", "policy file"), (checkpoint, "checkpoint_bytes", "checkpoint")):
