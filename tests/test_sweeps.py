@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from conftest import ROOT, TINY
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sparse_offline_rl.cli.configs import config_dir
-from sparse_offline_rl.cli.grids import grid_jobs
+from sparse_offline_rl.cli.configs import config_dir, hydra_app, parse_flags
+from sparse_offline_rl.cli.grids import grid_jobs, planned_jobs
+from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
 
@@ -65,6 +67,20 @@ def test_every_job_of_the_sweeps_composes_to_a_run_of_its_own(experiment, count)
         configs = [read_config(OmegaConf.to_container(compose("train", job), resolve=True)) for job in first.values()]
     assert len({config.run_dir for config in configs}) == len(first)
     assert {config.prune.name for config in configs[:1]} == {"none"}
+
+
+def test_the_sweeps_of_the_readme_have_as_many_jobs_as_it_says():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    python train\.py (-m .*?|experiment=.*?)\s+#(.*)$", text, re.MULTILINE)
+    assert len(lines) == 3
+    found = []
+    for command, _ in lines:
+        flags = parse_flags(command.split())
+        with hydra_app(flags) as app:
+            check_overrides(app, flags, sweep=True)
+            found.append(len(planned_jobs(app, flags)))
+    assert found == [16, 330, 60]
+    assert "330 runs" in lines[1][1] and "60 of the 360 runs" in lines[2][1]
 
 
 def test_the_figures_of_the_paper_share_their_dense_runs():

@@ -39,9 +39,14 @@ def sweep(app: Hydra, flags: Namespace, job: Callable[[DictConfig], Any]) -> lis
 
 def run_folders(app: Hydra, flags: Namespace) -> list[Path]:
     """The run folders of the jobs that :func:`sweep` would do."""
+    jobs = planned_jobs(app, flags)
+    return [Path(app.compose_config(flags.config_name, job, RunMode.RUN).run_dir) for job in jobs]
+
+
+def planned_jobs(app: Hydra, flags: Namespace) -> list[list[str]]:
+    """The overrides of the jobs that :func:`sweep` would do."""
     _, params, given = _composed(app, flags)
-    jobs = [app.compose_config(flags.config_name, job, RunMode.RUN) for job in grid_jobs(params, given)]
-    return [Path(job.run_dir) for job in jobs]
+    return grid_jobs(params, given)
 
 
 def _composed(app: Hydra, flags: Namespace) -> tuple[DictConfig, dict[str, Any], list[str]]:

@@ -1,1 +1,1 @@
-"""Figures and tables made from run folders alone."""
+"""Figures, tables and status, made from run folders alone."""

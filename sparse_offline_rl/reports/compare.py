@@ -16,7 +16,7 @@ def compare(runs: Sequence[Run], axes: Axes) -> Study:
     keys = line_keys(runs, axes)
     names_method = axes.x != "prune" and "prune" not in axes.panels and (axes.by is None or "prune" in axes.by)
     members: dict[tuple[tuple[str, ...], str, str, str], list[Run]] = {}
-    notes: list[str] = []
+    notes = [run.unfinished for run in runs if run.summary is None]
     for run in runs:
         method = ("dense" if run.dense else str(run.value("prune"))) if names_method else ""
         special = variant(run, keys[str(run.value("prune"))], axes)

@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes as PlotAxes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparse_offline_rl.files import replacing, write_bytes
@@ -70,6 +70,15 @@ def draw_panels(study: Study, draw: Draw, xlabel: str, ylabel: str, row_height: 
         ax.set_axis_off()
     legend(figure, entries)
     return figure
+
+
+def row_a_panel(panels: Sequence[Panel], width: float, height: float) -> tuple[Figure, list[SubFigure]]:
+    """A figure with a row for each panel, headed by its title; a row is ``height`` inches high."""
+    figure = Figure(figsize=(width, height * len(panels) + 0.9), layout="constrained")
+    rows = list(figure.subfigures(len(panels), 1, squeeze=False)[:, 0])
+    for row, panel in zip(rows, panels, strict=True):
+        row.suptitle(wrapped(panel.title, width))
+    return figure, rows
 
 
 def legend(figure: Figure, entries: Mapping[str, Artist]) -> None:

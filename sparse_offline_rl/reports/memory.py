@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
-from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks
-from sparse_offline_rl.reports.groups import DASHES, Group, Panel, Study, place, wrapped
+from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks, row_a_panel
+from sparse_offline_rl.reports.groups import Group, Panel, Study, place
 from sparse_offline_rl.reports.over_axis import axis_name
 from sparse_offline_rl.reports.runs import Run
 
@@ -38,12 +38,9 @@ def memory_use(study: Study) -> Figure | None:
     panels = [panel for panel in study.only(lambda group: bool(group.finished)).panels if panel.title in titles]
     if not panels:
         return None
-    width = 2 * WIDTH + 0.6
-    figure = Figure(figsize=(width, 3.5 * len(panels) + 0.9), layout="constrained")
-    parts = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
+    figure, rows = row_a_panel(panels, 2 * WIDTH + 0.6, 3.5)
     entries: dict[str, Artist] = {}
-    for part, panel in zip(parts, panels, strict=True):
-        part.suptitle(wrapped(panel.title, width))
+    for part, panel in zip(rows, panels, strict=True):
         policy, checkpoint = part.subplots(1, 2)
         entries |= _references(policy, panel, study.places)
         for ax, key, name in ((policy, "policy_bytes", "policy file"), (checkpoint, "checkpoint_bytes", "checkpoint")):
@@ -73,15 +70,19 @@ def _references(ax: Axes, panel: Panel, places: Sequence[Any]) -> dict[str, Arti
 
 
 def _files(ax: Axes, panel: Panel, study: Study, key: str) -> dict[str, Artist]:
-    """A line for each line of the panel, from the dense runs on where sparsity is the axis."""
+    """A line for each line of the panel; where sparsity is the axis the pruned ones begin at the dense runs.
+
+    Most sizes are equal: the first lines are the widest, so that all are seen.
+    """
     entries: dict[str, Artist] = {}
+    from_dense = study.axes.x == "sparsity"
     dense = [group for group in panel.groups if group.dense]
-    for number, (name, groups) in enumerate(panel.lines().items()):
-        line = [*dense, *groups] if study.axes.x == "sparsity" and not groups[0].dense else groups
-        colour, _ = study.colours()[name]
+    lines = [(name, groups) for name, groups in panel.lines().items() if not (from_dense and groups[0].dense)]
+    for number, (name, groups) in enumerate(lines):
+        line = [*dense, *groups] if from_dense else groups
         x, y = _means([(group, group.values(key)) for group in line], study.places)
-        dashes = DASHES[number % len(DASHES)]  # lines of equal sizes show through each other
-        (entries[name],) = ax.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=4)
+        style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.5 + 2.0 * (len(lines) - 1 - number)}
+        (entries[name],) = ax.plot(x, y, color=study.colours()[name][0], **style)
     return entries
 
 

@@ -56,7 +56,8 @@ def _glance(study: Study) -> str:
             rows.append(f'<tr><th scope="row">{escape(panel.title)}</th>{cells}</tr>')
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    names = [escape(name).replace(" %", "&nbsp;%") for name in columns]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     return (
         '<section id="glance"><h2>At a glance</h2><p>Share of the dense agent\'s return that is left (interquartile means over the '
         "finished seeds). A dot marks what is incomplete or collapsed; point at it to see what.</p>"

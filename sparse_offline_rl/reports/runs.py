@@ -114,6 +114,12 @@ class Run:
         """Mean return of the last evaluation so far."""
         return self.evaluations[-1].mean if self.evaluations else None
 
+    @property
+    def unfinished(self) -> str:
+        """A sentence on how far it has come."""
+        so_far = "" if self.last_return is None else f", return {self.last_return:.1f} so far"
+        return f"{self.name} is unfinished: {self.update} of {self.settings['updates']} updates{so_far}."
+
 
 def read_run_folders(folder: Path) -> tuple[list[Run], list[str]]:
     """All runs below ``folder`` by path, and a sentence about each folder that could not be read."""

@@ -27,13 +27,9 @@ _KEPT = (
 def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
     """All runs below ``folder``, from the CSVs of a report if it holds them, else from run folders; notes about the rest.
 
-    A note is a sentence about a run that could not be read or is unfinished. Raises UserError if there is no run to report on.
+    A note is a sentence about a run that could not be read. Raises UserError if there is no run to report on.
     """
     runs, notes = _read_store(folder) if (folder / RUNS).exists() else read_run_folders(folder)
-    for run in runs:
-        if run.summary is None:
-            so_far = "" if run.last_return is None else f", return {run.last_return:.1f} so far"
-            notes.append(f"{run.name} is unfinished: {run.update} of {run.settings['updates']} updates{so_far}.")
     if not runs:
         found = f": {notes[0]}" if notes else ": train first, or give the folder that holds the runs."
         raise UserError(f"runs={folder} holds no run{found}")

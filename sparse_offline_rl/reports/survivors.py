@@ -10,8 +10,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparse_offline_rl.reports.drawing import COLLAPSED, legend
-from sparse_offline_rl.reports.groups import Group, Panel, Study, wrapped
+from sparse_offline_rl.reports.drawing import COLLAPSED, legend, row_a_panel
+from sparse_offline_rl.reports.groups import Group, Panel, Study
 
 Layers = dict[str, dict[str, list[dict[str, Any]]]]  # network -> layer -> one entry of summary.json a seed
 
@@ -28,12 +28,9 @@ def layer_survivors(study: Study) -> Figure | None:
     networks = {panel.title: _networks([layers_of(group) for group in panel.groups]) for panel in rows}
     colours = {line: colour for line, (colour, _) in study.colours().items()}
     columns = max(map(len, networks.values()))
-    width = 3.2 * columns + 0.5
-    figure = Figure(figsize=(width, 3.4 * len(rows) + 0.9), layout="constrained")
-    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    figure, parts = row_a_panel(rows, 3.2 * columns + 0.5, 3.4)
     entries: dict[str, Artist] = {}
     for part, panel in zip(parts, rows, strict=True):
-        part.suptitle(wrapped(panel.title, width))
         axes = part.subplots(1, columns, squeeze=False, sharey=True)[0]
         for ax in axes[len(networks[panel.title]) :]:
             ax.set_axis_off()
