@@ -28,8 +28,10 @@ from sparse_offline_rl.reports.curves import learning_curves
 from sparse_offline_rl.reports.densities import layer_densities
 from sparse_offline_rl.reports.memory import COO, FORMATS, memory_use, stored_as
 from sparse_offline_rl.reports.over_axis import returns_over_axis, speed_over_axis
+from sparse_offline_rl.reports.page import html_page
 from sparse_offline_rl.reports.store import read_runs
 from sparse_offline_rl.reports.survivors import layer_survivors
+from sparse_offline_rl.reports.tables import returns_table
 from sparse_offline_rl.reports.time_to_policy import time_to_policy
 from sparse_offline_rl.reports.write import write_report
 
@@ -108,6 +110,16 @@ def test_the_page_stands_alone(sweep, tmp_path):
     assert page.count("<svg") == 7
     assert "currentColor" in page and "#1f2329" not in page[page.index("<svg") :]
     assert "prefers-color-scheme: dark" in page
+
+
+def test_the_glance_marks_what_it_cannot_be_sure_of(tmp_path):
+    """A share of 300 / 320, of an experiment that lacks no seed against a dense one that lacks one."""
+    write_run(tmp_path / "runs" / "dense", prune="none", sparsity=0.0, returns=(320.0,))
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / str(seed), seed=seed)
+    page = html_page(study_of(tmp_path), "", (), [returns_table(study_of(tmp_path))], [])
+    assert '<td class="fair">93.8% <span class="mark" title="dense: missing: seed 1">' in page
+    assert "missing: seed 1" in page.partition("Table of returns")[2]
 
 
 def test_curves_show_the_mean_and_the_range_over_the_seeds(sweep):

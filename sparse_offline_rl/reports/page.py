@@ -68,7 +68,8 @@ def _glance(study: Study) -> str:
 
 def _glance_cell(group: Group, dense: Group | None) -> str:
     share = share_of(group.iqm, dense.iqm if dense else None)
-    remark = remarks(group)
+    against = f"dense: {found}" if dense is not None and (found := remarks(dense)) else ""
+    remark = "; ".join(text for text in (remarks(group), against) if text)
     mark = f' <span class="mark" title="{escape(remark)}">●</span>' if remark else ""
     if share is None:
         return f"<td>{NO_VALUE}{mark}</td>"
@@ -122,7 +123,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 table { border-collapse: collapse; font-size: 0.88rem; width: 100%; }
 th, td { padding: 0.35rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-td:last-child { white-space: normal; min-width: 9rem; }
+td:last-child { white-space: normal; min-width: 14rem; }
+.glance td:last-child { min-width: 4.5rem; }
 tbody tr:hover { background: color-mix(in srgb, var(--accent) 8%, transparent); }
 .glance td { text-align: center; font-weight: 600; min-width: 4.5rem; font-variant-numeric: tabular-nums; }
 .glance th[scope=col] { text-align: center; white-space: normal; }
