@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.numpy import save
 from test_resume import a_checkpoint
 
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.pruning.schedule import Memory
 from sparse_offline_rl.training import checkpoint as checkpoint_module
 from sparse_offline_rl.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -28,7 +30,11 @@ JSON = st.recursive(
 def sound(tmp_path_factory):
     """Header and arrays of a checkpoint, and where to put changed ones."""
     path = tmp_path_factory.mktemp("checkpoints") / "state.safetensors"
-    save_checkpoint(path, a_checkpoint())
+    remembered = a_checkpoint().state
+    numbers, mask = np.ones((2, 3), np.float32), np.eye(4, 9, dtype=bool)
+    memory = Memory({"actor/out": numbers}, {"first/actor.out": mask, "ever/actor.out": ~mask}, remembered)
+    progress = replace(a_checkpoint().progress, levels=[{"update": 1, "return_mean": 2.0}])
+    save_checkpoint(path, replace(a_checkpoint(), memory=memory, progress=progress))
     with safetensors.safe_open(path, framework="numpy") as file:
         header = json.loads(file.metadata()["sparse_offline_rl"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)

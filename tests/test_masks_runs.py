@@ -9,10 +9,17 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, TINY, small
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sparse_offline_rl import experiment
+from sparse_offline_rl.cli.configs import config_dir
+from sparse_offline_rl.networks.state import all_grown
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
+from sparse_offline_rl.training.mask_changes import MaskChanges
 
 RIGL = ["prune=rigl", "prune.every=10"]
 LOTTERY = ["prune=lottery", "prune.levels=3"]
@@ -34,6 +41,21 @@ def test_a_kill_at_any_moment_changes_nothing(tmp_path, engine, overrides):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["kinds"]["change"] > 5 and found["killed"] > 3 and found["engine"] == engine
     assert found["wrong"] == []
+
+
+def test_batches_of_one_change_are_kept_apart(tmp_path):
+    """A sampler draws every batch into the same tensors, and the losses of a change look at theirs later."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        values = compose("train", [*TINY, "prune=snfs", "prune.every=10", f"run_dir={tmp_path}"])
+    config = experiment.read_config(OmegaConf.to_container(values, resolve=True))
+    data = experiment.load_training_data(config)
+    masks, generator = MaskChanges(config, data.loaded.spaces, data.buffer), torch.Generator().manual_seed(0)
+    sample = masks._probe(all_grown(masks.start().state))
+    first = sample(generator)
+    before = {name: float(it.loss().detach()) for name, it in first.items()}
+    second = {name: float(it.loss().detach()) for name, it in sample(generator).items()}
+    assert before == {name: float(it.loss().detach()) for name, it in first.items()}
+    assert all(second[name] != loss for name, loss in before.items())
 
 
 def table(run_dir):

@@ -44,6 +44,29 @@ def test_the_fraction_falls_along_a_cosine():
     assert schedule("set", updates=1000, every=10).fraction(730) == 0.3
 
 
+def test_deepr_shrinks_weights_and_adds_noise_for_the_steps_since_the_last_change():
+    agent = small_agent()
+    plan = schedule("deepr", 0.5, every=10, shrink=2e-4, temperature=0.0)
+    state = begin(plan, agent).state
+    before = state.networks["decoder"]
+    for change in (plan, schedule("deepr", 0.5, every=10, shrink=0.0, temperature=3e-6)):
+        after = change.change(moment(agent, state, 10)).state.networks["decoder"]
+        steps = []
+        pairs = zip(before.topology.unpack(before.values), after.topology.unpack(after.values), strict=True)
+        layers = list(before.topology.layers)
+        for i, (old, new) in enumerate(pairs):
+            if i % 2:  # biases stay as they are
+                assert np.array_equal(old, new)
+                continue
+            both = before.topology.layers[layers[i // 2]] & after.topology.layers[layers[i // 2]] & (np.abs(old) > 0.01)
+            steps.append((new - old)[both] * np.sign(old[both]))
+        moved = np.concatenate(steps)
+        if change is plan:
+            assert moved == pytest.approx(-10 * 2e-4, rel=1e-3)
+        else:
+            assert moved.std() == pytest.approx(np.sqrt(2 * 10 * 3e-6), rel=0.1) and abs(moved.mean()) < 1e-3
+
+
 def test_gradual_pruning_follows_the_cubic_curve():
     plan = schedule("gradual", 0.8, updates=100, every=10, until=0.4)
     assert due(plan) == [10, 20, 30, 40]
