@@ -47,7 +47,7 @@ def memories(draw):
     return Memory(numbers, masks, a_checkpoint().state if draw(st.booleans()) else None)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(memories())
 def test_a_memory_comes_back_as_it_went(tmp_path, memory):
     path = tmp_path / "state.safetensors"
@@ -182,7 +182,7 @@ def test_a_thousand_changes_take_no_more_memory_than_ten():
     tracemalloc.start()
     for count in range(1, 1001):
         change = observed(plan.change(moment(agent, change.state, count, change.memory, count)))
-        if count % 50 == 0:  # to record takes most of the time of this test
+        if count % 100 == 0:  # to record takes most of the time of this test
             learner = on_engine(agent, change.state, engine)
             update = choose_update(learner, "sparse", True, update)
             for _ in range(2):
@@ -193,5 +193,5 @@ def test_a_thousand_changes_take_no_more_memory_than_ten():
             sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert sum(reference() is not None for reference in earlier) == 1
-    assert sizes[-1] < sizes[2] + 100_000, sizes
+    assert sizes[-1] < sizes[1] + 100_000, sizes
     assert len(change.memory.masks) == 2 * sum(len(it.topology.layers) for it in change.state.networks.values())

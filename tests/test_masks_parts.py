@@ -186,6 +186,11 @@ def test_random_growth_has_equal_chances():
     assert counts.sum() == 2000 and counts[50:].min() > 20 and counts.max() < 65  # 40 ± 6 each
 
 
+def test_tiny_weights_are_weights():
+    assert distribute(1, [0, 2], [0.0, 2.2e-311]) == [0, 1]
+    assert distribute(6, [3, 4, 4], [1.0, 2e-311, 1e-311]) == [3, 2, 1]
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_whatever_is_dealt_is_dealt_exactly(data):

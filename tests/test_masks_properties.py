@@ -104,7 +104,7 @@ def check_survivors(plan: MaskSchedule, before: NetworkState, after: NetworkStat
                 assert np.array_equal(new[grown], values[place][grown])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(runs())
 def test_every_change_keeps_its_word(run):
     agent, plan, seed = run

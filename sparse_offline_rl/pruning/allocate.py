@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -88,6 +89,10 @@ def distribute(total: int, sizes: Sequence[int], weights: Sequence[float]) -> li
             weights = [1.0] * len(sizes)
             continue
         factor = remaining / whole
+        if math.isinf(factor):  # the weights that are left are tiny
+            exponent = math.frexp(max(weights[i] for i in free))[1]
+            weights = [math.ldexp(weight, -exponent) if i in free else 0.0 for i, weight in enumerate(weights)]
+            continue
         full = {i for i in free if factor * weights[i] >= 1}
         for i in full or free:
             shares[i] = float(sizes[i]) if full else factor * weights[i] * sizes[i]
