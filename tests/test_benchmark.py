@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import json
 import sys
 
@@ -133,7 +134,10 @@ def test_constants_of_the_machine_are_measured():
     assert {name for name, value in found.items() if value is None} <= {
         "MIN_WORK_FOR_THREADS", "BYTES_PER_NS", "SYNC_NS", "CACHE_BYTES"
     }  # fmt: skip
-    assert all(0 < value < 1e5 for name, value in found.items() if value is not None and name.endswith("_NS"))
+    times = {name: value for name, value in found.items() if value is not None and name.endswith("_NS")}
+    assert all(math.isfinite(value) for value in times.values())
+    # These two are differences of two times, which on a busy machine may be of either sign.
+    assert all(value > 0 for name, value in times.items() if name not in ("ELEMENT_NS", "BACKWARD_NS"))
 
 
 def test_crossing_lies_between_the_points():

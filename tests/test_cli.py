@@ -109,8 +109,8 @@ def test_bash_completes_commands_and_keys(console, monkeypatch, line, offered):
 def test_bash_completion_of_train_py(cli, console, monkeypatch):
     assert "complete -o nospace" in cli("-sc", "install=bash")[1]
     assert console("train", "-sc", "install=bash")[1].endswith(" sparse-offline-rl\n")
-    monkeypatch.setenv("COMP_LINE", "python train.py prune=g")
-    assert cli("-sc", "query=bash") == (0, "prune=grasp\n", "")
+    monkeypatch.setenv("COMP_LINE", "python train.py prune=gra")
+    assert cli("-sc", "query=bash") == (0, "prune=gradual prune=grasp\n", "")
 
 
 @pytest.mark.parametrize(

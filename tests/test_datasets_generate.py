@@ -141,7 +141,10 @@ def test_metadata(root):
 def test_the_bundled_environments_are_those_of_the_configs():
     for name, env in BUNDLED_ENVS.items():
         config = yaml.safe_load((config_dir() / "env" / f"{name}.yaml").read_text())
-        assert config == {"name": name, **vars(env)}
+        shared = {
+            key: value for key, value in vars(env).items() if key != "policy_returns"
+        }  # that of the data, not of a run
+        assert config == {"name": name, **shared}
 
 
 COUNTED = """

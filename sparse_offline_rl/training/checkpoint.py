@@ -49,7 +49,9 @@ class Progress:
     # The same of episodes.csv; a checkpoint that is older than that file has none of it.
     episodes_bytes: int = 0
     episodes_sha256: str = ""
-    levels: Sequence[Mapping[str, float]] = ()  # results of the levels that have ended (prune.schedule=tickets)
+    levels: Sequence[Mapping[str, float]] = field(
+        default_factory=list
+    )  # results of the levels that have ended (prune.schedule=tickets)
 
 
 @dataclass(frozen=True)
