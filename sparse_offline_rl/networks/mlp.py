@@ -98,7 +98,8 @@ class MLP(PrunableMLP):
         heads = {name: mask.shape[0] for name, mask in topology.heads.items()}
         mlp = cls(topology.in_features, widths, heads, draw=False)
         for layer, mask in zip(mlp.layers().values(), topology.layers.values(), strict=True):
-            layer.set_mask(torch.from_numpy(mask))
+            if not mask.all():
+                layer.set_mask(torch.from_numpy(mask))
         mlp.load_values(values)
         return mlp
 

@@ -131,7 +131,11 @@ def _top(scores: Tensor, kept: int, allowed: Tensor | None) -> Tensor:
             else:  # as good, and faster where most are allowed; a partition of many equal numbers is slow
                 array = np.where(wanted, array, np.float32(-np.inf))
         last = np.partition(array, len(array) - kept)[len(array) - kept]  # much faster than a sort
-        chosen = array > last
-        chosen[np.flatnonzero(array == last)[: kept - np.count_nonzero(chosen)]] = True
-        mask[np.flatnonzero(chosen) if places is None else places[chosen]] = True
+        chosen = array >= last
+        if excess := np.count_nonzero(chosen) - kept:
+            chosen[np.flatnonzero(array == last)[-excess:]] = False
+        if places is None:
+            mask = chosen
+        else:
+            mask[places[chosen]] = True
     return torch.from_numpy(mask)

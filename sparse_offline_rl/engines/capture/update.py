@@ -115,15 +115,14 @@ class CapturedUpdate:
     def _first(self, key: _Key, batch: Batch, generator: torch.Generator) -> Metrics:
         """Record an update, take it back and replay it; if that is impossible it stands as it was done."""
         before = _State(self._agent, generator)
-        plain = _plain_values(self._agent)
+        seen = key in self._done  # with other masks, and nothing was found
+        plain = {} if seen else _plain_values(self._agent)
         fields, tracer, metrics = self._record(key[0], before, batch, generator)
         try:
             if not before.in_place(self._agent):
                 raise Unsupported("it puts other tensors into the agent's modules")
-            changed = [
-                path for path, value in _plain_values(self._agent).items() if path not in plain or plain[path] != value
-            ]
-            if changed:
+            now = {} if seen else _plain_values(self._agent)
+            if changed := [path for path, value in now.items() if path not in plain or plain[path] != value]:
                 raise Unsupported(f"it changes agent{changed[0]}, which a replay would not")
             program = Program(fields, tracer, metrics, key[0])
         except Unsupported as reason:
