@@ -20,6 +20,12 @@ def generator(seed: int, name: str, device: str | torch.device = "cpu") -> torch
     return torch.Generator(device=device).manual_seed(stream_seed(seed, name))
 
 
+def cpu_generator(draws: torch.Generator) -> torch.Generator:
+    """A generator on the CPU, where all new weights are drawn, seeded by the next number of ``draws``."""
+    seed = int(torch.randint(2**62, (1,), generator=draws, device=draws.device))
+    return torch.Generator().manual_seed(seed)
+
+
 def seed_everything(seed: int) -> None:
     """Seed the global generators too, for user code and libraries that draw from them."""
     random.seed(seed)

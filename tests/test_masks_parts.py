@@ -51,7 +51,7 @@ def test_snip_judges_revived_weights_by_their_earlier_value():
     net = network(out=[[2, 0, -1]])
     seen = view(net, {"out": [[3.0, -5.0, 1.0]]})
     assert SCORERS["snip"](seen, draws())["out"].tolist() == [[6, 0, 1]]
-    revived = type(seen)(net, seen._objective, {"out": np.array([[9, 2, 9]], np.float32)})
+    revived = type(seen)(net, seen._objective, network(out=[[9, 2, 9]]))
     assert SCORERS["snip"](revived, draws())["out"].tolist() == [[27, 10, 9]]
 
 

@@ -152,7 +152,7 @@ def test_engines_agree_after_a_change_and_nothing_pruned_comes_to_life(name, met
         learner.update(random_batch(seed=update), torch.Generator().manual_seed(update))
     update = next(it for it in range(1, UPDATES) if plan.due(it))
     change = plan.change(moment(agent, learner.state(), update, change.memory))
-    engines = {name: choose_engine(name, "cpu", 0.1, masks_change=plan.changes) for name in ("dense", "sparse")}
+    engines = {name: choose_engine(name, "cpu", 0.1, masks_change=plan.CHANGES) for name in ("dense", "sparse")}
     learners = {name: on_engine(agent, change.state, engine) for name, engine in engines.items()}
     for learner in learners.values():
         loaded = learner.state()

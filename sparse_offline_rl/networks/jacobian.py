@@ -11,8 +11,7 @@ from sparse_offline_rl.types import FloatArray
 def singular_values(network: NetworkState, inputs: FloatArray) -> FloatArray:
     """Of ``∂output/∂input`` at each of ``inputs`` ``[n, in]``, before any squashing: ``[n, min(in, out)]``, largest first."""
     topology = network.topology
-    arrays = topology.unpack(network.values)
-    layers = dict(zip(topology.layers, zip(arrays[0::2], arrays[1::2], strict=True), strict=True))
+    layers = network.layers()
     signal, active = inputs, []
     for name in topology.hidden:
         weight, bias = layers[name]

@@ -29,6 +29,11 @@ class NetworkState:
         found = {"values": self.values, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
         return found if self.target is None else {**found, "target": self.target}
 
+    def layers(self) -> dict[str, tuple[FloatArray, FloatArray]]:
+        """Layer name -> weight ``[out, in]``, zero where pruned, and bias ``[out]``: new arrays."""
+        arrays = self.topology.unpack(self.values)
+        return dict(zip(self.topology.layers, zip(arrays[0::2], arrays[1::2], strict=True), strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class ParameterState:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 from sparse_offline_rl.config import Fraction, PositiveInt, PruneConfig
 from sparse_offline_rl.pruning.prune import find_masks, prune_state
-from sparse_offline_rl.pruning.rewire import require_changes
-from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment
+from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, change_range
 
 
 class GradualConfig(PruneConfig):
@@ -24,19 +22,13 @@ class Gradual(MaskSchedule):
     """Every ``prune.every`` updates the lowest scores go, until the target is reached; a pruned weight stays out."""
 
     Config: ClassVar[type[PruneConfig]] = GradualConfig
+    CHANGES = True
     STARTS_DENSE = True
     config: GradualConfig
 
     def __init__(self, config: GradualConfig, sparsity: float, updates: int) -> None:
         super().__init__(config, sparsity, updates)
-        require_changes(config.every, config.start, config.until, updates)
-        self._first = math.ceil(max(config.start * updates, 1) / config.every) * config.every
-        self._last = min(math.floor(config.until * updates), updates - 1) // config.every * config.every
-
-    @property
-    def changes(self) -> bool:
-        """As the base says."""
-        return True
+        self._first, self._last = change_range(config.every, config.start, config.until, updates)
 
     def due(self, update: int) -> bool:
         """As the base says."""

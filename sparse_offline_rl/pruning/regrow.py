@@ -15,6 +15,7 @@ from sparse_offline_rl.pruning.allocate import distribute, highest
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.scores import Scores, gradient, random
 from sparse_offline_rl.pruning.views import NetworkView
+from sparse_offline_rl.seeding import cpu_generator
 from sparse_offline_rl.types import FloatArray
 
 # What a position is worth, from the network and a number of batches. All positions get a score; those that are kept are not asked.
@@ -72,8 +73,7 @@ def zero(topology: Topology, draws: torch.Generator) -> None:
 
 def drawn(topology: Topology, draws: torch.Generator) -> Mapping[str, FloatArray]:
     """As a new network's: uniform in ±1/sqrt(inputs)."""
-    seed = int(torch.randint(2**62, (1,), generator=draws, device=draws.device))
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, as all new weights are drawn
+    generator = cpu_generator(draws)
     return {
         name: initial_parameters(mask.shape[0], mask.shape[1], generator)[0].numpy()
         for name, mask in topology.layers.items()

@@ -16,7 +16,6 @@ import torch
 from pydantic import Field
 
 from sparse_offline_rl.config import Fraction, NonNegative, PositiveFloat, PositiveInt, PruneConfig
-from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.allocate import highest_by_layer
@@ -24,7 +23,7 @@ from sparse_offline_rl.pruning.drop import DROPS, NUMBERS, Drop, by_fraction
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import naming, prune_state
 from sparse_offline_rl.pruning.regrow import BIRTHS, GROWTHS, SHARES
-from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, require_choice
+from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, change_range, require_choice
 from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.views import NetworkView
 
@@ -52,6 +51,7 @@ class Rewire(MaskSchedule):
     """Drop and grow every ``prune.every`` updates, between the fractions ``prune.start`` and ``prune.until`` of training."""
 
     Config: ClassVar[type[PruneConfig]] = RewireConfig
+    CHANGES = True
     config: RewireConfig
 
     def __init__(self, config: RewireConfig, sparsity: float, updates: int) -> None:
@@ -60,19 +60,13 @@ class Rewire(MaskSchedule):
         require_choice("prune.grow", config.grow, GROWTHS)
         require_choice("prune.share", config.share, SHARES)
         require_choice("prune.born", config.born, BIRTHS)
-        require_changes(config.every, config.start, config.until, updates, config.decay == "cosine")
+        fades = config.decay == "cosine"
+        self._first, self._last = change_range(config.every, config.start, config.until, updates, fades)
         self._drop: Drop = DROPS[config.drop] if config.drop in DROPS else by_fraction(SCORERS[config.drop])
-
-    @property
-    def changes(self) -> bool:
-        """As the base says."""
-        return True
 
     def due(self, update: int) -> bool:
         """As the base says."""
-        config = self.config
-        inside = config.start * self.updates <= update <= config.until * self.updates
-        return inside and update % config.every == 0 and update < self.updates and self.fraction(update) > 0
+        return self._first <= update <= self._last and update % self.config.every == 0
 
     def fraction(self, update: int) -> float:
         """The part of the weights that is dropped: with ``cosine``, ``α/2 (1 + cos(π t / T_end))`` (Evci et al. 2020, section 3)."""
@@ -101,9 +95,8 @@ class Rewire(MaskSchedule):
 
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
         """As the base says."""
-        done = any(self.due(earlier) for earlier in range(self.config.every, update + 1, self.config.every))
         shapes = NUMBERS.get(self.config.drop)
-        if shapes is None or not done:
+        if shapes is None or update < self._first:
             return {}
         return {f"{name}/{key}": shape for name, it in networks.items() for key, shape in shapes(it).items()}
 
@@ -132,18 +125,3 @@ class Rewire(MaskSchedule):
             values[weights] = moved + noise * np.float32(math.sqrt(2 * config.every * config.temperature))
             networks[name] = replace(network, values=values)
         return replace(moment.state, networks=networks)
-
-
-def require_changes(every: int, start: float, until: float, updates: int, fades: bool = False) -> None:
-    """Raise UserError unless something that happens every ``every`` updates happens between two fractions of training.
-
-    What ``fades`` out has nothing to do any more at the end of that time.
-    """
-    first = math.ceil(max(start * updates, 1) / every) * every
-    last = min(math.ceil(until * updates) - 1 if fades else math.floor(until * updates), updates - 1)
-    if first > last:
-        raise UserError(
-            f"prune.every={every} leaves the masks as they are: in a run of updates={updates} changes lie between "
-            f"prune.start={start:g} and prune.until={until:g}, which is updates {math.ceil(start * updates)} to {last}. "
-            "Lower prune.every, or train longer."
-        )

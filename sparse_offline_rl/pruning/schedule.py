@@ -5,6 +5,7 @@ Nothing here knows agents or engines: a :class:`Moment` brings the state and the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -64,12 +65,8 @@ class Moment:
             return drawn[batch][name]
 
         def view(name: str) -> NetworkView:
-            values = None
-            if revived is not None:
-                topology = revived.networks[name].topology
-                arrays = topology.unpack(revived.networks[name].values)[0::2]
-                values = dict(zip(topology.layers, arrays, strict=True))
-            return NetworkView(state.networks[name], lambda batch: objective(name, batch), values)
+            earlier = None if revived is None else revived.networks[name]
+            return NetworkView(state.networks[name], lambda batch: objective(name, batch), earlier)
 
         # Twins come last, as they always did: random scores are drawn in this order.
         names = sorted(state.networks, key=lambda name: name in self.twins.pairs)
@@ -88,13 +85,14 @@ class MaskSchedule:
     """Masks that are found before the first update and stay: ``prune.schedule=once``, and what every other schedule starts from."""
 
     Config: ClassVar[type[PruneConfig]] = PruneConfig
+    CHANGES: ClassVar[bool] = False  # whether masks change while training
     STARTS_DENSE: ClassVar[bool] = False  # whether nothing is pruned before the first update
     config: PruneConfig
 
     def __init__(self, config: PruneConfig, sparsity: float, updates: int) -> None:
         """Raises UserError for settings that do not fit together or to a run of so many ``updates``."""
         self.config, self.sparsity, self.updates = config, sparsity, updates
-        if config.name == "none" and self.changes:
+        if config.name == "none" and self.CHANGES:
             raise UserError(
                 f"prune=none with prune.schedule={config.schedule} names no pruning method: choose one, e.g. prune=rigl."
             )
@@ -114,11 +112,6 @@ class MaskSchedule:
     def score(self) -> str:
         """The name of the score by which masks are found."""
         return self.config.score or self.config.name
-
-    @property
-    def changes(self) -> bool:
-        """Whether masks change while training."""
-        return False
 
     def due(self, update: int) -> bool:
         """Whether something is to be done after ``update``, which is never the last one."""
@@ -158,7 +151,7 @@ class MaskSchedule:
 
     def check_memory(self, update: int, state: AgentState, memory: Memory, twins: Twins) -> None:
         """Raise ValueError unless ``memory`` is what is remembered after ``update`` by a run that stands at ``state``."""
-        masks = observed(Change(state, Memory())).memory.masks if self.changes else {}
+        masks = observed(Change(state, Memory())).memory.masks if self.CHANGES else {}
         _require_equal("masks", _shapes(memory.masks), _shapes(masks))
         for key, mask in masks.items():
             if key.startswith("ever/") and not memory.masks[key][mask].all():
@@ -212,6 +205,22 @@ def require_choice(key: str, value: str, choices: Mapping[str, object]) -> None:
     """Raise UserError unless ``value`` is among ``choices``."""
     if value not in choices:
         raise UserError(f"{key}={value!r} cannot be used: choose one of {', '.join(choices)}.")
+
+
+def change_range(every: int, start: float, until: float, updates: int, fades: bool = False) -> tuple[int, int]:
+    """First and last update after which something may happen that does every ``every`` updates between two fractions of training.
+
+    What ``fades`` out has nothing to do any more at the end of that time. Raises UserError if it would never happen.
+    """
+    first = math.ceil(max(start * updates, 1) / every) * every
+    last = min(math.ceil(until * updates) - 1 if fades else math.floor(until * updates), updates - 1)
+    if first > last:
+        raise UserError(
+            f"prune.every={every} leaves the masks as they are: in a run of updates={updates} changes lie between "
+            f"prune.start={start:g} and prune.until={until:g}, which is updates {math.ceil(start * updates)} to {last}. "
+            "Lower prune.every, or train longer."
+        )
+    return first, last // every * every
 
 
 def observed(change: Change) -> Change:

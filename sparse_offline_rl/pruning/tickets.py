@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from sparse_offline_rl.config import PositiveInt, PruneConfig
@@ -17,6 +16,7 @@ from sparse_offline_rl.pruning.controls import shuffle_layerwise
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import copy_twins, find_masks, prune_state, redraw
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment
+from sparse_offline_rl.seeding import cpu_generator
 
 
 class TicketsConfig(PruneConfig):
@@ -34,6 +34,7 @@ class Tickets(MaskSchedule):
     """Levels of ``prune.every`` updates; at the end of each, the lowest scores go and the survivors go back to earlier values."""
 
     Config: ClassVar[type[PruneConfig]] = TicketsConfig
+    CHANGES = True
     STARTS_DENSE = True
     config: TicketsConfig
 
@@ -56,11 +57,6 @@ class Tickets(MaskSchedule):
             raise UserError(
                 f"prune.rewind={config.rewind} must lie before the end of the first level, update {self.every}."
             )
-
-    @property
-    def changes(self) -> bool:
-        """As the base says."""
-        return True
 
     def due(self, update: int) -> bool:
         """As the base says."""
@@ -105,6 +101,5 @@ class Tickets(MaskSchedule):
         state = prune_state(begin, masks, moment.twins)
         if self.config.ticket != "reinit":
             return state
-        seed = int(torch.randint(2**62, (1,), generator=moment.draws, device=moment.draws.device))
-        generator = torch.Generator().manual_seed(seed)
+        generator = cpu_generator(moment.draws)
         return copy_twins(redraw(state, lambda network: generator), moment.twins)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from sparse_offline_rl.networks.state import NetworkState
-from sparse_offline_rl.types import FloatArray, Objective
+from sparse_offline_rl.types import Objective
 
 
 class NetworkView:
@@ -22,9 +22,9 @@ class NetworkView:
         self,
         network: NetworkState,
         objective: Callable[[int], Objective],
-        revived: Mapping[str, FloatArray] | None = None,
+        revived: NetworkState | None = None,
     ) -> None:
-        """``objective`` gives the network's own one on the i-th batch; ``revived``: values by which all weights are judged."""
+        """``objective`` gives the network's own one on the i-th batch; ``revived``: the network by whose values all weights are judged."""
         self.topology = network.topology
         self._network, self._objective, self._revived = network, objective, revived
 
@@ -41,16 +41,13 @@ class NetworkView:
     @cached_property
     def values(self) -> dict[str, Tensor]:
         """What each weight is judged by: its value, zero where it is pruned, unless it may come back with an earlier value."""
-        arrays = self._revived
-        if arrays is None:
-            arrays = dict(zip(self.topology.layers, self.topology.unpack(self._network.values)[0::2], strict=True))
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        judged = self._network if self._revived is None else self._revived
+        return {name: torch.from_numpy(weight) for name, (weight, _) in judged.layers().items()}
 
     @cached_property
     def biases(self) -> dict[str, Tensor]:
         """The biases ``[out]``."""
-        arrays = self.topology.unpack(self._network.values)[1::2]
-        return {name: torch.from_numpy(array) for name, array in zip(self.topology.layers, arrays, strict=True)}
+        return {name: torch.from_numpy(bias) for name, (_, bias) in self._network.layers().items()}
 
     @cached_property
     def objective(self) -> Objective:

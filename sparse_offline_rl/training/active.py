@@ -11,7 +11,7 @@ from sparse_offline_rl.engines.selection import choose_engine, choose_update, le
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.layer_reports import LayerReport, layer_reports
-from sparse_offline_rl.pruning.registry import mask_schedule
+from sparse_offline_rl.pruning.registry import SCHEDULES
 from sparse_offline_rl.training.console import say
 from sparse_offline_rl.types import Spaces
 
@@ -37,7 +37,7 @@ def put_on_engine(
     Raises UserError if that is not the engine ``begun_on``, on which a run that is resumed stood.
     """
     kind = AGENTS[config.agent.name]
-    changing = mask_schedule(config.prune, config.sparsity, config.updates).changes
+    changing = SCHEDULES[config.prune.schedule].CHANGES
     engine = choose_engine(config.engine, config.device, state.density, config.agent.weight_decay, changing)
     if begun_on is not None and begun_on != engine.name:
         raise UserError(

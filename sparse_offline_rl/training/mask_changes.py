@@ -65,7 +65,7 @@ class MaskChanges:
         self.schedule.check_memory(update, state, memory, self._twins)
 
     def _observed(self, change: Change) -> Change:
-        return observed(change) if self.schedule.changes else change
+        return observed(change) if self.schedule.CHANGES else change
 
     def _moment(self, update: int, state: AgentState, memory: Memory, stream: str) -> Moment:
         draws = generator(self._config.seed, stream, self._config.device)

@@ -95,7 +95,7 @@ class Session:
         self._reports = active.layer_reports()
         self._gradient_norms: Mapping[str, float] | None = None
         topologies = {name: mlp.topology for name, mlp in active.agent.mlps().items()}
-        self._movement = movement(topologies, memory) if self._masks.schedule.changes else {}
+        self._movement = movement(topologies, memory) if self._masks.schedule.CHANGES else {}
 
     def run(self, should_stop: Callable[[], bool]) -> Result:
         """Train to the end or until ``should_stop``, then write policy and summary."""
@@ -129,7 +129,7 @@ class Session:
             config, self._reports, loaded.env_id, self._evaluation, self._clock, active.engine, names, sizes
         )
         summary |= {"dataset_return_mean": self._data.return_mean}
-        return summary | {"levels": self._levels, **self._movement} if self._masks.schedule.changes else summary
+        return summary | {"levels": self._levels, **self._movement} if self._masks.schedule.CHANGES else summary
 
     def _step(self) -> Metrics:
         self._gradient_norms = None
