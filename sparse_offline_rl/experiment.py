@@ -18,6 +18,7 @@ from sparse_offline_rl.datasets.overview import overview, suspect_values
 from sparse_offline_rl.datasets.rewards import mean_return, scale_rewards
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.pruning.layer_reports import layer_reports
+from sparse_offline_rl.pruning.learned.schedule import Learned
 from sparse_offline_rl.pruning.registry import mask_schedule, prune_configs
 from sparse_offline_rl.pruning.schedule import Change
 from sparse_offline_rl.seeding import seed_everything
@@ -34,7 +35,12 @@ from sparse_offline_rl.training.session import Result, Session, TrainingData, ch
 def read_config(values: Mapping[str, Any]) -> Config:
     """Check a composed configuration against the models of all parts. Raises UserError for the first bad key."""
     config = parse_config(values, agent_configs(), prune_configs())
-    mask_schedule(config.prune, config.sparsity, config.updates)  # refuses what does not fit together
+    schedule = mask_schedule(config.prune, config.sparsity, config.updates)  # refuses what does not fit together
+    if isinstance(schedule, Learned) and config.engine == "sparse":
+        raise UserError(
+            f"engine=sparse cannot learn masks, and prune={config.prune.name} does: use engine=auto, which goes on with the sparse "
+            "engine once the masks are found."
+        )
     return config
 
 
@@ -64,8 +70,9 @@ def run(config: Config) -> Result:
         check_checkpoint(checkpoint, config, folder, data)
         begin = Change(checkpoint.state, checkpoint.memory)
         try:
-            active = put_on_engine(config, spaces, begin.state, checkpoint.progress.engine)
             masks.check(checkpoint.update, begin.state, begin.memory)
+            extensions = masks.extensions(checkpoint.update, begin)
+            active = put_on_engine(config, spaces, begin.state, checkpoint.progress.engine, extensions=extensions)
         except ValueError as error:
             raise UserError(
                 f"{folder.checkpoint} is not of this agent ({error}): restore it from a copy, or remove the run folder to start again."

@@ -10,6 +10,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,20 @@ from sparse_offline_rl.tracing import current_tracer
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch's defaults and those of all authors whose agents are here
 
 LearningRate = float | Callable[[int], float]  # constant, or a function of the number of steps taken before
+
+
+class Companion(Protocol):
+    """What is trained down the same loss as the parameters of an :class:`Adam`, or acts on these after its steps."""
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """What needs a gradient of the loss beside the optimiser's own parameters."""
+
+    def penalty(self) -> Tensor | None:
+        """A scalar that is added to the loss."""
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Called after the optimiser's step with the gradients of :attr:`parameters`."""
 
 
 class Adam:
@@ -36,6 +51,7 @@ class Adam:
         self.exp_avg_sq = [torch.zeros_like(p) for p in self.parameters]
         self._steps = 0
         self.gradients: Sequence[Tensor] = ()  # of the last step; a session empties it before each update
+        self.companions: list[Companion] = []
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
         # What the kernel needs to know of a step: its size and the scale of √v, which `advance` sets, and the constants.
         self.factors = array("f", [0, 0, weight_decay, 1 - BETA1, BETA2, 1 - BETA2, EPSILON])
@@ -59,9 +75,24 @@ class Adam:
     def steps(self, count: int) -> None:
         self._steps = count
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self._rate
+
     def minimize(self, loss: Tensor) -> None:
-        """One step down the gradient of ``loss``, which is computed for these parameters and for nothing else."""
-        self.step(torch.autograd.grad(loss, self.parameters))
+        """One step down the gradient of ``loss``, which is computed for these parameters, and for those of companions."""
+        if not self.companions:
+            self.step(torch.autograd.grad(loss, self.parameters))
+            return
+        penalties = [companion.penalty() for companion in self.companions]
+        loss = torch.stack([loss, *(penalty for penalty in penalties if penalty is not None)]).sum()
+        groups = [self.parameters, *(companion.parameters for companion in self.companions)]
+        gradients = iter(torch.autograd.grad(loss, [parameter for group in groups for parameter in group]))
+        own, *others = ([next(gradients) for _ in group] for group in groups)
+        self.step(own)
+        for companion, found in zip(self.companions, others, strict=True):
+            companion.step(found)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:

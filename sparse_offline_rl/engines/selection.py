@@ -75,9 +75,9 @@ def choose_engine(
     return Engine("sparse", reason, SparseMLP)
 
 
-def masked_engine() -> Engine:
-    """The dense engine with every hidden unit: networks that can be scored."""
-    return Engine("dense", "to be scored", _dense)
+def masked_engine(reason: str) -> Engine:
+    """The dense engine with every hidden unit: networks that can be scored, or have something beside their weights."""
+    return Engine("dense", reason, _dense)
 
 
 def use_threads(engine: Engine, threads: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,6 +60,16 @@ class _MaskedProduct(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum(0) if needs_bias else None, None, None
 
 
+def masked_product(x: Tensor, weight: Tensor, bias: Tensor, keep: Tensor | None, relu: bool) -> Tensor:
+    """``x Wᵀ + b``, then ReLU if asked for; the gradient of W is masked with ``keep`` ``[out, in]``, if given."""
+    product: Tensor = _MaskedProduct.apply(x, weight, bias, keep, relu)  # type: ignore[no-untyped-call]
+    return product
+
+
+# What a layer computes, as :func:`masked_product` does it.
+Product = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
+
+
 def initial_parameters(
     out_features: int, in_features: int, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -74,6 +85,8 @@ class MaskedLinear(nn.Module):
 
     ``mask`` is a boolean buffer ``[out, in]`` (True = kept), so it survives ``deepcopy``, ``state_dict`` and ``to(device)``.
     Biases are never pruned. Initial values are those of :func:`initial_parameters`.
+
+    ``product`` is what the layer computes: :func:`masked_product`, or for a while something that learns beside the weights.
     """
 
     mask: Tensor
@@ -86,6 +99,7 @@ class MaskedLinear(nn.Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
+        self.product: Product = masked_product
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features))
         self.register_buffer("mask", torch.ones(out_features, in_features, dtype=torch.bool))
@@ -116,9 +130,7 @@ class MaskedLinear(nn.Module):
     def forward(self, x: Tensor, relu: bool = False, shift: Tensor | None = None) -> Tensor:
         """Map ``x`` ``[B, in]`` to ``[B, out]``, through ReLU if asked for, with ``shift`` ``[out]`` added to the bias."""
         bias = self.bias if shift is None else self.bias + shift
-        parts = (x, self.weight, bias, self._keep, relu)
-        product: Tensor = _MaskedProduct.apply(*parts)  # type: ignore[no-untyped-call]
-        return product
+        return self.product(x, self.weight, bias, self._keep, relu)
 
     def _follow_mask(self) -> None:
         self._keep = None if bool(self.mask.all()) else self.mask.to(self.weight.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sparse_offline_rl.config import PruneConfig
 from sparse_offline_rl.pruning.gradual import Gradual
+from sparse_offline_rl.pruning.learned.schedule import Learned
 from sparse_offline_rl.pruning.rewire import Rewire
 from sparse_offline_rl.pruning.schedule import MaskSchedule
 from sparse_offline_rl.pruning.tickets import Tickets
@@ -15,6 +16,7 @@ SCHEDULES: dict[str, type[MaskSchedule]] = {
     "rewire": Rewire,
     "gradual": Gradual,
     "tickets": Tickets,
+    "learned": Learned,
 }
 
 

@@ -19,6 +19,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, all_grown, shape_of
 from sparse_offline_rl.pruning.allocate import survivors
+from sparse_offline_rl.pruning.learned.extension import Extension
 from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
 from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.views import NetworkView
@@ -140,6 +141,10 @@ class MaskSchedule:
     def change(self, moment: Moment) -> Change:
         """What :meth:`due` announced."""
         raise NotImplementedError
+
+    def extensions(self, update: int, state: AgentState, memory: Memory, device: str) -> dict[str, Extension]:
+        """What networks have beside their weights in the updates after ``update``; a twin that follows another has that one's."""
+        return {}
 
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes of the numbers that are remembered after ``update`` of these scored networks."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparse_offline_rl.agents.base import Agent, Update
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.config import Config
-from sparse_offline_rl.engines.selection import choose_engine, choose_update, left_out, use_threads
+from sparse_offline_rl.engines.selection import choose_engine, choose_update, left_out, masked_engine, use_threads
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.layer_reports import LayerReport, layer_reports
 from sparse_offline_rl.pruning.registry import SCHEDULES
+from sparse_offline_rl.pruning.schedule import Memory
 from sparse_offline_rl.training.console import say
+from sparse_offline_rl.training.extended import ExtendedUpdate, Extensions
 from sparse_offline_rl.types import Spaces
 
 
@@ -28,17 +31,35 @@ class ActiveAgent:
         """What its present masks leave of each layer."""
         return [report for name, mlp in self.agent.mlps().items() for report in layer_reports(name, mlp.topology)]
 
+    def remember(self, memory: Memory) -> Memory:
+        """``memory`` with what has been learned beside the weights since."""
+        return self.update.remember(memory) if isinstance(self.update, ExtendedUpdate) else memory
+
+    def left(self) -> Mapping[str, float]:
+        """Metrics of what is learned beside the weights."""
+        return self.update.left() if isinstance(self.update, ExtendedUpdate) else {}
+
 
 def put_on_engine(
-    config: Config, spaces: Spaces, state: AgentState, begun_on: str | None = None, before: ActiveAgent | None = None
+    config: Config,
+    spaces: Spaces,
+    state: AgentState,
+    begun_on: str | None = None,
+    before: ActiveAgent | None = None,
+    extensions: Extensions | None = None,
 ) -> ActiveAgent:
     """The agent of ``state`` on the engine that suits it, which is said where it is not the one of ``before`` its masks changed.
 
+    With ``extensions`` that is the dense one: only its networks can have something beside their weights.
     Raises UserError if that is not the engine ``begun_on``, on which a run that is resumed stood.
     """
     kind = AGENTS[config.agent.name]
     changing = SCHEDULES[config.prune.schedule].CHANGES
-    engine = choose_engine(config.engine, config.device, state.density, config.agent.weight_decay, changing)
+    engine = (
+        choose_engine(config.engine, config.device, state.density, config.agent.weight_decay, changing)
+        if extensions is None
+        else masked_engine("masks are learned beside the weights")
+    )
     if begun_on is not None and begun_on != engine.name:
         raise UserError(
             f"this run began on the {begun_on} engine and would go on with the {engine.name} one ({engine.reason}), which rounds "
@@ -46,8 +67,10 @@ def put_on_engine(
         )
     use_threads(engine, config.threads)
     agent = engine.restore(kind, state, spaces, config.agent, config.device)
-    if before is None or before.engine != engine.name:
+    if before is None or before.engine != engine.name or extensions is not None:
         remark = left_out(agent)
         say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
+    if extensions is not None:
+        return ActiveAgent(agent, engine.name, ExtendedUpdate(agent, extensions))
     update = choose_update(agent, engine.name, config.capture, None if before is None else before.update)
     return ActiveAgent(agent, engine.name, update)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -12,11 +12,13 @@ from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.networks.initialization import AFTER_MASKS, BEFORE_MASKS, initialized
 from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.pruning.learned.schedule import Learned
 from sparse_offline_rl.pruning.prune import Twins, copy_twins, redraw
 from sparse_offline_rl.pruning.registry import mask_schedule
 from sparse_offline_rl.pruning.schedule import Change, Memory, Moment, observed
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.console import warn
+from sparse_offline_rl.training.extended import Extensions
 from sparse_offline_rl.types import Batch, Objective, Spaces
 
 
@@ -58,11 +60,40 @@ class MaskChanges:
 
     def change(self, update: int, state: AgentState, memory: Memory) -> Change:
         """What the schedule does after ``update``, for which it is due."""
-        return self._observed(self.schedule.change(self._moment(update, state, memory, f"masks-{update}")))
+        change = self._observed(self.schedule.change(self._moment(update, state, memory, f"masks-{update}")))
+        schedule = self.schedule
+        if isinstance(schedule, Learned) and update == schedule.last:
+            for name, left in schedule.left(change.memory).items():
+                total = state.networks[name].topology.total
+                if left > 1.05 * schedule.allowed(total):
+                    warn(
+                        f"network {name}: {left} of {total} weights were still switched on where {schedule.allowed(total)} were to "
+                        "survive; the others were cut by rank. Raise prune.penalty, or learn for longer."
+                    )
+        return change
+
+    def columns(self, networks: Iterable[str]) -> list[str]:
+        """Metrics of what ``networks`` learn beside their weights."""
+        learned = [name for name in networks if isinstance(self.schedule, Learned) and not self._twins.follows(name)]
+        return [f"gates/left/{name}" for name in learned]
+
+    def left(self, memory: Memory) -> dict[str, float]:
+        """For the summary: the share of weights that were switched on when gates became masks, by network."""
+        if not isinstance(self.schedule, Learned):
+            return {}
+        return {f"gates/left/{name}": left for name, left in self.schedule.left(memory).items()}
 
     def check(self, update: int, state: AgentState, memory: Memory) -> None:
         """Raise ValueError unless ``memory`` is of this run's schedule, standing at ``state`` after ``update``."""
         self.schedule.check_memory(update, state, memory, self._twins)
+
+    def extensions(self, update: int, change: Change) -> Extensions | None:
+        """What networks have beside their weights after ``update``, which left them as ``change`` says; None: nothing."""
+        config, schedule = self._config, self.schedule
+        found = schedule.extensions(update, change.state, change.memory, config.device)
+        if not found or not isinstance(schedule, Learned):
+            return None
+        return Extensions(update, found, schedule, self._twins, config.seed)
 
     def _observed(self, change: Change) -> Change:
         return observed(change) if self.schedule.CHANGES else change
@@ -73,7 +104,7 @@ class MaskChanges:
 
     def _probe(self, state: AgentState) -> Callable[[torch.Generator], Mapping[str, Objective]]:
         config = self._config
-        agent = masked_engine().restore(self._kind, state, self._spaces, config.agent, config.device)
+        agent = masked_engine("to be scored").restore(self._kind, state, self._spaces, config.agent, config.device)
         sample = self._buffer.sampler(config.prune.batch_size)
 
         def objectives(draws: torch.Generator) -> Mapping[str, Objective]:

@@ -129,7 +129,9 @@ class Session:
             config, self._reports, loaded.env_id, self._evaluation, self._clock, active.engine, names, sizes
         )
         summary |= {"dataset_return_mean": self._data.return_mean}
-        return summary | {"levels": self._levels, **self._movement} if self._masks.schedule.CHANGES else summary
+        if not self._masks.schedule.CHANGES:
+            return summary
+        return summary | {"levels": self._levels, **self._movement, **self._masks.left(self._memory)}
 
     def _step(self) -> Metrics:
         self._gradient_norms = None
@@ -148,8 +150,10 @@ class Session:
             self._levels.append(level(update, self._reports, self._evaluation))
         norms = self._norms()
         collapsed = {report.full_name for report in self._reports if report.collapsed}
-        change = masks.change(update, active.agent.state(), self._memory)
-        fresh = put_on_engine(config, self._data.loaded.spaces, change.state, before=active)
+        change = masks.change(update, active.agent.state(), active.remember(self._memory))
+        extensions = masks.extensions(update, change)
+        spaces = self._data.loaded.spaces
+        fresh = put_on_engine(config, spaces, change.state, before=active, extensions=extensions)
         self._adopt(fresh, change.memory)
         self._gradient_norms = norms
         warn_of_collapse([it for it in self._reports if it.full_name not in collapsed])
@@ -185,8 +189,8 @@ class Session:
         agent = self._active.agent
         norms = [f"gradient_norm/{name}" for name in agent.optimizers]
         densities = [f"layer_density/{report.full_name}" for report in self._reports]
-        rate = "time/updates_per_second"
-        return ["update", *agent.METRICS, *norms, *densities, *self._movement, rate, *EVALUATION_COLUMNS]
+        learned, rate = self._masks.columns(agent.mlps()), "time/updates_per_second"
+        return ["update", *agent.METRICS, *norms, *densities, *self._movement, *learned, rate, *EVALUATION_COLUMNS]
 
     def _log(self, update: int, metrics: Metrics, evaluation: Mapping[str, float]) -> None:
         kind = type(self._active.agent)
@@ -204,6 +208,7 @@ class Session:
         values |= {f"gradient_norm/{name}": norm for name, norm in self._norms().items()}
         values |= {f"layer_density/{r.full_name}": r.kept / r.total for r in self._reports}
         values |= self._movement
+        values |= self._active.left()
         values |= evaluation
         last_update, last_seconds = self._logged_at
         values["time/updates_per_second"] = (update - last_update) / max(self._clock.train - last_seconds, 1e-9)
@@ -228,8 +233,8 @@ class Session:
             levels=self._levels,
         )
         random_state = self._generator.get_state().numpy()
-        state = self._active.agent.state()
-        save_checkpoint(self._folder.checkpoint, Checkpoint(update, state, random_state, progress, self._memory))
+        state, memory = self._active.agent.state(), self._active.remember(self._memory)
+        save_checkpoint(self._folder.checkpoint, Checkpoint(update, state, random_state, progress, memory))
 
 
 def check_checkpoint(checkpoint: Checkpoint, config: Config, folder: RunFolder, data: TrainingData) -> None:

@@ -1,0 +1,1 @@
+"""Sparsity that is learned together with the weights, and then made masks of."""

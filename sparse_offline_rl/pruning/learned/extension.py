@@ -1,0 +1,155 @@
+"""What a network has beside its weights while its masks are learned: gates, penalties, steps of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparse_offline_rl.networks.masked import masked_product
+from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.pruning.learned.config import LearnedConfig
+from sparse_offline_rl.types import FloatArray
+
+_VECTORS = ("gates", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, eq=False)
+class ExtensionState:
+    """An extension as arrays. A checkpoint holds them as numbers of the schedule's memory."""
+
+    gates: Mapping[str, FloatArray]  # layer name -> what is learned beside its weights, any shape
+    exp_avg: Mapping[str, FloatArray]  # Adam's moments of the gates
+    exp_avg_sq: Mapping[str, FloatArray]
+    steps: int  # Adam's, for the gates
+    unit: float  # what `prune.penalty` is a multiple of
+    left: int  # how many weights were not switched off when they were last counted
+
+    def numbers(self, name: str) -> dict[str, FloatArray]:
+        """The arrays by the names that they have in the memory, for the network ``name``."""
+        arrays = {f"{name}/{kind}.{layer}": it for kind in _VECTORS for layer, it in getattr(self, kind).items()}
+        return arrays | {
+            f"{name}/steps": _one(self.steps),
+            f"{name}/unit": _one(self.unit),
+            f"{name}/left": _one(self.left),
+        }
+
+    @classmethod
+    def of_numbers(cls, name: str, numbers: Mapping[str, FloatArray]) -> ExtensionState:
+        """The inverse of :meth:`numbers`."""
+        found: dict[str, dict[str, FloatArray]] = {kind: {} for kind in _VECTORS}
+        for key, array in numbers.items():
+            network, _, rest = key.partition("/")
+            kind, _, layer = rest.partition(".")
+            if network == name and kind in found:
+                found[kind][layer] = array
+        steps, unit, left = (float(numbers[f"{name}/{key}"][0]) for key in ("steps", "unit", "left"))
+        return cls(**found, steps=int(steps), unit=unit, left=int(left))
+
+
+def _one(number: float) -> FloatArray:
+    return np.array([number], np.float32)
+
+
+class Extension:
+    """What one network learns beside its weights until it is pruned: gates that multiply the weights, unless a subclass says else.
+
+    Networks of the agent call :meth:`product` in the place of a layer's own. The loss of the network gets :meth:`penalty`, and after
+    each step of its optimiser :meth:`after_step` may move weights and gates. Where no gradient is computed (targets, acting) gates have
+    their expected value, which :meth:`factors` gives; so has the network that is made of it in the end.
+    """
+
+    INITIAL: ClassVar[float | None] = None  # of every gate; None: there are no gates
+    LAYERS: ClassVar[str] = "all"  # layers that have gates: "all" or "hidden"
+    STRUCTURED: ClassVar[bool] = False  # whether hidden units go as wholes, by `unit_scores`
+
+    def __init__(self, settings: LearnedConfig, state: ExtensionState, topology: Topology, device: str = "cpu") -> None:
+        self.settings, self.state = settings, state
+        self.hidden = list(topology.hidden)
+        self.gates = {name: torch.from_numpy(it).to(device, copy=True) for name, it in state.gates.items()}
+        for gate in self.gates.values():
+            gate.requires_grad_()
+
+    def begin_update(self, draws: torch.Generator, strength: float) -> None:
+        """Called before each update of training: where its noise comes from, and the present strength of the penalty.
+
+        ``strength`` is ``prune.penalty``, less while it warms up, and 0 once no more weights are left than shall survive.
+        """
+        self.draws, self.strength = draws, strength
+
+    @classmethod
+    def begin(cls, topology: Topology, settings: LearnedConfig, effects: Mapping[str, Tensor]) -> ExtensionState:
+        """The extension at its start; ``effects`` are ``w · ∂L/∂w`` of each layer ``[out, in]`` on one batch."""
+        gates = {}
+        if cls.INITIAL is not None:
+            for name, mask in topology.layers.items():
+                if cls.LAYERS == "all" or name in topology.hidden:
+                    gates[name] = np.full(cls.gate_shape(mask.shape), cls.INITIAL, np.float32)
+        zeros = {name: np.zeros_like(gate) for name, gate in gates.items()}
+        unit = cls.unit({name: effects[name] for name in gates or effects})
+        return ExtensionState(gates, zeros, dict(zeros), 0, unit, topology.kept)
+
+    @classmethod
+    def gate_shape(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the gates of a layer ``[out, in]``."""
+        return shape
+
+    @classmethod
+    def unit(cls, effects: Mapping[str, Tensor]) -> float:
+        """What ``prune.penalty`` is a multiple of: the mean size of the loss's own gradient by a gate.
+
+        Losses of an agent's networks differ by factors of a thousand, so one absolute coefficient cannot be right for all of them.
+        """
+        return float(torch.cat([effect.flatten() for effect in effects.values()]).abs().mean())
+
+    def product(self, layer: str, x: Tensor, weight: Tensor, bias: Tensor, keep: Tensor | None, relu: bool) -> Tensor:
+        """What the layer computes: ``[B, in]`` to ``[B, out]``, as :func:`masked_product` does it with the gated weights."""
+        factor, bias_factor = self.sampled(layer) if torch.is_grad_enabled() else self.factors(layer)
+        gated = weight if factor is None else weight * factor
+        return masked_product(x, gated, bias if bias_factor is None else bias * bias_factor, keep, relu)
+
+    def factors(self, layer: str) -> tuple[Tensor | None, Tensor | None]:
+        """What multiplies the weights ``[out, in]`` and the biases ``[out]``; None: nothing does."""
+        return None, None
+
+    def sampled(self, layer: str) -> tuple[Tensor | None, Tensor | None]:
+        """As :meth:`factors`, with the noise of training."""
+        return self.factors(layer)
+
+    def penalty(self, weights: Mapping[str, Tensor]) -> Tensor | None:
+        """What is added to the network's loss, times the strength and :attr:`ExtensionState.unit`: a scalar."""
+        return None
+
+    @torch.no_grad()
+    def after_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], rate: float) -> None:
+        """Move ``weights`` ``[out, in]`` or gates in place, after a step of size ``rate`` along ``gradients`` of the weights."""
+
+    def importance(self, layer: str, weight: Tensor) -> Tensor:
+        """What decides which weights survive, ``[out, in]``: the size of the gated weight."""
+        factor, _ = self.factors(layer)
+        return (weight if factor is None else weight * factor).abs()
+
+    def left(self, layer: str, weight: Tensor) -> Tensor:
+        """Boolean ``[out, in]``: which weights are not switched off."""
+        return self.importance(layer, weight) > 0
+
+    @torch.no_grad()
+    def count_left(self, weights: Mapping[str, Tensor]) -> int:
+        """How many of the network's weights are not switched off."""
+        return sum(int(self.left(name, weight).sum()) for name, weight in weights.items())
+
+    def unit_scores(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What decides which hidden units survive, where they go as wholes: ``[out]`` of each hidden layer."""
+        raise NotImplementedError
+
+    def normal(self, shape: torch.Size) -> Tensor:
+        """Standard normal noise of this update."""
+        return torch.randn(shape, generator=self.draws, device=self.draws.device)
+
+    def uniform(self, shape: torch.Size) -> Tensor:
+        """Uniform noise of this update, inside (0, 1)."""
+        return torch.rand(shape, generator=self.draws, device=self.draws.device).clamp_(1e-6, 1 - 1e-6)
