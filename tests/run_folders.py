@@ -63,7 +63,15 @@ def summary(env: str, agent: str, sparsity: float, final: float, collapsed: bool
         "train_seconds": 1000 / (60.0 + 300 * sparsity),
         "engine": "sparse" if sparsity else "dense",
         "dataset_return_mean": _POLICIES[env],
+        **counts(sparsity),
     }
+
+
+def counts(sparsity: float) -> dict[str, float]:
+    """FLOPs and bytes in proportion to the density."""
+    dense = {"act_flops": 4.0e6, "act_bytes": 3.4e6, "update_flops": 2.0e9, "update_bytes": 2.0e7}
+    kept = {key: (1 - sparsity) * value for key, value in dense.items()}
+    return kept | {key.replace("_", "_dense_"): value for key, value in dense.items()}
 
 
 def write_run(

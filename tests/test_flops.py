@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ S, A, B = 5, 2, 10  # of helpers.spaces, and a batch
 
 def products(*sizes: int) -> int:
     """Weights of a dense network, which is its multiply-adds a row."""
-    return sum(n_in * n_out for n_in, n_out in zip(sizes, sizes[1:], strict=False))
+    return sum(n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
 
 
 ACTOR = products(S, 24, 16, A)

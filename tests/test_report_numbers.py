@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -141,6 +142,25 @@ def test_speed_and_size_are_those_of_the_summaries(out):
     outputs = (750 + 750 + 6) + 2 * (400 + 300) + 6 + 1
     assert float(cost["int64 COO, kB"]) == pytest.approx((20 * kept + 12 * outputs) / 1e3)
     assert float(cost["int64 CSR, kB"]) == pytest.approx((12 * kept + 8 * (outputs + 9) + 4 * outputs) / 1e3)
+
+
+def test_flops_and_bytes_stand_beside_those_of_the_dense_agent(out):
+    row = table(out / "flops.csv")["snip 95 %"]
+    keys = ["act, kFLOP", "dense act, kFLOP", "act: FLOPs of dense", "act, kB", "dense act, kB"]
+    assert [float(row[key]) for key in keys] == pytest.approx([200, 4000, 0.05, 170, 3400])
+    keys = ["update, MFLOP", "dense update, MFLOP", "update: FLOPs of dense", "update, kB", "dense update, kB"]
+    assert [float(row[key]) for key in keys] == pytest.approx([100, 2000, 0.05, 1000, 20000])
+
+
+def test_runs_from_before_flops_were_counted_are_in_all_other_tables(tmp_path):
+    folder = write_run(tmp_path / "runs" / "old")
+    facts = json.loads((folder / "summary.json").read_text())
+    old = {key: value for key, value in facts.items() if not key.startswith(("act_", "update_"))}
+    (folder / "summary.json").write_text(json.dumps(old))
+    report = write_report(tmp_path / "runs", tmp_path / "out")
+    assert (report.runs, report.finished, report.notes) == (1, 1, [])
+    names = {path.name for path in report.files}
+    assert "flops.csv" not in names and "cost.csv" in names
 
 
 def test_memory_stands_beside_the_paper_s_table(out):

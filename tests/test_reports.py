@@ -77,7 +77,7 @@ HOPPER, CHEETAH = "bcq · Hopper-v5, expert", "bcq · HalfCheetah-v5, expert"
 def test_the_report_has_every_figure_and_table(sweep, tmp_path):
     report = write_report(sweep, tmp_path / "out")
     figures = ["returns", "time_to_policy", "curves_updates", "curves_seconds", "speed", "survivors", "memory"]
-    tables = ["returns", "time_to_policy", "cost", "memory", "survivors"]
+    tables = ["returns", "time_to_policy", "cost", "flops", "memory", "survivors"]
     data = ["runs", "layers", "evaluations", "densities"]
     wanted = {"report.html", "report.md", *(f"{name}.{kind}" for name in figures for kind in ("png", "svg"))}
     wanted |= {f"{name}.csv" for name in tables} | {f"data/{name}.csv" for name in data}

@@ -49,7 +49,7 @@ class Call:
         for mask in topology.stacked:
             once = int(np.count_nonzero(mask[:, state_only]))
             products += self.states * once + self.rows * (int(np.count_nonzero(mask)) - once)
-            state_only = ~mask[:, ~state_only].any(1)  # units that read nothing else
+            state_only = ~np.any(mask[:, ~state_only], axis=1)  # units that read nothing else
         return products
 
     def _backward_products(self, topology: Topology) -> int:

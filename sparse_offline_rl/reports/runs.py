@@ -52,7 +52,18 @@ class _Summary(_Facts):
     policy_dense_bytes: PositiveInt
     checkpoint_bytes: PositiveInt
     updates_per_second: float
+    # Runs from before they were counted have none of them.
+    act_flops: float | None = None
+    act_dense_flops: float | None = None
+    act_bytes: float | None = None
+    act_dense_bytes: float | None = None
+    update_flops: float | None = None
+    update_dense_flops: float | None = None
+    update_bytes: float | None = None
+    update_dense_bytes: float | None = None
 
+
+COUNTS = tuple(name for name in _Summary.model_fields if name.startswith(("act_", "update_")))
 
 # Keys by which users call what is stored under other names.
 ALIASES = {"agent": "agent.name", "prune": "prune.name"}

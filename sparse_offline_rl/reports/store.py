@@ -12,7 +12,7 @@ from typing import Any
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import write_bytes
 from sparse_offline_rl.reports.progress import Evaluation
-from sparse_offline_rl.reports.runs import UNREADABLE, Run, checked_run, checked_summary, read_run_folders
+from sparse_offline_rl.reports.runs import COUNTS, UNREADABLE, Run, checked_run, checked_summary, read_run_folders
 
 RUNS, LAYERS, EVALUATIONS, DENSITIES = "runs.csv", "layers.csv", "evaluations.csv", "densities.csv"
 _SUMMARY = "summary."  # before the columns of summary.json in runs.csv
@@ -21,6 +21,7 @@ _KEPT = (
     *("env", "engine", "return_mean", "normalized_score", "dataset_return_mean", "nonzero_weights", "total_weights"),
     *("policy_networks", "collapsed_layers", "policy_bytes", "policy_dense_bytes", "checkpoint_bytes"),
     *("updates_per_second", "train_seconds", "eval_seconds"),
+    *COUNTS,
 )
 
 

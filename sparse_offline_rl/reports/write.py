@@ -22,7 +22,7 @@ from sparse_offline_rl.reports.page import FigurePart, html_page
 from sparse_offline_rl.reports.paper_table import memory_table
 from sparse_offline_rl.reports.store import csv_text, read_runs, write_store
 from sparse_offline_rl.reports.survivors import layer_survivors
-from sparse_offline_rl.reports.tables import Table, cost_table, returns_table, survivors_table, time_table
+from sparse_offline_rl.reports.tables import Table, cost_table, flops_table, returns_table, survivors_table, time_table
 from sparse_offline_rl.reports.time_to_policy import time_to_policy
 
 DATA = "data"  # folder of the CSVs from which the report can be made again
@@ -121,7 +121,7 @@ def write_report(runs_dir: Path, out: Path, axes: Axes | None = None) -> Report:
     finished = sum(run.summary is not None for run in shown)
     tables = [
         table
-        for make in (returns_table, time_table, cost_table, memory_table, survivors_table)
+        for make in (returns_table, time_table, cost_table, flops_table, memory_table, survivors_table)
         if (table := make(study))
     ]
     tables = [table for table in tables if table.rows]
