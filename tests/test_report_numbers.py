@@ -79,6 +79,8 @@ def small(tmp_path_factory):
         root / "snip1", seed=1, returns=(305.0, 100.0, 200.0), episodes=((305.0, 305.0), (100.0, 100.0), (396.0, 4.0))
     )
     write_run(root / "snip2", seed=2, returns=(50.0,), finished=False)
+    for seed, last in enumerate(((0.3, 0.5), (0.5, 0.1))):
+        write_run(root / f"rigl{seed}", prune="rigl", seed=seed, moved=((0.1, 1.0), (0.2, 0.6), last))
     write_run(root / "grasp0", prune="grasp", returns=(1.0, 2.0, 3.0), collapsed=True)
     return root
 
@@ -98,7 +100,7 @@ def table(path) -> dict[str, dict[str, str]]:
 
 def test_the_tables_hold_what_is_computed_by_hand(out):
     returns = table(out / "returns.csv")
-    assert list(returns) == ["dense", "grasp 95 %", "snip 95 %"]
+    assert list(returns) == ["dense", "grasp 95 %", "rigl 95 %", "snip 95 %"]
     dense, snip, grasp = returns["dense"], returns["snip 95 %"], returns["grasp 95 %"]
     assert [float(dense[key]) for key in ("seeds", "mean", "IQM", "95 % from", "to", "of dense")] == [
         3,
@@ -163,6 +165,26 @@ def test_runs_from_before_flops_were_counted_are_in_all_other_tables(tmp_path):
     assert "flops.csv" not in names and "cost.csv" in names
 
 
+def test_tables_say_how_far_masks_moved_and_which_layers_collapsed(out):
+    (row,) = table(out / "topology.csv").values()
+    assert (row["experiment"], row["network"], row["runs"]) == ("rigl 95 %", "actor", "2.0")
+    assert [float(row[key]) for key in ("first mask kept", "positions ever kept")] == pytest.approx([0.3, 0.4])
+    rows = table(out / "collapsed.csv")
+    found = {name: (row["finished runs"], row["collapsed"], row["layers"]) for name, row in rows.items()}
+    assert found == {
+        "grasp 95 %": ("1.0", "1.0", "encoder.mean (seed 0)"),
+        "rigl 95 %": ("2.0", "0.0", ""),
+        "snip 95 %": ("2.0", "0.0", ""),
+    }
+
+
+def test_a_report_of_before_masks_could_move_can_be_made_again(small, tmp_path):
+    write_store(read_runs(small)[0], tmp_path / "data")
+    (tmp_path / "data" / "movement.csv").unlink()
+    runs, notes = read_runs(tmp_path / "data")
+    assert (len(runs), notes, {len(run.movement) for run in runs}) == (9, [], {0})
+
+
 def test_memory_stands_beside_the_paper_s_table(out):
     with (out / "memory.csv").open() as file:
         rows = {(row["from"], row["method"]): row for row in csv.DictReader(file)}
@@ -187,7 +209,7 @@ def test_the_survivors_table_has_mean_and_deviation(out):
 
 def test_the_report_can_be_made_again_from_its_csvs(out, tmp_path, capsys):
     report_cli.main([f"runs={out / 'data'}", f"out={tmp_path}"])
-    assert "7 runs, 6 finished" in capsys.readouterr().out
+    assert "9 runs, 8 finished" in capsys.readouterr().out
     first, second = ({path.relative_to(it): path.read_bytes() for path in it.rglob("*.*")} for it in (out, tmp_path))
     assert len(first) > 20
     assert first == second
@@ -197,8 +219,8 @@ def test_the_csvs_hold_the_runs(small, tmp_path):
     runs, _ = read_runs(small)
     write_store(runs, tmp_path / "data")
     again, _ = read_runs(tmp_path / "data")
-    assert [(run.name, run.settings, run.evaluations, run.update, run.densities) for run in again] == [
-        (run.name, run.settings, run.evaluations, run.update, run.densities) for run in runs
+    assert [(run.name, run.settings, run.evaluations, run.update, run.densities, run.movement) for run in again] == [
+        (run.name, run.settings, run.evaluations, run.update, run.densities, run.movement) for run in runs
     ]
     assert runs[-3].densities == {5: {"actor.out": 0.3}, 15: {"actor.out": 0.2}}
 
@@ -228,5 +250,5 @@ def test_a_run_whose_rows_are_damaged_is_named_and_left_out(small, tmp_path):
     path = tmp_path / "data" / "evaluations.csv"
     path.write_text(path.read_text().replace("snip1,10", "snip1,ten"))
     runs, notes = read_runs(tmp_path / "data")
-    assert len(runs) == 6
+    assert len(runs) == 8
     assert notes[0].startswith("snip1 in ")

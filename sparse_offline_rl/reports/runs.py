@@ -17,7 +17,7 @@ from sparse_offline_rl.config import PositiveInt
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import read_json
-from sparse_offline_rl.reports.progress import Evaluation, read_progress
+from sparse_offline_rl.reports.progress import Evaluation, Movement, read_progress
 
 # What parsers raise for files that are damaged.
 UNREADABLE = (
@@ -81,6 +81,7 @@ class Run:
     densities: Mapping[int, Mapping[str, float]] = field(
         default_factory=dict
     )  # update -> layer -> share kept, if masks changed
+    movement: Mapping[int, Mapping[str, Movement]] = field(default_factory=dict)  # update -> network -> …, likewise
 
     def value(self, key: str) -> Any:
         """The value of a key of the configuration; ``agent``, ``prune``, ``env``, ``dataset`` and ``engine`` are names.
@@ -173,7 +174,8 @@ def read_run(path: Path, name: str) -> Run:
     settings = dict(_flatten({str(key): value for key, value in config.items()}))
     summary = checked_summary(read_json(path / "summary.json")) if (path / "summary.json").exists() else None
     progress = read_progress(path)
-    return checked_run(Run(name, settings, progress.evaluations, progress.update, summary, progress.densities))
+    moves = progress.densities, progress.movement
+    return checked_run(Run(name, settings, progress.evaluations, progress.update, summary, *moves))
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
