@@ -34,6 +34,7 @@ from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
 from sparse_offline_rl.files import read_json, write_bytes, write_json
+from sparse_offline_rl.reports.drawing import plain_log_ticks, round_log_limits
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.active import put_on_engine
 from sparse_offline_rl.training.mask_changes import MaskChanges
@@ -222,6 +223,8 @@ def draw(outcomes: Sequence[Outcome], goal: float) -> Figure:
     for ax in (steps, lipschitz):
         ax.grid(alpha=0.25)
         if ax.lines:
+            round_log_limits(ax)
+            plain_log_ticks(ax.yaxis)
             ax.legend(frameon=False, fontsize="small")
     return figure
 
