@@ -68,11 +68,11 @@ def time_to_policy(study: Study) -> Figure | None:
             _draw_row(ax, row, group, panel.policy_return, never, colours[group.line][0])
         ax.set_xlim(low, 1.5 * never)
         plain_log_ticks(ax.xaxis)
-        ax.text(1.1 * never, -0.42, "never", ha="center", va="top", fontsize="x-small")
+        ax.text(1.1 * never, -0.75, "never", ha="center", va="top", fontsize="x-small")
         ax.set_yticks(
             range(len(panel.groups)), [textwrap.fill(group.label, _LETTERS) for group in panel.groups], fontsize="small"
         )
-        ax.set_ylim(len(panel.groups) - 0.5, -0.5)
+        ax.set_ylim(len(panel.groups) - 0.5, -0.8)
         return {f"{share:.0%} of the dataset policy's return": _mark(share) for share in SHARES}
 
     heights = [sum(0.3 + 0.12 * (len(group.label) // _LETTERS) for group in panel.groups) for panel in panels]
