@@ -106,14 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with user_errors():
         options = parse_options(BatchOptions, sys.argv[1:] if arguments is None else arguments)
         prepare_process(threads=1)
-        _claim(options)
+        _check(options)
         outcomes = _read(options.out)
         study = Study(options)
         for cell in _cells(options):
             if any(outcome.cell == cell for outcome in outcomes):
                 continue
             outcomes.append(study.run(cell, _allowed(outcomes, cell, options.steps)))
-            _write(options.out, outcomes)
+            _write(options, outcomes)
             steps = outcomes[-1].steps
             print(
                 f"batch size {cell.batch_size}, sparsity {cell.sparsity:g}, rate {cell.rate:g}: "
@@ -253,18 +253,20 @@ def _numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
-def _claim(options: BatchOptions) -> None:
-    """Store the settings beside the results. Raises UserError if the results there are of others."""
-    path = options.out / "settings.json"
-    settings = options.model_dump(mode="json", exclude={"out"})
-    if path.exists():
-        stored = read_json(path)
-        if differing := [key for key in settings if stored.get(key) != settings[key]]:
-            raise UserError(f"{options.out} holds a study with other {', '.join(differing)}: choose another out.")
-    write_json(path, settings)
+def _settings(options: BatchOptions) -> dict[str, object]:
+    return options.model_dump(mode="json", exclude={"out"})
 
 
-def _write(folder: Path, outcomes: Sequence[Outcome]) -> None:
+def _check(options: BatchOptions) -> None:
+    """Raise UserError if the results in the folder are of other settings."""
+    path, settings = options.out / "settings.json", _settings(options)
+    stored = read_json(path) if path.exists() else settings
+    if differing := [key for key in settings if stored.get(key) != settings[key]]:
+        raise UserError(f"{options.out} holds a study with other {', '.join(differing)}: choose another out.")
+
+
+def _write(options: BatchOptions, outcomes: Sequence[Outcome]) -> None:
+    write_json(options.out / "settings.json", _settings(options))
     points = [[*it.cell, *point] for it in outcomes for point in it.points]
     runs = [[*it.cell, "" if it.steps is None else it.steps] for it in outcomes]
     # A run counts as done once steps.csv has it, so that comes last.
@@ -274,7 +276,7 @@ def _write(folder: Path, outcomes: Sequence[Outcome]) -> None:
     ):
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        write_bytes(folder / name, text.getvalue().encode())
+        write_bytes(options.out / name, text.getvalue().encode())
 
 
 def _read(folder: Path) -> list[Outcome]:
