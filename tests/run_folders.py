@@ -63,7 +63,15 @@ def summary(env: str, agent: str, sparsity: float, final: float, collapsed: bool
         "train_seconds": 1000 / (60.0 + 300 * sparsity),
         "engine": "sparse" if sparsity else "dense",
         "dataset_return_mean": _POLICIES[env],
+        **counts(sparsity),
     }
+
+
+def counts(sparsity: float) -> dict[str, float]:
+    """FLOPs and bytes in proportion to the density."""
+    dense = {"act_flops": 4.0e6, "act_bytes": 3.4e6, "update_flops": 2.0e9, "update_bytes": 2.0e7}
+    kept = {key: (1 - sparsity) * value for key, value in dense.items()}
+    return kept | {key.replace("_", "_dense_"): value for key, value in dense.items()}
 
 
 def write_run(
@@ -78,19 +86,22 @@ def write_run(
     collapsed: bool = False,
     episodes: tuple[tuple[float, ...], ...] = (),
     densities: tuple[float, ...] = (),
+    moved: tuple[tuple[float, float], ...] = (),
     **extra: object,
 ) -> Path:
     """A run folder with an evaluation every 10 updates, at 5 updates a second; the last is the final one if ``finished``.
 
-    ``episodes`` are the returns of each evaluation's episodes, ``densities`` those of one layer at each evaluation.
+    ``episodes`` are the returns of each evaluation's episodes, ``densities`` those of one layer at each evaluation, and ``moved`` the
+    shares of the actor's positions that were ever kept and of its first mask that is kept.
     """
     folder.mkdir(parents=True)
     values = config(env, agent, prune, sparsity, seed, **extra)
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    rows = ["update,loss/vae,layer_density/actor.out,time/updates_per_second,eval/return_mean,eval/return_std"]
+    names = ",masks/ever_kept/actor,masks/first_kept/actor" if moved else ""
+    rows = [f"update,loss/vae,layer_density/actor.out{names},time/updates_per_second,eval/return_mean,eval/return_std"]
     for i, value in enumerate(returns):
-        density = densities[i] if densities else 0.3
-        rows += [f"{10 * i + 5},0.5,{density},5.0,,", f"{10 * i + 10},0.5,{density},5.0,{value},1.0"]
+        masks = ",".join(map(str, (densities[i] if densities else 0.3, *(moved[i] if moved else ()))))
+        rows += [f"{10 * i + 5},0.5,{masks},5.0,,", f"{10 * i + 10},0.5,{masks},5.0,{value},1.0"]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
     if episodes:
         lines = ["update," + ",".join(f"return_{i}" for i in range(len(episodes[0])))]

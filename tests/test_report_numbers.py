@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -78,6 +79,8 @@ def small(tmp_path_factory):
         root / "snip1", seed=1, returns=(305.0, 100.0, 200.0), episodes=((305.0, 305.0), (100.0, 100.0), (396.0, 4.0))
     )
     write_run(root / "snip2", seed=2, returns=(50.0,), finished=False)
+    for seed, last in enumerate(((0.3, 0.5), (0.5, 0.1))):
+        write_run(root / f"rigl{seed}", prune="rigl", seed=seed, moved=((0.1, 1.0), (0.2, 0.6), last))
     write_run(root / "grasp0", prune="grasp", returns=(1.0, 2.0, 3.0), collapsed=True)
     return root
 
@@ -97,7 +100,7 @@ def table(path) -> dict[str, dict[str, str]]:
 
 def test_the_tables_hold_what_is_computed_by_hand(out):
     returns = table(out / "returns.csv")
-    assert list(returns) == ["dense", "grasp 95 %", "snip 95 %"]
+    assert list(returns) == ["dense", "grasp 95 %", "rigl 95 %", "snip 95 %"]
     dense, snip, grasp = returns["dense"], returns["snip 95 %"], returns["grasp 95 %"]
     assert [float(dense[key]) for key in ("seeds", "mean", "IQM", "95 % from", "to", "of dense")] == [
         3,
@@ -143,6 +146,45 @@ def test_speed_and_size_are_those_of_the_summaries(out):
     assert float(cost["int64 CSR, kB"]) == pytest.approx((12 * kept + 8 * (outputs + 9) + 4 * outputs) / 1e3)
 
 
+def test_flops_and_bytes_stand_beside_those_of_the_dense_agent(out):
+    row = table(out / "flops.csv")["snip 95 %"]
+    keys = ["act, kFLOP", "dense act, kFLOP", "act: FLOPs of dense", "act, kB", "dense act, kB"]
+    assert [float(row[key]) for key in keys] == pytest.approx([200, 4000, 0.05, 170, 3400])
+    keys = ["update, MFLOP", "dense update, MFLOP", "update: FLOPs of dense", "update, kB", "dense update, kB"]
+    assert [float(row[key]) for key in keys] == pytest.approx([100, 2000, 0.05, 1000, 20000])
+
+
+def test_runs_from_before_flops_were_counted_are_in_all_other_tables(tmp_path):
+    folder = write_run(tmp_path / "runs" / "old")
+    facts = json.loads((folder / "summary.json").read_text())
+    old = {key: value for key, value in facts.items() if not key.startswith(("act_", "update_"))}
+    (folder / "summary.json").write_text(json.dumps(old))
+    report = write_report(tmp_path / "runs", tmp_path / "out")
+    assert (report.runs, report.finished, report.notes) == (1, 1, [])
+    names = {path.name for path in report.files}
+    assert "flops.csv" not in names and "cost.csv" in names
+
+
+def test_tables_say_how_far_masks_moved_and_which_layers_collapsed(out):
+    (row,) = table(out / "topology.csv").values()
+    assert (row["experiment"], row["network"], row["runs"]) == ("rigl 95 %", "actor", "2.0")
+    assert [float(row[key]) for key in ("first mask kept", "positions ever kept")] == pytest.approx([0.3, 0.4])
+    rows = table(out / "collapsed.csv")
+    found = {name: (row["finished runs"], row["collapsed"], row["layers"]) for name, row in rows.items()}
+    assert found == {
+        "grasp 95 %": ("1.0", "1.0", "encoder.mean (seed 0)"),
+        "rigl 95 %": ("2.0", "0.0", ""),
+        "snip 95 %": ("2.0", "0.0", ""),
+    }
+
+
+def test_a_report_of_before_masks_could_move_can_be_made_again(small, tmp_path):
+    write_store(read_runs(small)[0], tmp_path / "data")
+    (tmp_path / "data" / "movement.csv").unlink()
+    runs, notes = read_runs(tmp_path / "data")
+    assert (len(runs), notes, {len(run.movement) for run in runs}) == (9, [], {0})
+
+
 def test_memory_stands_beside_the_paper_s_table(out):
     with (out / "memory.csv").open() as file:
         rows = {(row["from"], row["method"]): row for row in csv.DictReader(file)}
@@ -167,7 +209,7 @@ def test_the_survivors_table_has_mean_and_deviation(out):
 
 def test_the_report_can_be_made_again_from_its_csvs(out, tmp_path, capsys):
     report_cli.main([f"runs={out / 'data'}", f"out={tmp_path}"])
-    assert "7 runs, 6 finished" in capsys.readouterr().out
+    assert "9 runs, 8 finished" in capsys.readouterr().out
     first, second = ({path.relative_to(it): path.read_bytes() for path in it.rglob("*.*")} for it in (out, tmp_path))
     assert len(first) > 20
     assert first == second
@@ -177,8 +219,8 @@ def test_the_csvs_hold_the_runs(small, tmp_path):
     runs, _ = read_runs(small)
     write_store(runs, tmp_path / "data")
     again, _ = read_runs(tmp_path / "data")
-    assert [(run.name, run.settings, run.evaluations, run.update, run.densities) for run in again] == [
-        (run.name, run.settings, run.evaluations, run.update, run.densities) for run in runs
+    assert [(run.name, run.settings, run.evaluations, run.update, run.densities, run.movement) for run in again] == [
+        (run.name, run.settings, run.evaluations, run.update, run.densities, run.movement) for run in runs
     ]
     assert runs[-3].densities == {5: {"actor.out": 0.3}, 15: {"actor.out": 0.2}}
 
@@ -208,5 +250,5 @@ def test_a_run_whose_rows_are_damaged_is_named_and_left_out(small, tmp_path):
     path = tmp_path / "data" / "evaluations.csv"
     path.write_text(path.read_text().replace("snip1,10", "snip1,ten"))
     runs, notes = read_runs(tmp_path / "data")
-    assert len(runs) == 6
+    assert len(runs) == 8
     assert notes[0].startswith("snip1 in ")

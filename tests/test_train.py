@@ -41,6 +41,7 @@ SUMMARY_KEYS = {
         "versions",
         "dataset_return_mean",
     ),
+    *(f"{what}_{kind}" for what in ("act", "update") for kind in ("flops", "dense_flops", "bytes", "dense_bytes")),
 }
 
 
@@ -79,6 +80,8 @@ def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
         episodes = list(csv.DictReader(file))
     assert [int(row["update"]) for row in episodes] == [20, 40]
     assert float(episodes[-1]["return_0"]) == pytest.approx(summary["return_mean"], rel=1e-6)
+    assert 0 < summary["act_flops"] < summary["act_dense_flops"] < summary["update_dense_flops"]
+    assert summary["act_dense_bytes"] == summary["policy_dense_bytes"]
     assert summary["dataset_return_mean"] == pytest.approx(3456, abs=100)  # two episodes of the bundled expert
 
     board = EventAccumulator(str(run_dir)).Reload()

@@ -69,6 +69,12 @@ class Topology:
         return cls(masks, {name: np.ones((width, sizes[-1]), bool) for name, width in heads.items()})
 
     @property
+    def unpruned(self) -> Topology:
+        """The same layers with every weight there."""
+        widths = [len(mask) for mask in self.hidden.values()]
+        return self.dense(self.in_features, widths, {name: len(mask) for name, mask in self.heads.items()})
+
+    @property
     def layers(self) -> dict[str, BoolArray]:
         """Layer name to mask, from input to output, heads last."""
         return {**self.hidden, **self.heads}

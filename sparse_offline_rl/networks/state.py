@@ -116,8 +116,7 @@ def all_grown(state: AgentState) -> AgentState:
 
     def grown(network: NetworkState) -> NetworkState:
         old = network.topology
-        widths = [len(mask) for mask in old.hidden.values()]
-        new = Topology.dense(old.in_features, widths, {name: len(mask) for name, mask in old.heads.items()})
+        new = old.unpruned
         values = new.pack(old.unpack(network.values))
         target = None if network.target is None else new.pack(old.unpack(network.target))
         zeros = np.zeros(new.size, np.float32)

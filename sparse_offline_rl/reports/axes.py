@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -47,9 +48,13 @@ class Axes:
                 )
         chosen = [run for run in runs if all(run.value(key) in values for key, values in self.where)]
         if self.at is not None and all(run.value(self.x) != self.at for run in chosen):
-            raise UserError(f"at={self.at}: no run has {self.x}={self.at}; choose a value that some have.")
+            raise UserError(
+                f"at={written(self.at)}: no run has {self.x}={written(self.at)}; choose a value that some have."
+            )
         if not chosen:
-            raise UserError(f"where={_written(self.where)}: none of the {len(runs)} runs is so; leave a condition out.")
+            raise UserError(
+                f"where={_conditions(self.where)}: none of the {len(runs)} runs is so; leave a condition out."
+            )
         return chosen
 
 
@@ -102,7 +107,7 @@ def line_keys(runs: Sequence[Run], axes: Axes) -> dict[str, list[str]]:
 
 def panel_values(run: Run, axes: Axes) -> tuple[str, ...]:
     """What makes the panel of a run, as text."""
-    return tuple(str(run.value(key)) for key in axes.panels)
+    return tuple(written(run.value(key)) for key in axes.panels)
 
 
 def mixed_keys(runs: Sequence[Run], axes: Axes) -> list[str]:
@@ -111,9 +116,20 @@ def mixed_keys(runs: Sequence[Run], axes: Axes) -> list[str]:
 
 
 def variant(run: Run, keys: Iterable[str], axes: Axes) -> str:
-    """What tells a run's line from others of its method, e.g. ``prune.scope=erk``; defaults are named only with ``axes.by``."""
-    named = [key for key in keys if axes.by is not None or run.value(key) != _default(key)]
-    return ", ".join(f"{key}={run.value(key)}" for key in named)
+    """What tells a run's line from others of its method, e.g. ``prune.scope=erk``.
+
+    Without ``axes.by`` neither defaults are named nor what the run, one of an older version, has not got.
+    """
+    if axes.by is None:
+        keys = [key for key in keys if run.value(key) not in (None, _default(key))]
+    return ", ".join(f"{key}={written(run.value(key))}" for key in keys)
+
+
+def written(value: Any) -> str:
+    """A value as it is typed on the command line: ``true``, ``null``, ``[400,300]``."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(written, value))}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -135,20 +151,23 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _differing(runs: Sequence[Run], axes: Axes) -> list[str]:
-    """Keys in which these runs differ and that neither the axis nor the panel shows; env and dataset by their names."""
+    """Keys in which these runs differ and that neither the axis nor the panel shows; env and dataset by their names.
+
+    A run of an older version, which has not got a key yet, does not differ in it: new keys change nothing by default.
+    """
     shown = {axes.x, *axes.panels}
     keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_OPERATIONAL))
     found: dict[str, None] = {}
     for key in keys:
-        if len({repr(run.settings.get(key)) for run in runs}) > 1:
+        if len({repr(run.settings[key]) for run in runs if key in run.settings}) > 1:
             found[next((name for name, parts in _SECTIONS.items() if key.startswith(parts)), key)] = None
     if "agent.name" in found:  # then each agent has keys of its own
         found = {"agent": None} | {key: None for key in found if not key.startswith("agent.") and key != "batch_size"}
     return [key for key in found if key not in shown and key != "prune"]
 
 
-def _written(where: Iterable[tuple[str, Iterable[Any]]]) -> str:
-    return ",".join(f"{key}={'|'.join(map(str, values))}" for key, values in where)
+def _conditions(where: Iterable[tuple[str, Iterable[Any]]]) -> str:
+    return ",".join(f"{key}={'|'.join(map(written, values))}" for key, values in where)
 
 
 def _default(key: str) -> Any:

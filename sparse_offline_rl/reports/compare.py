@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from sparse_offline_rl.reports.axes import Axes, line_keys, mixed_keys, panel_values, short_names, variant
+from sparse_offline_rl.reports.axes import Axes, line_keys, mixed_keys, panel_values, short_names, variant, written
 from sparse_offline_rl.reports.groups import Group, Panel, Study, ordered
 from sparse_offline_rl.reports.runs import Run
 
@@ -39,7 +39,7 @@ def compare(runs: Sequence[Run], axes: Axes) -> Study:
 def _group(panel: str, method: str, special: str, runs: list[Run], axes: Axes) -> Group:
     by_seed = tuple(sorted(runs, key=lambda run: run.seed))
     x = runs[0].value(axes.x)
-    x = x if isinstance(x, (int, float)) else str(x)
+    x = x if isinstance(x, (int, float)) and not isinstance(x, bool) else written(x)
     return Group(panel, method, special, x, axes.x, all(run.dense for run in runs), by_seed)
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes as PlotAxes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sparse_offline_rl.reports.drawing import draw_panels, from_zero, plain_log_ticks, reference_lines
+from sparse_offline_rl.reports.drawing import draw_panels, from_zero, plain_log_ticks, reference_lines, update_ticks
 from sparse_offline_rl.reports.groups import Group, Panel, Study
 from sparse_offline_rl.reports.progress import Evaluation
 
@@ -35,7 +35,9 @@ def learning_curves(study: Study, unit: Unit) -> Figure | None:
         entries: dict[str, Artist] = {}
         for group in panel.groups:
             entries[group.label] = _curve(ax, group, unit, *colours[group.label])
-        if unit == "seconds":
+        if unit == "update":
+            update_ticks(ax)
+        else:
             ax.set_xscale("log")
             plain_log_ticks(ax.xaxis)
         entries |= reference_lines(ax, panel, dense=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ from typing import Any
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes as PlotAxes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, YAxis
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from sparse_offline_rl.files import replacing, write_bytes
 from sparse_offline_rl.reports.groups import Panel, Study, wrapped
@@ -22,6 +23,13 @@ from sparse_offline_rl.reports.groups import Panel, Study, wrapped
 DPI = 130
 WIDTH = 4.6  # inches of a panel
 _MOST_COLUMNS = 3
+_MARGIN = 0.3  # inches of a figure beside its panels and its legend
+_LEGEND_ROW = 0.22  # inches
+_ROUND = (1, 2, 5)  # and these times powers of ten
+_MANY_DECADES = (
+    1.7,
+    2.8,
+)  # from which on a horizontal and a vertical logarithmic axis have room for powers of ten only
 _INK = "#1f2329"  # of text and axes; a page puts its own colour there
 COLLAPSED = "#B00020"
 _PAPER = "#fefefe"  # behind them; a page has none
@@ -59,7 +67,8 @@ def draw_panels(study: Study, draw: Draw, xlabel: str, ylabel: str, row_height: 
     ``row_height`` is in inches.
     """
     rows, columns, panels = _grid(study.panels)
-    figure = Figure(figsize=(WIDTH * columns + 0.5, row_height * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH * columns + 0.5, row_height * rows + _MARGIN), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]  # else titles touch the labels above
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     entries: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=False):
@@ -74,7 +83,7 @@ def draw_panels(study: Study, draw: Draw, xlabel: str, ylabel: str, row_height: 
 
 def row_a_panel(panels: Sequence[Panel], width: float, height: float) -> tuple[Figure, list[SubFigure]]:
     """A figure with a row for each panel, headed by its title; a row is ``height`` inches high."""
-    figure = Figure(figsize=(width, height * len(panels) + 0.9), layout="constrained")
+    figure = Figure(figsize=(width, height * len(panels) + _MARGIN), layout="constrained")
     rows = list(figure.subfigures(len(panels), 1, squeeze=False)[:, 0])
     for row, panel in zip(rows, panels, strict=True):
         row.suptitle(wrapped(panel.title, width))
@@ -82,19 +91,41 @@ def row_a_panel(panels: Sequence[Panel], width: float, height: float) -> tuple[F
 
 
 def legend(figure: Figure, entries: Mapping[str, Artist]) -> None:
-    """One legend below all panels, in as many columns as fit."""
+    """One legend below all panels, in as many columns as fit; the figure grows by its height, so that no panel has to shrink."""
     if not entries:
         return
     widest = 0.085 * max(map(len, entries)) + 0.6  # inches of one entry
     columns = min(len(entries), max(1, int(figure.get_figwidth() / widest)))
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * (1 + math.ceil(len(entries) / columns)))
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
 def plain_log_ticks(axis: Axis) -> None:
-    """Ticks at 1, 2, 5, 10, … written as such."""
-    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    """Ticks at 1, 2, 5, 10, … written as such, at powers of ten alone where those are many. Call it when the limits stand."""
+    low, high = axis.get_view_interval()
+    many = _MANY_DECADES[isinstance(axis, YAxis)]
+    subs = _ROUND if high < low * 10**many else _ROUND[:1]
+    axis.set_major_locator(LogLocator(10, subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def round_log_limits(ax: PlotAxes) -> None:
+    """Widen the vertical limits to the next 1, 2 or 5 times a power of ten, so that two ticks at least are to be seen."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(_round_below(low), 1 / _round_below(1 / high))
+
+
+def _round_below(value: float) -> float:
+    power = 10.0 ** math.floor(math.log10(value))
+    return max(step * power for step in _ROUND if step * power <= value)
+
+
+def update_ticks(ax: PlotAxes) -> None:
+    """Label the horizontal axis as updates, a few ticks, 50,000 written as 50k."""
+    ax.set_xlabel("updates")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def from_zero(ax: PlotAxes) -> None:

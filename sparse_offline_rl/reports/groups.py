@@ -6,9 +6,9 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from sparse_offline_rl.reports.axes import Axes
+from sparse_offline_rl.reports.axes import Axes, written
 from sparse_offline_rl.reports.runs import Run
 from sparse_offline_rl.reports.statistics import interquartile_mean, mean_interval
 
@@ -17,7 +17,10 @@ _INCHES_A_LETTER = 0.11  # of a title, and a little more
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8F7A1E")
 _DENSE = "#808080"
 _PAPER_SPARSITY = 0.95
-DASHES = ("-", "--", ":", "-.")
+DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+# What tells lines of one colour apart where dashes cannot be seen: markers, and hatches of bars.
+MARKERS: dict[str, str] = dict(zip(DASHES, ("o", "s", "^", "D"), strict=True))
+HATCHES: dict[str, str] = dict(zip(DASHES, ("", "//", "..", "xx"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Study:
     panels: tuple[Panel, ...]
     axes: Axes
     notes: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()  # of the whole study, where this is a part of one: they keep their colours
 
     @property
     def places(self) -> list[Any]:
@@ -141,11 +145,15 @@ class Study:
     def only(self, wanted: Callable[[Group], bool]) -> Study:
         """The same with some of the groups, and the panels that have any left."""
         panels = [Panel(panel.title, tuple(filter(wanted, panel.groups))) for panel in self.panels]
-        return Study(tuple(panel for panel in panels if panel.groups), self.axes, self.notes)
+        return self.part(panel for panel in panels if panel.groups)
+
+    def part(self, panels: Iterable[Panel]) -> Study:
+        """The same with these panels."""
+        return Study(tuple(panels), self.axes, self.notes, tuple(self.colours()))
 
     def colours(self) -> dict[str, tuple[str, str]]:
         """Line -> colour and dashes, the same in all panels and figures."""
-        return _styles(dict.fromkeys(group.line for group in self._groups()))
+        return _styles(dict.fromkeys((*self.lines, *(group.line for group in self._groups()))))
 
     def curve_colours(self) -> dict[str, tuple[str, str]]:
         """Label of a group -> colour and dashes: those of its line, or of its own where a line has several groups in a panel."""
@@ -174,7 +182,7 @@ class Study:
 
 def place(axis: str, x: Any) -> str:
     """A value of the axis as text; sparsities as percentages."""
-    return f"{100 * x:g} %" if axis == "sparsity" else str(x)
+    return f"{100 * x:g} %" if axis == "sparsity" else written(x)
 
 
 def wrapped(title: str, inches: float) -> str:

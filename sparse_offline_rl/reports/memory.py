@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
-from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks, row_a_panel
-from sparse_offline_rl.reports.groups import Group, Panel, Study, place
-from sparse_offline_rl.reports.over_axis import axis_name
+from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks, round_log_limits, row_a_panel
+from sparse_offline_rl.reports.groups import MARKERS, Group, Panel, Study, place
+from sparse_offline_rl.reports.over_axis import DODGE, axis_name
 from sparse_offline_rl.reports.runs import Run
 
 MEGABYTE = 1e6
@@ -72,7 +72,7 @@ def _references(ax: Axes, panel: Panel, places: Sequence[Any]) -> dict[str, Arti
 def _files(ax: Axes, panel: Panel, study: Study, key: str) -> dict[str, Artist]:
     """A line for each line of the panel; where sparsity is the axis the pruned ones begin at the dense runs.
 
-    Most sizes are equal: the first lines are the widest, so that all are seen.
+    Most sizes are equal: lines stand beside each other, so that all are seen.
     """
     entries: dict[str, Artist] = {}
     from_dense = study.axes.x == "sparsity"
@@ -80,9 +80,11 @@ def _files(ax: Axes, panel: Panel, study: Study, key: str) -> dict[str, Artist]:
     lines = [(name, groups) for name, groups in panel.lines().items() if not (from_dense and groups[0].dense)]
     for number, (name, groups) in enumerate(lines):
         line = [*dense, *groups] if from_dense else groups
+        colour, dashes = study.colours()[name]
+        shift = DODGE * (number - (len(lines) - 1) / 2)
         x, y = _means([(group, group.values(key)) for group in line], study.places)
-        style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.5 + 2.0 * (len(lines) - 1 - number)}
-        (entries[name],) = ax.plot(x, y, color=study.colours()[name][0], **style)
+        style: dict[str, Any] = {"linestyle": dashes, "marker": MARKERS[dashes], "markersize": 4}
+        (entries[name],) = ax.plot([at + shift for at in x], y, color=colour, **style)
     return entries
 
 
@@ -100,4 +102,6 @@ def _finish(ax: Axes, study: Study) -> None:
     ax.set_xticks(range(len(study.places)), [place(study.axes.x, x) for x in study.places])
     if len(study.places) > 6:
         ax.tick_params(axis="x", rotation=35)
+    ax.set_xlim(-0.5, len(study.places) - 0.5)
+    round_log_limits(ax)
     plain_log_ticks(ax.yaxis)

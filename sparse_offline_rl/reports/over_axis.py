@@ -10,10 +10,17 @@ from matplotlib.axes import Axes as PlotAxes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sparse_offline_rl.reports.drawing import COLLAPSED, draw_panels, from_zero, plain_log_ticks, reference_lines
-from sparse_offline_rl.reports.groups import Group, Panel, Study, place
+from sparse_offline_rl.reports.drawing import (
+    COLLAPSED,
+    draw_panels,
+    from_zero,
+    plain_log_ticks,
+    reference_lines,
+    round_log_limits,
+)
+from sparse_offline_rl.reports.groups import MARKERS, Group, Panel, Study, place
 
-_DODGE = 0.09  # between lines at one place, in steps of the axis
+DODGE = 0.09  # between lines at one place, in steps of the axis
 _MARKS = {
     "one seed": Line2D([], [], color="0.5", marker="o", linestyle="", markersize=3.5, alpha=0.6),
     "one seed, unfinished": Line2D([], [], color="0.5", marker="o", linestyle="", fillstyle="none"),
@@ -48,6 +55,7 @@ def speed_over_axis(study: Study) -> Figure | None:
     def draw(ax: PlotAxes, panel: Panel) -> Mapping[str, Artist]:
         ax.set_yscale("log")
         entries = _draw_lines(ax, panel, study, _speed_points)
+        round_log_limits(ax)
         plain_log_ticks(ax.yaxis)
         return entries
 
@@ -78,14 +86,14 @@ def _draw_lines(ax: PlotAxes, panel: Panel, study: Study, points: Callable[[Grou
     lines = panel.lines()
     for i, (line, groups) in enumerate(lines.items()):
         colour, dashes = colours[line]
-        shift = _DODGE * (i - (len(lines) - 1) / 2)
+        shift = DODGE * (i - (len(lines) - 1) / 2)
         means = []
         for group in groups:
             x = places.index(group.x) + shift
             mean = _draw_group(ax, x, group, points(group), colour, entries)
             if mean is not None:
                 means.append((x, mean))
-        (drawn,) = ax.plot(*_columns(means), color=colour, linestyle=dashes, marker="o", markersize=6)
+        (drawn,) = ax.plot(*_columns(means), color=colour, linestyle=dashes, marker=MARKERS[dashes], markersize=6)
         entries[line] = drawn
         _count_seeds(ax, groups, dict(means), places, shift)
     texts = [place(study.axes.x, x) for x in places]

@@ -122,6 +122,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .figure svg { display: block; width: 100%; min-width: 640px; height: auto; color: var(--ink); }
 table { border-collapse: collapse; font-size: 0.88rem; width: 100%; }
 th, td { padding: 0.35rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+thead th { white-space: normal; vertical-align: bottom; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td:last-child { white-space: normal; min-width: 14rem; }
 .glance td:last-child { min-width: 4.5rem; }

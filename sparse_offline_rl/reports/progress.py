@@ -6,8 +6,16 @@ import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-_DENSITY = "layer_density/"
+_DENSITY, _EVER, _FIRST = "layer_density/", "masks/ever_kept/", "masks/first_kept/"
+
+
+class Movement(NamedTuple):
+    """How far the masks of a network have moved."""
+
+    ever_kept: float  # share of all positions
+    first_kept: float  # share of the first mask's weights that are kept now
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Progress:
     densities: Mapping[
         int, Mapping[str, float]
     ]  # update -> layer -> share of its weights kept, wherever that changed, if it did
+    movement: Mapping[int, Mapping[str, Movement]]  # update -> network -> …, wherever that changed, if masks may change
     train_seconds: float | None  # up to the last row
 
 
@@ -40,6 +49,7 @@ def read_progress(run_dir: Path) -> Progress:
     episodes = {int(row.pop("update")): row for row in _rows(run_dir / "episodes.csv")}
     evaluations: list[Evaluation] = []
     densities: dict[int, dict[str, float]] = {}
+    movement: dict[int, dict[str, Movement]] = {}
     last, seconds = 0, 0.0
     timed = True
     for row in _rows(run_dir / "metrics.csv"):
@@ -50,10 +60,17 @@ def read_progress(run_dir: Path) -> Progress:
         shares = {name.removeprefix(_DENSITY): float(v) for name, v in row.items() if name.startswith(_DENSITY) and v}
         if shares and shares != next(reversed(densities.values()), None):
             densities[update] = shares
+        moved = {
+            name.removeprefix(_EVER): Movement(float(v), float(row[name.replace(_EVER, _FIRST)]))
+            for name, v in row.items()
+            if name.startswith(_EVER) and v
+        }
+        if moved and moved != next(reversed(movement.values()), None):
+            movement[update] = moved
         if row["eval/return_mean"]:
             returns = tuple(float(value) for value in episodes.get(update, {}).values())
             evaluations.append(Evaluation(update, seconds if timed else None, float(row["eval/return_mean"]), returns))
-    return Progress(evaluations, last, densities if len(densities) > 1 else {}, seconds if timed else None)
+    return Progress(evaluations, last, densities if len(densities) > 1 else {}, movement, seconds if timed else None)
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:

@@ -17,7 +17,7 @@ from sparse_offline_rl.config import PositiveInt
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import read_json
-from sparse_offline_rl.reports.progress import Evaluation, read_progress
+from sparse_offline_rl.reports.progress import Evaluation, Movement, read_progress
 
 # What parsers raise for files that are damaged.
 UNREADABLE = (
@@ -52,7 +52,18 @@ class _Summary(_Facts):
     policy_dense_bytes: PositiveInt
     checkpoint_bytes: PositiveInt
     updates_per_second: float
+    # Runs from before they were counted have none of them.
+    act_flops: float | None = None
+    act_dense_flops: float | None = None
+    act_bytes: float | None = None
+    act_dense_bytes: float | None = None
+    update_flops: float | None = None
+    update_dense_flops: float | None = None
+    update_bytes: float | None = None
+    update_dense_bytes: float | None = None
 
+
+COUNTS = tuple(name for name in _Summary.model_fields if name.startswith(("act_", "update_")))
 
 # Keys by which users call what is stored under other names.
 ALIASES = {"agent": "agent.name", "prune": "prune.name"}
@@ -70,6 +81,7 @@ class Run:
     densities: Mapping[int, Mapping[str, float]] = field(
         default_factory=dict
     )  # update -> layer -> share kept, if masks changed
+    movement: Mapping[int, Mapping[str, Movement]] = field(default_factory=dict)  # update -> network -> …, likewise
 
     def value(self, key: str) -> Any:
         """The value of a key of the configuration; ``agent``, ``prune``, ``env``, ``dataset`` and ``engine`` are names.
@@ -162,7 +174,8 @@ def read_run(path: Path, name: str) -> Run:
     settings = dict(_flatten({str(key): value for key, value in config.items()}))
     summary = checked_summary(read_json(path / "summary.json")) if (path / "summary.json").exists() else None
     progress = read_progress(path)
-    return checked_run(Run(name, settings, progress.evaluations, progress.update, summary, progress.densities))
+    moves = progress.densities, progress.movement
+    return checked_run(Run(name, settings, progress.evaluations, progress.update, summary, *moves))
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

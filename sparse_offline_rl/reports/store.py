@@ -1,4 +1,4 @@
-"""All that a report is made from, as four small CSVs, so that figures and tables can be made again without the run folders."""
+"""All that a report is made from, as five small CSVs, so that figures and tables can be made again without the run folders."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import write_bytes
-from sparse_offline_rl.reports.progress import Evaluation
-from sparse_offline_rl.reports.runs import UNREADABLE, Run, checked_run, checked_summary, read_run_folders
+from sparse_offline_rl.reports.progress import Evaluation, Movement
+from sparse_offline_rl.reports.runs import COUNTS, UNREADABLE, Run, checked_run, checked_summary, read_run_folders
 
-RUNS, LAYERS, EVALUATIONS, DENSITIES = "runs.csv", "layers.csv", "evaluations.csv", "densities.csv"
+RUNS, LAYERS, EVALUATIONS = "runs.csv", "layers.csv", "evaluations.csv"
+DENSITIES, MOVEMENT = "densities.csv", "movement.csv"
 _SUMMARY = "summary."  # before the columns of summary.json in runs.csv
 # What of a summary a report needs, beside its layers.
 _KEPT = (
     *("env", "engine", "return_mean", "normalized_score", "dataset_return_mean", "nonzero_weights", "total_weights"),
     *("policy_networks", "collapsed_layers", "policy_bytes", "policy_dense_bytes", "checkpoint_bytes"),
     *("updates_per_second", "train_seconds", "eval_seconds"),
+    *COUNTS,
 )
 
 
@@ -39,7 +41,7 @@ def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
 def write_store(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Write the CSVs from which :func:`read_runs` gives the same runs."""
     tables = {RUNS: _run_rows(runs), LAYERS: _layer_rows(runs), EVALUATIONS: _evaluation_rows(runs)}
-    tables[DENSITIES] = _density_rows(runs)
+    tables |= {DENSITIES: _density_rows(runs), MOVEMENT: _movement_rows(runs)}
     for name, rows in tables.items():
         write_bytes(folder / name, csv_text(rows).encode())
     return [folder / name for name in tables]
@@ -86,6 +88,15 @@ def _density_rows(runs: Sequence[Run]) -> list[list[object]]:
     return rows
 
 
+def _movement_rows(runs: Sequence[Run]) -> list[list[object]]:
+    """Of runs whose masks may change."""
+    rows: list[list[object]] = [["run", "update", "network", *Movement._fields]]
+    for run in runs:
+        for update, networks in run.movement.items():
+            rows += [[run.name, update, network, *map(repr, it)] for network, it in networks.items()]
+    return rows
+
+
 def _cell(value: Any) -> str:
     """A value of YAML in one cell: text as it is where it would be read back as such, all else as JSON."""
     return value if isinstance(value, str) and value and _parse(value) == value else json.dumps(value)
@@ -101,6 +112,8 @@ def _parse(cell: str) -> Any:
 def _read_store(folder: Path) -> tuple[list[Run], list[str]]:
     layers, evaluations = _by_run(folder / LAYERS), _by_run(folder / EVALUATIONS)
     densities = _by_run(folder / DENSITIES)
+    # Reports from before masks could move have none of it.
+    movement = _by_run(folder / MOVEMENT) if (folder / MOVEMENT).exists() else {}
     runs, notes = [], []
     for name, (row,) in _by_run(folder / RUNS).items():
         try:
@@ -111,8 +124,8 @@ def _read_store(folder: Path) -> tuple[list[Run], list[str]]:
             if facts:
                 facts["layers"] = [_layer(layer) for layer in layers.get(name, [])]
                 checked_summary(facts)
-            shares = _densities(densities.get(name, []))
-            runs.append(checked_run(Run(name, settings, found, int(row["update"]), facts or None, shares)))
+            moves = _densities(densities.get(name, [])), _movement(movement.get(name, []))
+            runs.append(checked_run(Run(name, settings, found, int(row["update"]), facts or None, *moves)))
         except UNREADABLE as error:
             notes.append(f"{name} in {folder / RUNS} is left out: its rows are damaged ({reason(error)}).")
     return runs, notes
@@ -153,4 +166,12 @@ def _densities(rows: Sequence[Mapping[str, str]]) -> dict[int, dict[str, float]]
     found: dict[int, dict[str, float]] = {}
     for row in rows:
         found.setdefault(int(row["update"]), {})[row["layer"]] = float(row["density"])
+    return found
+
+
+def _movement(rows: Sequence[Mapping[str, str]]) -> dict[int, dict[str, Movement]]:
+    found: dict[int, dict[str, Movement]] = {}
+    for row in rows:
+        shares = (float(row[name]) for name in Movement._fields)
+        found.setdefault(int(row["update"]), {})[row["network"]] = Movement(*shares)
     return found

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparse_offline_rl.reports.drawing import COLLAPSED, legend, row_a_panel
-from sparse_offline_rl.reports.groups import Group, Panel, Study
+from sparse_offline_rl.reports.groups import HATCHES, Group, Panel, Study
 
 Layers = dict[str, dict[str, list[dict[str, Any]]]]  # network -> layer -> one entry of summary.json a seed
 
@@ -26,7 +26,7 @@ def layer_survivors(study: Study) -> Figure | None:
     if not rows:
         return None
     networks = {panel.title: _networks([layers_of(group) for group in panel.groups]) for panel in rows}
-    colours = {line: colour for line, (colour, _) in study.colours().items()}
+    colours = study.colours()
     columns = max(map(len, networks.values()))
     figure, parts = row_a_panel(rows, 3.2 * columns + 0.5, 3.4)
     entries: dict[str, Artist] = {}
@@ -72,7 +72,7 @@ def _kept(network: dict[str, list[dict[str, Any]]]) -> list[list[int]]:
     return [[layer["kept"] for layer in seeds] for seeds in network.values()]
 
 
-def _bars(ax: Axes, network: str, members: Sequence[Group], colours: dict[str, str]) -> dict[str, Artist]:
+def _bars(ax: Axes, network: str, members: Sequence[Group], colours: dict[str, tuple[str, str]]) -> dict[str, Artist]:
     entries: dict[str, Artist] = {}
     width = 0.8 / len(members)
     for i, group in enumerate(members):
@@ -81,7 +81,8 @@ def _bars(ax: Axes, network: str, members: Sequence[Group], colours: dict[str, s
         x = np.arange(len(layers)) + (i - (len(members) - 1) / 2) * width
         means, stds = [np.mean(seeds) for seeds in kept], [np.std(seeds) for seeds in kept]
         style = {"elinewidth": 1, "ecolor": "0.5"}
-        bars = ax.bar(x, means, width, yerr=stds, color=colours[group.line], error_kw=style)
+        colour, dashes = colours[group.line]
+        bars = ax.bar(x, means, width, yerr=stds, color=colour, error_kw=style, hatch=HATCHES[dashes])
         entries[group.label] = bars.patches[0]
         for position, mean in zip(x, means, strict=True):
             if mean == 0:

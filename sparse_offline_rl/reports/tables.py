@@ -9,6 +9,7 @@ import numpy as np
 
 from sparse_offline_rl.reports.groups import Group, Panel, Study
 from sparse_offline_rl.reports.memory import FORMATS, stored_as
+from sparse_offline_rl.reports.runs import COUNTS
 from sparse_offline_rl.reports.statistics import share_below_best, share_fallen
 from sparse_offline_rl.reports.survivors import layers_of, survivor_rows
 from sparse_offline_rl.reports.time_to_policy import SHARES, reached
@@ -160,6 +161,36 @@ def _cost_row(panel: Panel, group: Group) -> tuple[Value, ...]:
         float((whole / size).mean()),
         float(np.mean(group.values("checkpoint_bytes"))) / 1e3,
     )
+
+
+def flops_table(study: Study) -> Table:
+    """FLOPs and bytes of acting and of an update, beside those of the unpruned agent; means over the finished runs that have them."""
+    columns = [Column("panel"), Column("experiment")]
+    for what, unit in (("act", "kFLOP"), ("update", "MFLOP")):
+        columns += [Column(f"{what}, {unit}", "{:.1f}"), Column(f"dense {what}, {unit}", "{:.1f}")]
+        columns += [Column(f"{what}: FLOPs of dense", "{:.2%}")]
+        columns += [Column(f"{what}, kB", "{:.1f}"), Column(f"dense {what}, kB", "{:.1f}")]
+    rows = [
+        (panel.title, group.label, *_counts(group, "act", 1e3), *_counts(group, "update", 1e6))
+        for panel in study.panels
+        for group in panel.groups
+        if group.values(COUNTS[0])
+    ]
+    note = (
+        "Two FLOPs for each surviving weight and row that it is multiplied with, forward and backward; what depends on the state alone counts "
+        "once for all its candidate actions, pruned or not. Biases, activations and the optimiser's steps are not counted, nor are changes of "
+        "masks: it is the last masks that count. Act: one action; its bytes are the float32 parameters that it reads. Update: its bytes are "
+        "all parameters, targets and moments; indices are not counted."
+    )
+    return Table("flops", "Table of FLOPs and bytes", note, tuple(columns), tuple(rows))
+
+
+def _counts(group: Group, what: str, unit: float) -> tuple[Value, ...]:
+    def mean(kind: str) -> float:
+        return float(np.mean(group.values(f"{what}_{kind}")))
+
+    flops, dense = mean("flops"), mean("dense_flops")
+    return flops / unit, dense / unit, share_of(flops, dense), mean("bytes") / 1e3, mean("dense_bytes") / 1e3
 
 
 def survivors_table(study: Study) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from sparse_offline_rl.reports.groups import Group, Panel, Study
 from sparse_offline_rl.reports.statistics import first_reaching
 
 SHARES = (0.90, 0.95)  # of the policy's return
+_LETTERS = 26  # of a label in a line: longer ones would leave no room for the axes
 _FILLS: dict[float, Literal["none", "full"]] = {0.90: "none", 0.95: "full"}
 
 
@@ -64,16 +66,17 @@ def time_to_policy(study: Study) -> Figure | None:
         ax.axvspan(0.82 * never, 1.5 * never, color="0.5", alpha=0.12, linewidth=0)
         for row, group in enumerate(panel.groups):
             _draw_row(ax, row, group, panel.policy_return, never, colours[group.line][0])
-        plain_log_ticks(ax.xaxis)
         ax.set_xlim(low, 1.5 * never)
-        ax.text(1.1 * never, -0.42, "never", ha="center", va="top", fontsize="x-small")
+        plain_log_ticks(ax.xaxis)
+        ax.text(1.1 * never, -0.75, "never", ha="center", va="top", fontsize="x-small")
         ax.set_yticks(
-            range(len(panel.groups)), [group.label.replace(" (", "\n(") for group in panel.groups], fontsize="small"
+            range(len(panel.groups)), [textwrap.fill(group.label, _LETTERS) for group in panel.groups], fontsize="small"
         )
-        ax.set_ylim(len(panel.groups) - 0.5, -0.5)
+        ax.set_ylim(len(panel.groups) - 0.5, -0.8)
         return {f"{share:.0%} of the dataset policy's return": _mark(share) for share in SHARES}
 
-    height = 1.1 + 0.3 * max(len(panel.groups) for panel in panels)
+    heights = [sum(0.3 + 0.12 * (len(group.label) // _LETTERS) for group in panel.groups) for panel in panels]
+    height = 1.1 + max(heights)
     return draw_panels(Study(panels, study.axes), draw, "seconds of training", "", row_height=height)
 
 

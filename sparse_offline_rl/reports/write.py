@@ -22,9 +22,14 @@ from sparse_offline_rl.reports.page import FigurePart, html_page
 from sparse_offline_rl.reports.paper_table import memory_table
 from sparse_offline_rl.reports.store import csv_text, read_runs, write_store
 from sparse_offline_rl.reports.survivors import layer_survivors
-from sparse_offline_rl.reports.tables import Table, cost_table, returns_table, survivors_table, time_table
+from sparse_offline_rl.reports.tables import Table, cost_table, flops_table, returns_table, survivors_table, time_table
 from sparse_offline_rl.reports.time_to_policy import time_to_policy
+from sparse_offline_rl.reports.topology import collapse_table, mask_movement, topology_table
 
+_TABLES = (
+    *(returns_table, time_table, cost_table, flops_table, memory_table),
+    *(collapse_table, topology_table, survivors_table),
+)
 DATA = "data"  # folder of the CSVs from which the report can be made again
 _MOST_ROWS = 3  # panels in a figure that has a row for each
 
@@ -95,6 +100,15 @@ _KINDS = (
         "Densities of layers while training",
         "Runs whose masks change: share of each layer's weights that are kept, mean over the seeds.",
         layer_densities,
+        row_a_panel=True,
+    ),
+    _Kind(
+        "movement",
+        "How masks move while training",
+        "Runs whose masks change: how much of the first mask is left, and how many positions were ever kept. Mean over the networks and "
+        "seeds in a band from the lowest to the highest of them.",
+        mask_movement,
+        row_a_panel=True,
     ),
     _Kind(
         "memory",
@@ -119,11 +133,7 @@ def write_report(runs_dir: Path, out: Path, axes: Axes | None = None) -> Report:
     shown = [run for panel in study.panels for group in panel.groups for run in group.runs]
     notes += study.notes
     finished = sum(run.summary is not None for run in shown)
-    tables = [
-        table
-        for make in (returns_table, time_table, cost_table, memory_table, survivors_table)
-        if (table := make(study))
-    ]
+    tables = [table for make in _TABLES if (table := make(study))]
     tables = [table for table in tables if table.rows]
     files, parts = [out / "report.html", out / "report.md"], []
     with styled():
@@ -148,7 +158,7 @@ def _figures(study: Study) -> Iterator[tuple[str, int, _Kind, Figure]]:
     for kind in _KINDS:
         rows = _MOST_ROWS if kind.row_a_panel else len(study.panels)
         pages = [study.panels[start : start + rows] for start in range(0, len(study.panels), rows)]
-        drawn = [figure for panels in pages if (figure := kind.draw(Study(panels, study.axes))) is not None]
+        drawn = [figure for panels in pages if (figure := kind.draw(study.part(panels))) is not None]
         for page, figure in enumerate(drawn, start=1):
             yield f"{kind.name}-{page}" if len(drawn) > 1 else kind.name, page, kind, figure
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from sparse_offline_rl.agents.base import Metrics
+from sparse_offline_rl.agents.flops import flops_and_bytes
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import DatasetInfo
@@ -128,6 +129,7 @@ class Session:
         summary = summarize(
             config, self._reports, loaded.env_id, self._evaluation, self._clock, active.engine, names, sizes
         )
+        summary |= flops_and_bytes(active.agent, config.batch_size)
         summary |= {"dataset_return_mean": self._data.return_mean}
         if not self._masks.schedule.CHANGES:
             return summary

@@ -1,0 +1,134 @@
+"""By what runs are compared, and how experiments are named."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from report_studies import LONG, groups_of
+from run_folders import write_run
+
+from sparse_offline_rl.cli import report as report_cli
+from sparse_offline_rl.reports.axes import Axes, short_names
+from sparse_offline_rl.reports.compare import compare
+from sparse_offline_rl.reports.store import read_runs
+
+
+def test_datasets_and_environments_get_the_shortest_names_that_differ():
+    names = ["expert", "D4RL/point/maze-v1", *LONG[:2]]
+    short = ["expert", "maze-v1", "mujoco/hopper_medium-v2", "d4rl-v2/hopper_medium-v2"]
+    assert list(short_names(names).values()) == short
+    assert list(short_names(["my.module:Point-v0", "Hopper-v5"]).values()) == ["Point-v0", "Hopper-v5"]
+    same = ["a:X-v0", "b:X-v0"]
+    assert list(short_names(same).values()) == same
+
+
+def test_runs_of_other_settings_are_told_apart(tmp_path):
+    for seed in (0, 1):  # the threads of the two differ too, which does not matter
+        write_run(tmp_path / "network" / str(seed), seed=seed)
+        write_run(tmp_path / "erk" / str(seed), seed=seed, scope="erk")
+    groups = groups_of(tmp_path)
+    assert [group.label for group in groups] == ["snip 95 %", "snip 95 % (prune.scope=erk)"]
+    assert [len(group.runs) for group in groups] == [2, 2]
+
+
+def test_any_key_can_be_the_axis_the_line_or_the_panel(tmp_path):
+    for scope in ("network", "erk"):
+        for prune in ("snip", "grasp"):
+            for sparsity in (0.9, 0.95):
+                write_run(tmp_path / f"{scope}{prune}{sparsity}", prune=prune, sparsity=sparsity, scope=scope)
+    groups = groups_of(tmp_path, Axes(x="prune.scope"))
+    assert [group.label for group in groups][:3] == [
+        "grasp (sparsity=0.9), prune.scope=erk",
+        "grasp (sparsity=0.9), prune.scope=network",
+        "grasp (sparsity=0.95), prune.scope=erk",
+    ]
+    groups = groups_of(tmp_path, Axes(x="prune", by=("sparsity",), panels=("prune.scope",)))
+    assert [(group.panel, group.line, group.x) for group in groups][:3] == [
+        ("prune.scope=erk", "sparsity=0.9", "grasp"),
+        ("prune.scope=erk", "sparsity=0.9", "snip"),
+        ("prune.scope=erk", "sparsity=0.95", "grasp"),
+    ]
+    groups = groups_of(tmp_path, Axes(where=(("prune", ("snip",)), ("sparsity", (0.9, 0.8)))))
+    assert [group.label for group in groups] == ["snip 90 %", "snip 90 % (prune.scope=erk)"]
+    mixed = compare(read_runs(tmp_path)[0], Axes(by=("prune",)))
+    assert [len(group.runs) for panel in mixed.panels for group in panel.groups] == [2] * 4
+    assert mixed.notes[0] == "bcq · Hopper-v5, expert, grasp 90 %: runs that differ in prune.scope are taken together."
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("x=prune.scop", "prune.scop: no run has this key"),
+        ("at=0.9", "at=0.9: no run has sparsity=0.9"),
+        ("at=[", "at=[ cannot be used: [ is no value"),
+        ("where=prune=none", "where=prune=none: none of the 1 runs is so"),
+        ("where=prune", "where=prune cannot be used: write key=value"),
+        ("by=prune,,seed", "by=prune,,seed cannot be used: write keys with commas"),
+        ("panels=", "panels= cannot be used: write keys with commas"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_a_sentence(tmp_path, capsys, argument, sentence):
+    write_run(tmp_path / "runs")
+    with pytest.raises(SystemExit) as end:
+        report_cli.main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", argument])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_expert_line_of_older_runs_is_the_bundled_policy_s(tmp_path):
+    folder = write_run(tmp_path / "runs", finished=False)
+    (run,), _ = read_runs(tmp_path)
+    assert run.policy_return == 3456.0
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["dataset"] = {"name": "d4rl", "id": None, "path": "a.hdf5"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (run,), _ = read_runs(tmp_path)
+    assert run.policy_return is None
+
+
+def test_the_same_run_twice_counts_once(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b")
+    study = compare(read_runs(tmp_path)[0], Axes())
+    assert [len(group.runs) for panel in study.panels for group in panel.groups] == [1]
+    assert study.notes == ("b is left out: a is the same experiment with the same seed.",)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("dataset.normalize", False, "dataset.normalize=false"),
+        ("agent.actor_hidden", [5, 6], "agent.actor_hidden=[5,6]"),
+        ("prune.revive", True, "prune.revive=true"),
+        ("batch_size", 7, "batch_size=7"),
+    ],
+)
+def test_labels_read_as_they_are_typed(tmp_path, key, value, text):
+    write_run(tmp_path / "usual")
+    folder = write_run(tmp_path / "other", seed=1)
+    for run, given in (("usual", {"normalize": True}), ("other", {})):
+        change_config(tmp_path / run, {"dataset": given, "prune": {"revive": False}, "batch_size": 100})
+    section, _, name = key.rpartition(".")
+    change_config(folder, {section: {name: value}} if section else {name: value})
+    assert [group.variant for group in groups_of(tmp_path) if group.variant][-1:] == [text]
+    places = [group.label for group in groups_of(tmp_path, Axes(x=key))]
+    assert f"snip (sparsity=0.95), {text}" in places or f"snip, {text}" in places
+
+
+def change_config(folder, changes) -> None:
+    """Set keys of ``config.yaml``, those of a section one by one."""
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    for key, change in changes.items():
+        values[key] = {**values[key], **change} if isinstance(change, dict) else change
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+
+
+def test_a_run_from_before_a_key_there_is_does_not_differ_in_it(tmp_path):
+    write_run(tmp_path / "old", seed=0)
+    for seed in (1, 2):
+        change_config(write_run(tmp_path / f"new{seed}", seed=seed), {"agent": {"rewards": None}})
+    assert [(group.label, len(group.runs)) for group in groups_of(tmp_path)] == [("snip 95 %", 3)]
+    change_config(tmp_path / "new2", {"agent": {"rewards": "return_range"}})
+    labels = [(group.label, len(group.runs)) for group in groups_of(tmp_path)]
+    assert labels == [("snip 95 %", 2), ("snip 95 % (agent.rewards=return_range)", 1)]
