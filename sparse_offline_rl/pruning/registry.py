@@ -8,6 +8,7 @@ from sparse_offline_rl.config import PruneConfig
 from sparse_offline_rl.pruning.gradual import Gradual
 from sparse_offline_rl.pruning.rewire import Rewire
 from sparse_offline_rl.pruning.schedule import MaskSchedule
+from sparse_offline_rl.pruning.surgery import Surgery
 from sparse_offline_rl.pruning.tickets import Tickets
 
 SCHEDULES: dict[str, type[MaskSchedule]] = {
@@ -15,6 +16,7 @@ SCHEDULES: dict[str, type[MaskSchedule]] = {
     "rewire": Rewire,
     "gradual": Gradual,
     "tickets": Tickets,
+    "surgery": Surgery,
 }
 
 
