@@ -170,9 +170,9 @@ class LeastSquares:
         inverse = self._inverse
         if len(held) < len(free):
             factor = torch.linalg.cholesky(inverse[held][:, held])
-            shared = torch.linalg.solve_triangular(factor, inverse[held][:, free], upper=False)
-            return 1 / (inverse.diagonal()[free] - shared.square().sum(0))
-        return 1 / torch.cholesky_inverse(torch.linalg.cholesky(self._matrix[free][:, free])).diagonal()
+            shared: Tensor = torch.linalg.solve_triangular(factor, inverse[held][:, free], upper=False)
+            return (inverse.diagonal()[free] - shared.square().sum(0)).reciprocal()
+        return torch.cholesky_inverse(torch.linalg.cholesky(self._matrix[free][:, free])).diagonal().reciprocal()
 
     def follow(self, free: Tensor, held: Tensor, steps: Tensor) -> Tensor:
         """Steps ``[k, free]`` of the free coordinates that cost least when the held ones make ``steps`` ``[k, held]``."""
@@ -183,5 +183,4 @@ class LeastSquares:
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    solution: Tensor = torch.cholesky_solve(right, torch.linalg.cholesky(matrix))
-    return solution
+    return torch.cholesky_solve(right, torch.linalg.cholesky(matrix))
