@@ -32,7 +32,6 @@ LOTTERY = ["prune=lottery", "prune.levels=3"]
         ("sparse", ["prune=gradual", "prune.every=1", "updates=7", "checkpoint.every=2"]),
         ("sparse", ["prune=lottery", "prune.levels=2", "prune.rewind=1", "updates=8", "checkpoint.every=3"]),
         ("sparse", ["prune=obs", "prune.levels=2", "prune.batches=2", "updates=8", "checkpoint.every=3"]),
-        ("sparse", ["prune=kron_obs", "prune.levels=2", "prune.batches=2", "updates=8", "checkpoint.every=3"]),
     ],
 )
 def test_a_kill_at_any_moment_changes_nothing(tmp_path, engine, overrides):
