@@ -27,7 +27,8 @@ def due(plan: Surgery) -> list[int]:
 
 
 def test_levels_begin_at_the_start_and_thin_out_exponentially():
-    assert due(schedule("obs", updates=100)) == [50] and due(schedule("obs", updates=100, start=0.0)) == [1]
+    assert due(schedule("obd", updates=100)) == [50] and due(schedule("obd", updates=100, start=0.0)) == [1]
+    assert due(schedule("obs", updates=100)) == [50, 60, 70, 80, 90]
     plan = schedule("obs", 1 - 0.5**3, updates=100, levels=3)
     assert due(plan) == [50, 66, 82] and all(map(plan.ends_level, due(plan)))
     assert [plan.sparsity_after(update) for update in due(plan)] == pytest.approx([0.5, 0.75, 0.875])
