@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -45,13 +45,14 @@ class Spaces:
 
 
 class Objective(NamedTuple):
-    """What one network is scored against: its prunable weights and its own loss, with every random draw frozen.
+    """What one network is scored against: its prunable weights, its own loss, with every random draw frozen, and the network.
 
     ``loss()`` builds a fresh differentiable graph and gives the same value at each call.
     """
 
     weights: dict[str, Tensor]  # layer name -> weight [out, in]
     loss: Callable[[], Tensor]
+    network: nn.Module  # what the loss calls: rows of inputs to its heads' outputs side by side
 
 
 @dataclass(frozen=True)

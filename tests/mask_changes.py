@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT
 from helpers import on_engine, random_batch
 from omegaconf import OmegaConf
+from torch import nn
 
 from sparse_offline_rl.agents.base import Agent
 from sparse_offline_rl.networks.packing import Topology
@@ -87,7 +88,11 @@ def view(net: NetworkState, *gradients: Mapping[str, list[list[float]]]) -> Netw
     def objective(batch: int) -> Objective:
         slopes = {name: torch.tensor(rows) for name, rows in gradients[batch].items()}
         weights = {name: torch.zeros_like(slope, requires_grad=True) for name, slope in slopes.items()}
-        return Objective(weights, lambda: torch.stack([(w * slopes[name]).sum() for name, w in weights.items()]).sum())
+
+        def loss() -> torch.Tensor:
+            return torch.stack([(w * slopes[name]).sum() for name, w in weights.items()]).sum()
+
+        return Objective(weights, loss, nn.Module())
 
     return NetworkView(net, objective)
 

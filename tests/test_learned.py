@@ -23,7 +23,6 @@ from sparse_offline_rl.pruning.learned.extension import ExtensionState
 from sparse_offline_rl.pruning.learned.registry import EXTENSIONS
 from sparse_offline_rl.pruning.prune import Twins
 from sparse_offline_rl.pruning.schedule import Change, observed
-from sparse_offline_rl.pruning.units import unit_masks
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 from sparse_offline_rl.training.extended import ExtendedUpdate, Extensions
 
@@ -147,22 +146,6 @@ def test_units_that_say_the_same_are_penalised():
     correlations = np.corrcoef(out.detach().numpy().T)
     wanted = (np.square(correlations).sum() - 3) / 6
     assert float(apart.penalty({}).detach()) == pytest.approx(wanted, rel=1e-4)
-
-
-def test_whole_units_go_to_the_nearest_count():
-    scores = {"hidden0": torch.tensor([0.1, 0.9, 0.5, 0.3]), "hidden1": torch.tensor([0.2, 0.05])}
-    topology = Topology.dense(3, [4, 2], {"out": 1})  # 12 + 8 + 2 = 22 weights
-    masks = unit_masks(
-        topology, scores, 0.5
-    )  # 11 of them: without units 1 of hidden1 and 0 of hidden0 9 + 3 + 1 = 13, then 6 + 2 + 1
-    assert masks.kept == 13
-    assert masks["hidden0"].any(1).tolist() == [False, True, True, True]
-    assert masks["hidden1"].tolist() == [[False, True, True, True], [False] * 4] and masks["out"].tolist() == [
-        [True, False]
-    ]
-    assert unit_masks(topology, scores, 0.95).kept == 3 + 1 + 1  # one unit of each layer stays
-    tied = {name: torch.zeros_like(it) for name, it in scores.items()}
-    assert unit_masks(topology, tied, 0.3).kept in (12 + 4 + 1, 9 + 3 + 1)
 
 
 def extended(agent, plan, change, update, twins):

@@ -12,6 +12,7 @@ from helpers import view_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_changes import draws, network, view
+from torch import nn
 
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.packing import Topology
@@ -58,7 +59,8 @@ def test_snip_judges_revived_weights_by_their_earlier_value():
 def test_grasp_of_a_pruned_network_takes_the_gradient_of_what_is_left():
     a = torch.tensor([[2.0, 1.0], [1.0, 1.0]])
     theta = torch.tensor([[3.0, 0.0]], requires_grad=True)  # the second weight is pruned
-    seen = view_of(network(out=[[3, 0]]), Objective({"out": theta}, lambda: 0.5 * (theta @ a @ theta.T).sum()))
+    objective = Objective({"out": theta}, lambda: 0.5 * (theta @ a @ theta.T).sum(), nn.Module())
+    seen = view_of(network(out=[[3, 0]]), objective)
     # g = A θ = (6, 3), of which (6, 0) is left; H g = (12, 6); θ ⊙ H g = (36, 0).
     assert SCORERS["grasp"](seen, draws())["out"].tolist() == [[36, 0]]
 

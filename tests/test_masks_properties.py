@@ -18,9 +18,12 @@ from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, NetworkState, all_grown
 from sparse_offline_rl.pruning.prune import Twins
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, observed
+from sparse_offline_rl.pruning.units import UNIT_SCORES
 
 REWIRED = ["rigl", "set", "snfs", "dsr", "deepr"]
-METHODS = [*REWIRED, "gradual", "lottery", "iterative_magnitude", "after_training"]
+UNITS = ["kron_obd", "kron_obs", "structured"]  # which prune whole hidden units
+SURGERIES = ["obd", "obs", *UNITS]
+METHODS = [*REWIRED, "gradual", "lottery", "iterative_magnitude", "after_training", *SURGERIES]
 UPDATES = 30
 
 
@@ -47,7 +50,15 @@ def runs(draw):
         }
         if options["ticket"] in ("rewind", "random"):
             options["rewind"] = draw(st.integers(0, 2))
-    scope = draw(st.sampled_from(["network", "layer", "erk"]))
+    elif method in SURGERIES:
+        options = {
+            "start": draw(st.sampled_from([0.0, 0.5])),
+            "levels": draw(st.integers(1, 4)),
+            "correct": draw(st.sampled_from(["none", "obs", *(["kron_obs"] if method in UNITS else [])])),
+            "fisher": draw(st.sampled_from(["sampled", "empirical"])),
+            "batches": draw(st.integers(1, 3)),
+        }
+    scope = draw(st.sampled_from(["network", "layer", *([] if method in UNITS else ["erk"])]))
     sparsity = draw(st.sampled_from([0.2, 0.8, 0.95]))
     agent = small_agent(
         draw(st.sampled_from(sorted(AGENTS))),
@@ -74,7 +85,10 @@ def check_change(plan: MaskSchedule, update: int, twins: Twins, before: AgentSta
     ticket = getattr(plan.config, "ticket", None)
     for name, network in after.networks.items():
         topology = network.topology
-        assert topology.kept == round(density(plan, update) * topology.total)
+        if plan.score in UNIT_SCORES:
+            check_units(topology, round(density(plan, update) * topology.total))
+        else:
+            assert topology.kept == round(density(plan, update) * topology.total)
         assert {len(vector) for vector in network.vectors().values()} == {topology.size}
         if twins.follows(name):
             first = after.networks[twins.pairs[name]].topology.layers
@@ -84,6 +98,17 @@ def check_change(plan: MaskSchedule, update: int, twins: Twins, before: AgentSta
             check_survivors(plan, before.networks[name], network)
 
 
+def check_units(topology: Topology, wanted: int) -> None:
+    """Whole units: each layer keeps all weights between what is left of it, and the count is the wanted one to one unit."""
+    units = [np.ones(topology.in_features, bool)]
+    for mask in topology.hidden.values():
+        units.append(mask.any(1))
+        assert units[-1].any() and np.array_equal(mask, np.outer(units[-1], units[-2]))
+    assert all(np.array_equal(head, np.outer(np.ones(len(head), bool), units[-1])) for head in topology.heads.values())
+    widths = [int(it.sum()) for it in units] + [sum(map(len, topology.heads.values()))]
+    assert abs(topology.kept - wanted) <= max(a + b for a, b in zip(widths[:-2], widths[2:], strict=True)) / 2 + 1
+
+
 def check_survivors(plan: MaskSchedule, before: NetworkState, after: NetworkState) -> None:
     born = getattr(plan.config, "born", "zero")
     for kind in after.vectors():
@@ -91,6 +116,7 @@ def check_survivors(plan: MaskSchedule, before: NetworkState, after: NetworkStat
         for old, new in pairs:
             stayed, grown = ~np.isnan(old) & ~np.isnan(new), np.isnan(old) & ~np.isnan(new)
             moved_on_purpose = kind == "values" and getattr(plan.config, "shrink", 0) > 0
+            moved_on_purpose |= kind in ("values", "target") and getattr(plan.config, "correct", "none") != "none"
             assert moved_on_purpose or np.array_equal(old[stayed], new[stayed]), kind
             if kind.startswith("exp_avg") or born == "zero":
                 assert not new[grown].any(), kind
@@ -141,10 +167,17 @@ def assert_same_bits(first: Change, second: Change) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [*((name, "rigl") for name in sorted(AGENTS)), ("bcq", "gradual"), ("iql", "lottery")]
+    ("name", "method"),
+    [
+        *((name, "rigl") for name in sorted(AGENTS)),
+        ("bcq", "gradual"),
+        ("iql", "lottery"),
+        ("bcq", "obs"),
+        ("td3bc", "kron_obs"),
+    ],
 )
 def test_engines_agree_after_a_change_and_nothing_pruned_comes_to_life(name, method):
-    options = {"every": 10} if method != "lottery" else {"levels": 2}
+    options = {"levels": 2} if method in ("lottery", *SURGERIES) else {"every": 10}
     agent, plan = small_agent(name), schedule(method, 0.9, UPDATES, **options)
     change = begin(plan, agent)
     learner = on_engine(agent, change.state)

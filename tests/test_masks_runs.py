@@ -31,10 +31,11 @@ LOTTERY = ["prune=lottery", "prune.levels=3"]
         ("sparse", ["prune=rigl", "prune.every=2", "prune.until=1.0", "updates=7", "checkpoint.every=2"]),
         ("sparse", ["prune=gradual", "prune.every=1", "updates=7", "checkpoint.every=2"]),
         ("sparse", ["prune=lottery", "prune.levels=2", "prune.rewind=1", "updates=8", "checkpoint.every=3"]),
+        ("sparse", ["prune=obs", "prune.levels=2", "prune.batches=2", "updates=8", "checkpoint.every=3"]),
     ],
 )
 def test_a_kill_at_any_moment_changes_nothing(tmp_path, engine, overrides):
-    """At file operations, and in the middle of changes: ``gradual`` and ``lottery`` begin dense and end sparse."""
+    """At file operations, and in the middle of changes: all but ``rigl`` begin dense and end sparse."""
     command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "3", *small("bcq"), *overrides]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import torch
 from helpers import on_engine, prune, random_batch, small_agent, spaces, view_of, views
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from sparse_offline_rl.agents.bcq import BCQ, BCQConfig
 from sparse_offline_rl.agents.registry import AGENTS
@@ -78,7 +79,7 @@ def view_of_weights(weight, loss):
     topology = Topology({}, {"w": np.ones(weight.shape, bool)})
     values = topology.pack([weight.detach().numpy(), np.zeros(len(weight), np.float32)])
     zeros = np.zeros_like(values)
-    return view_of(NetworkState(topology, values, zeros, zeros, None), Objective({"w": weight}, loss))
+    return view_of(NetworkState(topology, values, zeros, zeros, None), Objective({"w": weight}, loss, nn.Module()))
 
 
 def test_snip_is_weight_times_gradient():

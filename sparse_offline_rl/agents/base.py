@@ -134,7 +134,7 @@ class Agent(ABC):
             if not isinstance(mlp, MLP):
                 raise TypeError(f"network {name} is a {type(mlp).__name__}, and only dense networks can be scored")
             if independent or name not in self.TWINS:
-                found[name] = Objective({layer: it.weight for layer, it in mlp.layers().items()}, loss)
+                found[name] = Objective({layer: it.weight for layer, it in mlp.layers().items()}, loss, mlp)
         return found
 
     def tensors(self) -> Iterator[Tensor]:

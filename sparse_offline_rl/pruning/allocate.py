@@ -54,7 +54,7 @@ def allocate(
 
 def highest(scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor] | None = None) -> Masks:
     """The ``count`` highest scores of all layers together. Raises UserError for scores that are not finite."""
-    _require_finite(scores)
+    require_finite(scores)
     flat = torch.cat([score.flatten() for score in scores.values()])
     allowed = None if among is None else torch.cat([among[name].flatten() for name in scores])
     parts = _top(flat, count, allowed).split([score.numel() for score in scores.values()])
@@ -65,7 +65,7 @@ def highest_by_layer(
     scores: Mapping[str, Tensor], counts: Mapping[str, int], among: Mapping[str, Tensor] | None = None
 ) -> Masks:
     """In each layer as many of the highest scores as ``counts`` says. Raises UserError for scores that are not finite."""
-    _require_finite(scores)
+    require_finite(scores)
     masks = {}
     for name, score in scores.items():
         allowed = None if among is None else among[name].flatten()
@@ -109,7 +109,8 @@ def distribute(total: int, sizes: Sequence[int], weights: Sequence[float]) -> li
     return counts
 
 
-def _require_finite(scores: Mapping[str, Tensor]) -> None:
+def require_finite(scores: Mapping[str, Tensor]) -> None:
+    """Raise UserError, naming the layer, for scores that are not finite."""
     for name, score in scores.items():
         if not bool(torch.isfinite(score).all()):
             raise UserError(

@@ -9,6 +9,7 @@ from sparse_offline_rl.pruning.gradual import Gradual
 from sparse_offline_rl.pruning.learned.schedule import Learned
 from sparse_offline_rl.pruning.rewire import Rewire
 from sparse_offline_rl.pruning.schedule import MaskSchedule
+from sparse_offline_rl.pruning.surgery import Surgery
 from sparse_offline_rl.pruning.tickets import Tickets
 
 SCHEDULES: dict[str, type[MaskSchedule]] = {
@@ -17,6 +18,7 @@ SCHEDULES: dict[str, type[MaskSchedule]] = {
     "gradual": Gradual,
     "tickets": Tickets,
     "learned": Learned,
+    "surgery": Surgery,
 }
 
 

@@ -19,6 +19,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, all_grown, shape_of
 from sparse_offline_rl.pruning.allocate import survivors
+from sparse_offline_rl.pruning.curvature import CurvatureSettings
 from sparse_offline_rl.pruning.learned.extension import Extension
 from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
 from sparse_offline_rl.pruning.scores import SCORERS
@@ -49,10 +50,17 @@ class Moment:
     probe: Probe
     twins: Twins
 
-    def views(self, state: AgentState | None = None, revived: AgentState | None = None) -> dict[str, NetworkView]:
+    def views(
+        self,
+        state: AgentState | None = None,
+        revived: AgentState | None = None,
+        settings: CurvatureSettings = CurvatureSettings(),  # noqa: B008  (it is frozen)
+        followers: bool = False,
+    ) -> dict[str, NetworkView]:
         """Every network that is scored, as it is in ``state`` (that of the moment); twins that follow another are left out.
 
-        With ``revived`` weights are judged by the values that they have there.
+        With ``revived`` weights are judged by the values that they have there. ``settings`` are those of curvature. With ``followers``
+        twins that follow another are there, too, with its objective: they read what it reads, and have weights of their own.
         """
         state = self.state if state is None else state
         drawn: list[Mapping[str, Objective]] = []
@@ -67,11 +75,12 @@ class Moment:
 
         def view(name: str) -> NetworkView:
             earlier = None if revived is None else revived.networks[name]
-            return NetworkView(state.networks[name], lambda batch: objective(name, batch), earlier)
+            leader = self.twins.pairs[name] if self.twins.follows(name) else name
+            return NetworkView(state.networks[name], lambda batch: objective(leader, batch), earlier, settings)
 
         # Twins come last, as they always did: random scores are drawn in this order.
         names = sorted(state.networks, key=lambda name: name in self.twins.pairs)
-        return {name: view(name) for name in names if not self.twins.follows(name)}
+        return {name: view(name) for name in names if followers or not self.twins.follows(name)}
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class MaskSchedule:
     Config: ClassVar[type[PruneConfig]] = PruneConfig
     CHANGES: ClassVar[bool] = False  # whether masks change while training
     STARTS_DENSE: ClassVar[bool] = False  # whether nothing is pruned before the first update
+    SCORES: ClassVar[Mapping[str, object]] = SCORERS  # what prune.score may be
     config: PruneConfig
 
     def __init__(self, config: PruneConfig, sparsity: float, updates: int) -> None:
@@ -98,7 +108,7 @@ class MaskSchedule:
                 f"prune=none with prune.schedule={config.schedule} names no pruning method: choose one, e.g. prune=rigl."
             )
         if config.name != "none":
-            require_choice("prune.score", self.score, SCORERS)
+            require_choice("prune.score", self.score, self.SCORES)
         if self.STARTS_DENSE:
             for key, default in {"rounds": 1, "revive": False, "shuffle_layerwise": False, "reinit": False}.items():
                 if getattr(config, key) != default:
@@ -184,7 +194,7 @@ class MaskSchedule:
         rounds, state = self.config.rounds, moment.state
         unshuffled = self.config.model_copy(update={"shuffle_layerwise": False})
         for done in range(1, rounds + 1):
-            sparsity = self.sparsity if done == rounds else 1 - (1 - self.sparsity) ** (done / rounds)
+            sparsity = exponential(self.sparsity, done, rounds)
             views = moment.views(state, moment.state if self.config.revive else None)
             if done == 1:
                 # The batch is drawn before any random score, needed or not: masks of earlier versions stay what they were.
@@ -210,6 +220,11 @@ def require_choice(key: str, value: str, choices: Mapping[str, object]) -> None:
     """Raise UserError unless ``value`` is among ``choices``."""
     if value not in choices:
         raise UserError(f"{key}={value!r} cannot be used: choose one of {', '.join(choices)}.")
+
+
+def exponential(sparsity: float, done: int, steps: int) -> float:
+    """The sparsity after ``done`` of ``steps`` if each removes the same fraction of what is left: the density is ``ρ^(done/steps)``."""
+    return sparsity if done == steps else 1 - (1 - sparsity) ** (done / steps)
 
 
 def change_range(every: int, start: float, until: float, updates: int, fades: bool = False) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparse_offline_rl.pruning.curvature import LeastSquares, alike
 from sparse_offline_rl.pruning.views import NetworkView
 
 Scores = dict[str, Tensor]  # layer name -> [out, in]
@@ -95,6 +96,31 @@ def signed_magnitude(view: NetworkView, generator: torch.Generator) -> Scores:
     return scores
 
 
+def obd(view: NetworkView, generator: torch.Generator) -> Scores:
+    """``½ w² H_qq``: what the loss gains without the weight (Optimal Brain Damage; LeCun et al. 1990, equation 3).
+
+    H's diagonal is that of the Fisher information, ``E[g_j² a_i²]`` over samples, exact for each weight.
+    """
+    squares = view.curvature(generator).squares
+    return {name: 0.5 * value.double().square() * squares[name] for name, value in view.values.items()}
+
+
+def obs(view: NetworkView, generator: torch.Generator) -> Scores:
+    """``½ w² G_jj / [A⁻¹]_ii``: as :func:`obd`, if the other weights of the row take over (Optimal Brain Surgeon; 1993).
+
+    Layer by layer the Hessian of a row is A (Dong et al. 2017); the factor ``G_jj``, which the Fisher information of row j has, makes
+    rows and layers comparable. The inverse is that of the weights which are there: one that is pruned does not take over, and
+    scores zero.
+    """
+    curvature, scores = view.curvature(generator), {}
+    for name, value in view.values.items():
+        problem, costs = LeastSquares(curvature.damped_inputs(name)), torch.zeros(value.shape, dtype=torch.float64)
+        for rows, kept, gone in alike(view.kept[name]):
+            costs[rows[:, None], kept[:-1]] = problem.costs(kept, gone)[:-1]  # the constant is read by the bias
+        scores[name] = 0.5 * value.double().square() * curvature.outputs[name].diagonal()[:, None] * costs
+    return scores
+
+
 SCORERS: dict[str, Scorer] = {
     "snip": snip,
     "grasp": grasp,
@@ -103,4 +129,6 @@ SCORERS: dict[str, Scorer] = {
     "synflow": synflow,
     "gradient": gradient,
     "signed_magnitude": signed_magnitude,
+    "obd": obd,
+    "obs": obs,
 }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_offline_rl.networks.state import NetworkState
+from sparse_offline_rl.pruning.curvature import Curvature, CurvatureSettings, gather, passes
 from sparse_offline_rl.types import Objective
 
 
@@ -23,10 +24,15 @@ class NetworkView:
         network: NetworkState,
         objective: Callable[[int], Objective],
         revived: NetworkState | None = None,
+        settings: CurvatureSettings = CurvatureSettings(),  # noqa: B008  (it is frozen)
     ) -> None:
-        """``objective`` gives the network's own one on the i-th batch; ``revived``: the network by whose values all weights are judged."""
+        """``objective`` gives the network's own one on the i-th batch; ``revived``: the network by whose values all weights are judged;
+        ``settings``: how :meth:`curvature` is gathered.
+        """
         self.topology = network.topology
         self._network, self._objective, self._revived = network, objective, revived
+        self._settings = settings
+        self._curvature: Curvature | None = None
 
     @cached_property
     def kept(self) -> dict[str, Tensor]:
@@ -53,6 +59,15 @@ class NetworkView:
     def objective(self) -> Objective:
         """The network's own loss on a batch. Pruned weights are among its weights: they are zero and have gradients."""
         return self._objective(0)
+
+    def curvature(self, generator: torch.Generator) -> Curvature:
+        """Second moments of the layers over several batches; gathered at the first call, with draws from its ``generator``."""
+        if self._curvature is None:
+            settings = self._settings
+            objectives = map(self._objective, range(settings.batches))
+            seen = (one for it in objectives for one in passes(it, settings.fisher, generator))
+            self._curvature = gather(self._network, seen, settings.damping)
+        return self._curvature
 
     def gradients(self, batches: int = 1) -> dict[str, Tensor]:
         """``∂L/∂w`` of all weights, pruned ones too, as the mean over ``batches`` batches."""

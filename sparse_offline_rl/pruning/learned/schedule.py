@@ -21,7 +21,7 @@ from sparse_offline_rl.pruning.learned.registry import EXTENSIONS
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import find_masks, naming, prune_state
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment, require_choice
-from sparse_offline_rl.pruning.units import unit_masks
+from sparse_offline_rl.pruning.units import require_units, without_units
 from sparse_offline_rl.types import FloatArray
 
 
@@ -70,6 +70,14 @@ class Learned(MaskSchedule):
     def score(self) -> str:
         """As the base says; what is learned has a score of its own, unless ``prune.score`` names one."""
         return self.config.score or "magnitude"
+
+    def start(self, moment: Moment) -> AgentState:
+        """As the base says. Raises UserError, too, if no whole number of units comes near the sparsity."""
+        if self.kind.STRUCTURED:
+            for name, network in moment.state.networks.items():
+                with naming(name):
+                    require_units(network.topology, self.sparsity)
+        return super().start(moment)
 
     def due(self, update: int) -> bool:
         """As the base says."""
@@ -160,7 +168,9 @@ class Learned(MaskSchedule):
             weights = _weights(raw.networks[name])
             with naming(name), torch.no_grad():
                 if extension.STRUCTURED:
-                    masks[name] = unit_masks(raw.networks[name].topology, extension.unit_scores(weights), self.sparsity)
+                    masks[name] = without_units(
+                        raw.networks[name].topology, extension.unit_scores(weights), self.sparsity
+                    )
                 else:
                     scores = {layer: extension.importance(layer, weight) for layer, weight in weights.items()}
                     masks[name] = allocate(scores, self.sparsity, self.config.scope)

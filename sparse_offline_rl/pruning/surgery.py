@@ -1,0 +1,117 @@
+"""Train, prune by curvature and correct what is left, fine-tune: Optimal Brain Damage and Surgeon, their Kronecker forms, filter norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from sparse_offline_rl.config import Fraction, PositiveFloat, PositiveInt, PruneConfig
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.pruning.corrections import CORRECTIONS, corrected
+from sparse_offline_rl.pruning.curvature import CurvatureSettings, Fisher
+from sparse_offline_rl.pruning.masks import Masks
+from sparse_offline_rl.pruning.prune import find_masks, naming, prune_state
+from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, exponential, require_choice
+from sparse_offline_rl.pruning.scores import SCORERS
+from sparse_offline_rl.pruning.units import UNIT_SCORES, require_units, without_units
+from sparse_offline_rl.pruning.views import NetworkView
+
+
+class SurgeryConfig(PruneConfig):
+    """Keys of ``prune.schedule=surgery``."""
+
+    schedule: Literal["surgery"] = "surgery"
+    start: Fraction = 0.5
+    levels: PositiveInt = 1
+    every: PositiveInt | None = None
+    correct: str = "none"
+    batches: PositiveInt = 10
+    fisher: Fisher = "sampled"
+    damping: PositiveFloat = 1e-3
+
+
+class Surgery(MaskSchedule):
+    """From the fraction ``prune.start`` of training on, ``prune.levels`` changes ``prune.every`` updates apart, training in between.
+
+    The scores of :data:`SCORERS` prune single weights, those of :data:`UNIT_SCORES` hidden units. The density falls exponentially.
+    """
+
+    Config: ClassVar[type[PruneConfig]] = SurgeryConfig
+    CHANGES = True
+    STARTS_DENSE = True
+    SCORES: ClassVar[Mapping[str, object]] = {**SCORERS, **UNIT_SCORES}
+    config: SurgeryConfig
+
+    def __init__(self, config: SurgeryConfig, sparsity: float, updates: int) -> None:
+        super().__init__(config, sparsity, updates)
+        require_choice("prune.correct", config.correct, CORRECTIONS)
+        self.units = self.score in UNIT_SCORES
+        if config.correct == "kron_obs" and not self.units:
+            raise UserError(
+                f"prune.correct=kron_obs is about hidden units that leave, and prune.score={self.score} prunes single weights: set "
+                "prune.correct=obs, or prune.score=kron_obs."
+            )
+        if config.scope == "erk" and self.units:
+            raise UserError(
+                f"prune.scope=erk deals out single weights, and prune.score={self.score} prunes hidden units: set prune.scope=network "
+                "or prune.scope=layer."
+            )
+        self.first = max(math.ceil(config.start * updates), 1)
+        self.every = config.every or max((updates - self.first) // config.levels, 1)
+        self.last = self.first + (config.levels - 1) * self.every
+        if self.last >= updates:
+            raise UserError(
+                f"prune.levels={config.levels} changes {self.every} updates apart from update {self.first} on leave nothing of "
+                f"updates={updates} to fine-tune: train longer, or lower prune.start, prune.levels or prune.every."
+            )
+
+    def start(self, moment: Moment) -> AgentState:
+        """As the base says. Raises UserError, too, if no whole number of units comes near the sparsity."""
+        if self.units:
+            for name, network in moment.state.networks.items():
+                with naming(name):
+                    require_units(network.topology, self.sparsity)
+        return super().start(moment)
+
+    def due(self, update: int) -> bool:
+        """As the base says."""
+        return self.first <= update <= self.last and (update - self.first) % self.every == 0
+
+    def ends_level(self, update: int) -> bool:
+        """As the base says: what was trained is a result before each change."""
+        return self.due(update)
+
+    def sparsity_after(self, update: int) -> float:
+        """The same fraction of what is left goes at each change; the last hits the target."""
+        return exponential(self.sparsity, (update - self.first) // self.every + 1, self.config.levels)
+
+    def change(self, moment: Moment) -> Change:
+        """Prune, then correct the values of what is left, those of twins by their own curvature."""
+        config = self.config
+        settings = CurvatureSettings(config.batches, config.fisher, config.damping)
+        views = moment.views(settings=settings, followers=True)
+        scored = {name: view for name, view in views.items() if not moment.twins.follows(name)}
+        state = prune_state(moment.state, self._masks(scored, moment), moment.twins)
+        correction = CORRECTIONS[config.correct]
+        if correction is None:
+            return Change(state, moment.memory)
+        networks = dict(state.networks)
+        for name, view in views.items():
+            with naming(name):
+                curvature = view.curvature(moment.draws)
+            networks[name] = corrected(moment.state.networks[name], networks[name], curvature, correction)
+        return Change(replace(state, networks=networks), moment.memory)
+
+    def _masks(self, views: Mapping[str, NetworkView], moment: Moment) -> dict[str, Masks]:
+        """What stays, by the name of the network."""
+        sparsity, masks = self.sparsity_after(moment.update), {}
+        if not self.units:
+            return find_masks(views, self.config, self.score, sparsity, moment.draws, again=False)
+        for name, view in views.items():
+            with naming(name):
+                scores = UNIT_SCORES[self.score](view, moment.draws)
+                masks[name] = without_units(view.topology, scores, sparsity, self.config.scope)
+        return masks
