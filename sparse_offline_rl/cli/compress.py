@@ -1,0 +1,108 @@
+"""``sparse-offline-rl compress run_dir=… [bits=8|4|16] [clusters=16]``: a policy file that is a few times smaller."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import Field
+
+from sparse_offline_rl.cli.arguments import Options, parse_options
+from sparse_offline_rl.cli.errors import user_errors
+from sparse_offline_rl.cli.evaluate import EvaluateOptions, evaluate_run
+from sparse_offline_rl.compression.compress import quantized, share, shared
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.policy.content import PolicyContent
+from sparse_offline_rl.policy.format import read_policy, write_policy
+from sparse_offline_rl.policy.runtime import find_policy
+
+FILE_NAME = "compressed.sorl"
+_BITS = (4, 8, 16)
+_CLUSTERS, _FINETUNE = 16, 300
+
+
+class CompressOptions(Options):
+    """Make the policy of a finished run smaller: its weights take few values.
+
+    sparse-offline-rl compress run_dir=runs/bcq/hopper-expert/snip-0.95/seed0
+    sparse-offline-rl compress run_dir=runs/bcq/hopper-expert/snip-0.95/seed0 bits=8
+    """
+
+    run_dir: Path = Field(description="a run folder; a policy.sorl file will do where nothing is fine-tuned")
+    bits: int | None = Field(None, description="weights on equal steps, 4, 8 or 16 bits each, in place of clusters")
+    clusters: int | None = Field(
+        None, ge=2, le=256, description=f"values that the weights of a layer share, {_CLUSTERS} if nothing is said"
+    )
+    finetune: int | None = Field(
+        None, ge=0, description=f"updates that train the shared values on the run's dataset, else {_FINETUNE}"
+    )
+    episodes: int = Field(100, ge=0, description="episodes to play before and after; 0 plays none")
+    seed: int = Field(1, ge=0, lt=2**31, description="episode i starts from seed + i")
+    out: Path | None = Field(None, description=f"the file to write, else policy/{FILE_NAME} in the run folder")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do it; ``arguments`` are those of the command line by default."""
+    with user_errors():
+        options = parse_options(CompressOptions, sys.argv[1:] if arguments is None else arguments)
+        source, out = _files(options)
+        before = read_policy(source)
+        returns = [_returns(source, options)]
+        size = write_policy(out, compress(options, before))
+        returns.append(_returns(out, options))
+        old = source.stat().st_size
+        print(f"{source}, {old} bytes")
+        print(f"  written to    {out}, {size} bytes: {old / size:.1f} times smaller")
+        if options.episodes:
+            print(f"  return        {returns[0]} before, {returns[1]} after, over {options.episodes} episodes")
+
+
+def compress(options: CompressOptions, content: PolicyContent) -> PolicyContent:
+    """``content`` made smaller. Raises UserError for options that do not fit together, or a run that cannot be fine-tuned."""
+    if options.bits is not None:
+        return _labelled(quantized(content, options.bits), f"bits={options.bits}")
+    clusters = options.clusters or _CLUSTERS
+    updates = _FINETUNE if options.finetune is None else options.finetune
+    sharing = share(content, clusters)
+    if updates:
+        from sparse_offline_rl.experiment import finetune_run  # and with it torch
+
+        sharing = finetune_run(options.run_dir, content, sharing, updates)
+    return _labelled(shared(content, sharing), f"clusters={clusters} finetune={updates}")
+
+
+def _files(options: CompressOptions) -> tuple[Path, Path]:
+    """The policy file to read and the one to write. Raises UserError before anything is done if the options do not allow it."""
+    if options.bits is not None:
+        if options.bits not in _BITS:
+            raise UserError(f"bits={options.bits} cannot be used: give 4, 8 or 16.")
+        for key in ("clusters", "finetune"):
+            value = getattr(options, key)
+            if value is not None:
+                raise UserError(
+                    f"{key}={value} goes with shared weights, and bits={options.bits} with equal steps: leave one out."
+                )
+    elif options.finetune != 0 and not (options.run_dir / "config.yaml").is_file() and options.run_dir.exists():
+        raise UserError(
+            f"run_dir={options.run_dir} is no run folder, whose dataset fine-tuning needs: give one, or finetune=0, or bits=8."
+        )
+    source = find_policy(options.run_dir)
+    out = options.out or source.with_name(FILE_NAME)
+    if out.is_dir():
+        raise UserError(f"out={out} is a folder: give the name of a file in it.")
+    if out.exists() and out.samefile(source):
+        raise UserError(f"out={out} is the policy to be compressed, which is kept: give another file.")
+    return source, out
+
+
+def _returns(policy: Path, options: CompressOptions) -> str:
+    if not options.episodes:
+        return ""
+    result = evaluate_run(EvaluateOptions(run_dir=policy, episodes=options.episodes, seed=options.seed))
+    return f"{result['return_mean']:.1f} ± {result['return_std']:.1f}"
+
+
+def _labelled(content: PolicyContent, how: str) -> PolicyContent:
+    return replace(content, metadata={**content.metadata, "compressed": how})
