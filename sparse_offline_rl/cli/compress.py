@@ -20,23 +20,25 @@ from sparse_offline_rl.policy.runtime import find_policy
 
 FILE_NAME = "compressed.sorl"
 _BITS = (4, 8, 16)
-_CLUSTERS, _FINETUNE = 16, 300
+_BITS_IF_NOT_SAID, _FINETUNE = 8, 300
 
 
 class CompressOptions(Options):
     """Make the policy of a finished run smaller: its weights take few values.
 
     sparse-offline-rl compress run_dir=runs/bcq/hopper-expert/snip-0.95/seed0
-    sparse-offline-rl compress run_dir=runs/bcq/hopper-expert/snip-0.95/seed0 bits=8
+    sparse-offline-rl compress run_dir=runs/bcq/hopper-expert/snip-0.95/seed0 clusters=16
     """
 
     run_dir: Path = Field(description="a run folder; a policy.sorl file will do where nothing is fine-tuned")
-    bits: int | None = Field(None, description="weights on equal steps, 4, 8 or 16 bits each, in place of clusters")
+    bits: int | None = Field(
+        None, description=f"weights on equal steps: 4, 8 or 16 bits, {_BITS_IF_NOT_SAID} if nothing is said"
+    )
     clusters: int | None = Field(
-        None, ge=2, le=256, description=f"values that the weights of a layer share, {_CLUSTERS} if nothing is said"
+        None, ge=2, le=256, description="in place of bits: values that the weights of a layer share, e.g. 16"
     )
     finetune: int | None = Field(
-        None, ge=0, description=f"updates that train the shared values on the run's dataset, else {_FINETUNE}"
+        None, ge=0, description=f"updates that train shared values on the run's dataset, {_FINETUNE} if nothing is said"
     )
     episodes: int = Field(100, ge=0, description="episodes to play before and after; 0 plays none")
     seed: int = Field(1, ge=0, lt=2**31, description="episode i starts from seed + i")
@@ -61,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compress(options: CompressOptions, content: PolicyContent) -> PolicyContent:
     """``content`` made smaller. Raises UserError for options that do not fit together, or a run that cannot be fine-tuned."""
-    if options.bits is not None:
-        return _labelled(quantized(content, options.bits), f"bits={options.bits}")
-    clusters = options.clusters or _CLUSTERS
+    clusters = options.clusters
+    if clusters is None:
+        bits = options.bits or _BITS_IF_NOT_SAID
+        return _labelled(quantized(content, bits), f"bits={bits}")
     updates = _FINETUNE if options.finetune is None else options.finetune
     sharing = share(content, clusters)
     if updates:
@@ -75,16 +78,16 @@ def compress(options: CompressOptions, content: PolicyContent) -> PolicyContent:
 
 def _files(options: CompressOptions) -> tuple[Path, Path]:
     """The policy file to read and the one to write. Raises UserError before anything is done if the options do not allow it."""
-    if options.bits is not None:
-        if options.bits not in _BITS:
-            raise UserError(f"bits={options.bits} cannot be used: give 4, 8 or 16.")
-        for key in ("clusters", "finetune"):
-            value = getattr(options, key)
-            if value is not None:
-                raise UserError(
-                    f"{key}={value} goes with shared weights, and bits={options.bits} with equal steps: leave one out."
-                )
-    elif options.finetune != 0 and not (options.run_dir / "config.yaml").is_file() and options.run_dir.exists():
+    bits, clusters, finetune = options.bits, options.clusters, options.finetune
+    if bits is not None and bits not in _BITS:
+        raise UserError(f"bits={bits} cannot be used: give 4, 8 or 16.")
+    if bits is not None and clusters is not None:
+        raise UserError(f"bits={bits} clusters={clusters}: weights lie on equal steps or share values; leave one out.")
+    if finetune is not None and clusters is None:
+        raise UserError(
+            f"finetune={finetune} trains shared values: give clusters=… too, e.g. clusters=16, or leave it out."
+        )
+    if clusters is not None and finetune != 0 and options.run_dir.exists() and not _is_run(options.run_dir):
         raise UserError(
             f"run_dir={options.run_dir} is no run folder, whose dataset fine-tuning needs: give one, or finetune=0, or bits=8."
         )
@@ -95,6 +98,10 @@ def _files(options: CompressOptions) -> tuple[Path, Path]:
     if out.exists() and out.samefile(source):
         raise UserError(f"out={out} is the policy to be compressed, which is kept: give another file.")
     return source, out
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file()
 
 
 def _returns(policy: Path, options: CompressOptions) -> str:

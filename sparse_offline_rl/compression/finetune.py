@@ -49,12 +49,12 @@ def finetune(
     """
     mlps = agent.mlps()
     clusters: dict[str, dict[str, _Cluster]] = {}
-    for name, layers in sharing.items():
+    for name, found in sharing.items():
         mlp = mlps[name]
         if not isinstance(mlp, MLP):
             raise TypeError(f"network {name} is a {type(mlp).__name__}, and only dense networks can be fine-tuned")
         weights = mlp.layers()
-        clusters[name] = {layer: _Cluster(shared, weights[layer].weight) for layer, shared in layers.items()}
+        clusters[name] = {layer: _Cluster(shared, weights[layer].weight) for layer, shared in found.items()}
     optimizers = {
         name: Adam([it.centroids for it in layers.values()], LEARNING_RATE) for name, layers in clusters.items()
     }

@@ -19,9 +19,10 @@ def linear_levels(values: FloatArray, bits: int) -> LinearLevels:
     So 64 steps are tried, from that one down to an eighth of it; of equally good ones the largest is taken.
     """
     reach = float(np.abs(values).max(initial=0)) / (2 ** (bits - 1) - 1)
-    best, least = LinearLevels(bits, np.float32(reach)), np.inf
-    for share in np.linspace(1, 1 / 8, _STEPS_TRIED):
-        levels = LinearLevels(bits, np.float32(reach * share))
+    best, least = LinearLevels(bits, np.float32(1)), np.inf  # of zeros only: any step will do
+    steps = np.linspace(reach, reach / 8, _STEPS_TRIED).astype(np.float32)
+    for step in steps[steps > 0]:
+        levels = LinearLevels(bits, step)
         error = float(np.square(levels.nearest(values) - values, dtype=np.float64).sum())
         if error < least:
             best, least = levels, error

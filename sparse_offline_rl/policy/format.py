@@ -111,8 +111,10 @@ def _header(data: bytes, version: int, header_bytes: int) -> Header:
     if not 0 <= header_bytes <= available:
         raise ValueError("its header is longer than the file")
     text = data[_PREFIX.size : _PREFIX.size + header_bytes]
+    if version >= VERSION:
+        text = _inflated_header(text)
     try:
-        values: Any = json.loads(_inflated_header(text) if version >= VERSION else text)
+        values: Any = json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError("its header is not JSON") from None
     header = parse(values, version)

@@ -69,8 +69,8 @@ class LinearLevels:
     def __post_init__(self) -> None:
         if not MIN_BITS <= self.bits <= MAX_BITS:
             raise ValueError(f"linear levels have {MIN_BITS} to {MAX_BITS} bits")
-        if not 0 <= float(self.step) * self.highest <= float(np.finfo(np.float32).max):
-            raise ValueError("linear levels have a finite step, not below 0")
+        if not 0 < float(self.step) * self.highest <= float(np.finfo(np.float32).max):
+            raise ValueError("linear levels have a finite step above 0")
 
     @property
     def highest(self) -> int:
@@ -106,8 +106,6 @@ class LinearLevels:
         return self._value(numbers.astype(np.int32))
 
     def _numbers(self, values: FloatArray) -> NDArray[np.int32]:
-        if not self.step:
-            return np.zeros(len(values), np.int32)
         with np.errstate(all="ignore"):  # what has no level is refused by `encode`, whatever it becomes here
             numbers = np.rint(values.astype(np.float64) / np.float64(self.step))
         clipped: NDArray[np.int32] = np.clip(np.nan_to_num(numbers), -self.highest, self.highest).astype(np.int32)
