@@ -9,7 +9,7 @@ from sparse_offline_rl.policy.levels import LinearLevels
 from sparse_offline_rl.types import FloatArray
 
 _STEPS_TRIED = 64
-_MOST_ROUNDS = 1000
+_MOST_ROUNDS = 10_000
 
 
 def linear_levels(values: FloatArray, bits: int) -> LinearLevels:
@@ -33,18 +33,25 @@ def kmeans(values: FloatArray, clusters: int) -> tuple[FloatArray, NDArray[np.in
     """Centroids ``[k]`` in ascending order, and the index of its centroid for each of ``values`` ``[n]``, n > 0.
 
     Lloyd's algorithm from centroids evenly spaced between minimum and maximum (Han et al. 2016, section 3.2), until no value changes
-    its cluster. A cluster without values is left out, so ``k`` may be less than ``clusters``.
+    its cluster. Where few values are large some of these centroids have no values near them; each of those then splits the cluster with
+    the largest squared error, and the algorithm goes on. ``k`` is ``clusters``, or the number of distinct values if that is less.
     """
-    ordered, places = np.unique(values.astype(np.float64), return_inverse=True)
-    counts = np.bincount(places)
+    ordered, places, counts = np.unique(values.astype(np.float64), return_inverse=True, return_counts=True)
     centroids = np.linspace(ordered[0], ordered[-1], clusters)
     labels = np.full(len(ordered), -1)
     for _ in range(_MOST_ROUNDS):
         before, labels = labels, np.searchsorted((centroids[1:] + centroids[:-1]) / 2, ordered)
-        if np.array_equal(before, labels):
-            break
         members = np.bincount(labels, counts, minlength=clusters)
-        sums = np.bincount(labels, counts * ordered, minlength=clusters)
-        centroids = np.sort(np.where(members > 0, sums / np.maximum(members, 1), centroids))
+        if not np.array_equal(before, labels):
+            sums = np.bincount(labels, counts * ordered, minlength=clusters)
+            centroids = np.sort(np.where(members > 0, sums / np.maximum(members, 1), centroids))
+            continue
+        errors = np.bincount(labels, counts * np.square(ordered - centroids[labels]), minlength=clusters)
+        errors[np.bincount(labels, minlength=clusters) < 2] = 0  # one value cannot be split
+        worst = errors.argmax()
+        if members.all() or errors[worst] == 0:
+            break
+        centroids[members.argmin()] = ordered[(labels == worst) & (ordered > centroids[worst])].mean()
+        centroids.sort()
     used, labels = np.unique(labels, return_inverse=True)
     return centroids[used].astype(np.float32), labels[places.ravel()]

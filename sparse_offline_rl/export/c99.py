@@ -21,6 +21,7 @@ from sparse_offline_rl.types import FloatArray
 
 _LINE = 110
 _STEP = 4  # weights that policy_apply takes at a time
+_MOST_SHARED = 256  # values that an index of one byte tells apart
 _LANES = 8  # candidates at a time: two SSE or NEON registers, half an AVX-512 one
 
 _HEADER = """\
@@ -137,10 +138,9 @@ def _vectors(content: PolicyContent) -> list[str]:
 
 def _pays_to_share(layers: Sequence[DenseLayer]) -> bool:
     """Whether an index of one byte for each weight and the values of each layer are fewer bytes than the weights."""
-    counts = [(len(np.unique(layer.weight[layer.weight != 0])), np.count_nonzero(layer.weight)) for layer in layers]
-    return (
-        all(values <= 256 for values, _ in counts) and sum(4 * values - 3 * weights for values, weights in counts) < 0
-    )
+    counts = [(len(np.unique(layer.weight[layer.weight != 0])), int((layer.weight != 0).sum())) for layer in layers]
+    fit = all(values <= _MOST_SHARED for values, _ in counts)
+    return fit and sum(weights + 4 * values for values, weights in counts) < sum(4 * weights for _, weights in counts)
 
 
 def _network(role: str, layers: tuple[DenseLayer, ...], shared: bool) -> list[str]:
