@@ -229,6 +229,7 @@ def command(capsys):
     [
         ([], "bits=8"),
         (["bits=4"], "bits=4"),
+        (["bits=12"], "bits=12"),
         (["clusters=16"], "clusters=16 finetune=300"),
         (["clusters=4", "finetune=2"], "clusters=4 finetune=2"),
         (["clusters=4", "finetune=0"], "clusters=4 finetune=0"),
@@ -271,7 +272,8 @@ def test_a_policy_file_alone_is_enough_without_fine_tuning(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["bits=5"], "bits=5 cannot be used: give 4, 8 or 16"),
+        (["bits=1"], "bits=1 cannot be used"),
+        (["bits=17"], "bits=17 cannot be used"),
         (["bits=8", "clusters=16"], "equal steps or share values"),
         (["bits=8", "finetune=0"], "finetune=0 trains shared values"),
         (["finetune=5"], "give clusters=… too"),

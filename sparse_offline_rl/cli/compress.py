@@ -16,10 +16,10 @@ from sparse_offline_rl.compression.compress import quantized, share, shared
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.format import read_policy, write_policy
+from sparse_offline_rl.policy.levels import MAX_BITS, MIN_BITS
 from sparse_offline_rl.policy.runtime import find_policy
 
 FILE_NAME = "compressed.sorl"
-_BITS = (4, 8, 16)
 _BITS_IF_NOT_SAID, _FINETUNE = 8, 300
 
 
@@ -32,7 +32,10 @@ class CompressOptions(Options):
 
     run_dir: Path = Field(description="a run folder; a policy.sorl file will do where nothing is fine-tuned")
     bits: int | None = Field(
-        None, description=f"weights on equal steps: 4, 8 or 16 bits, {_BITS_IF_NOT_SAID} if nothing is said"
+        None,
+        ge=MIN_BITS,
+        le=MAX_BITS,
+        description=f"bits of a weight on equal steps, {_BITS_IF_NOT_SAID} if nothing is said",
     )
     clusters: int | None = Field(
         None, ge=2, le=256, description="in place of bits: values that the weights of a layer share, e.g. 16"
@@ -79,8 +82,6 @@ def compress(options: CompressOptions, content: PolicyContent) -> PolicyContent:
 def _files(options: CompressOptions) -> tuple[Path, Path]:
     """The policy file to read and the one to write. Raises UserError before anything is done if the options do not allow it."""
     bits, clusters, finetune = options.bits, options.clusters, options.finetune
-    if bits is not None and bits not in _BITS:
-        raise UserError(f"bits={bits} cannot be used: give 4, 8 or 16.")
     if bits is not None and clusters is not None:
         raise UserError(f"bits={bits} clusters={clusters}: weights lie on equal steps or share values; leave one out.")
     if finetune is not None and clusters is None:
