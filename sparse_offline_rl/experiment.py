@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparse_offline_rl.agents.registry import agent_configs
+from sparse_offline_rl.agents.registry import AGENTS, agent_configs
+from sparse_offline_rl.compression.compress import Sharing
+from sparse_offline_rl.compression.finetune import finetune
 from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.datasets.overview import overview, suspect_values
 from sparse_offline_rl.datasets.rewards import mean_return, scale_rewards
+from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.policy.content import PolicyContent, same_values
 from sparse_offline_rl.pruning.layer_reports import layer_reports
 from sparse_offline_rl.pruning.learned.schedule import Learned
 from sparse_offline_rl.pruning.registry import mask_schedule, prune_configs
 from sparse_offline_rl.pruning.schedule import Change
-from sparse_offline_rl.seeding import seed_everything
+from sparse_offline_rl.seeding import generator, seed_everything
 from sparse_offline_rl.training.active import put_on_engine
 from sparse_offline_rl.training.checkpoint import load_checkpoint
 from sparse_offline_rl.training.console import say, show_layers, warn
@@ -29,7 +34,8 @@ from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
-from sparse_offline_rl.training.session import Result, Session, TrainingData, check_checkpoint
+from sparse_offline_rl.training.session import Result, Session, TrainingData, check_checkpoint, check_data
+from sparse_offline_rl.training.stored_config import read_stored_config
 
 
 def read_config(values: Mapping[str, Any]) -> Config:
@@ -89,6 +95,32 @@ def run(config: Config) -> Result:
         raise
     finally:
         folder.release()
+
+
+def finetune_run(run_dir: Path, content: PolicyContent, sharing: Sharing, updates: int) -> Sharing:
+    """The shared weights of ``content``, the policy of the finished run in ``run_dir``, fine-tuned on its dataset.
+
+    Raises UserError if the run is unfinished, its checkpoint or dataset is not there, or its policy is another.
+    """
+    stored = read_stored_config(run_dir / "config.yaml", "restore it, or give finetune=0")
+    config = read_config({**stored, "run_dir": str(run_dir)})
+    folder = RunFolder(config)
+    if not (folder.complete and folder.resumable):
+        raise UserError(f"run_dir={run_dir} is not finished: finish it with its own command, or give finetune=0.")
+    torch.set_num_threads(1)  # the same bits on any number of cores
+    checkpoint = load_checkpoint(folder.checkpoint)
+    data = load_training_data(config.model_copy(update={"device": "cpu"}))
+    check_data(checkpoint, folder, data)
+    kind, spaces = AGENTS[config.agent.name], data.loaded.spaces
+    agent = masked_engine().restore(kind, checkpoint.state, spaces, config.agent, "cpu")
+    trained = policy_content(config, agent, data.normalization, data.loaded)
+    if not same_values(trained, content):
+        raise UserError(
+            f"the policy of {run_dir} is not that of its checkpoint: restore both from a copy, or give finetune=0."
+        )
+    draws = generator(config.seed, "compress")
+    sample = data.buffer.sampler(config.batch_size)
+    return finetune(agent, sharing, lambda: sample(draws), updates, draws)
 
 
 def load_training_data(config: Config) -> TrainingData:

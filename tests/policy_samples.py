@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 
 import numpy as np
 
+from sparse_offline_rl.compression.compress import quantized, share, shared
 from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer, PolicyNetwork
 from sparse_offline_rl.types import Acting
 
-PREFIX_BYTES, HEADER_LENGTH, DIGEST_BYTES = 24, slice(20, 24), 32
+PREFIX_BYTES, VERSION, HEADER_LENGTH, DIGEST_BYTES = 24, slice(8, 12), slice(20, 24), 32
 
 
 def heavy_tailed_mask(rng, shape, kept, tail=2.0):
@@ -60,6 +62,12 @@ def make_policy(kind="bcq", density=0.3, state=5, action=3, hidden=(40, 30), can
         env_id="HalfCheetah-v5",
         metadata={"agent": kind, "prune": "snip", "sparsity": "0.95"},
     )
+
+
+def compressed_policy(kind="bcq", bits=None, clusters=16, **options):
+    """The same with few values: clusters, or steps of ``bits`` bits."""
+    content = make_policy(kind, **options)
+    return shared(content, share(content, clusters)) if bits is None else quantized(content, bits)
 
 
 def halfcheetah_policy(kind, density=0.05):
@@ -124,14 +132,27 @@ def assert_same(a, b):
             assert x.name == y.name
             assert x.mask.shape == y.mask.shape and np.array_equal(x.mask, y.mask)
             assert x.weight.tobytes() == y.weight.tobytes() and x.bias.tobytes() == y.bias.tobytes()
+            assert [levels_of(it) for _, it in x.vectors] == [levels_of(it) for _, it in y.vectors]
+
+
+def levels_of(levels):
+    """Levels as something that can be compared."""
+    return None if levels is None else (type(levels), getattr(levels, "bits", 0), levels.floats.tobytes())
 
 
 def edit_header(data, change):
     """``data`` of a policy file with ``change(header)`` applied, lengths and checksum made right again."""
     length = int.from_bytes(data[HEADER_LENGTH], "little")
-    header = json.loads(data[PREFIX_BYTES : PREFIX_BYTES + length])
+    deflated = int.from_bytes(data[VERSION], "little") == 3
+    text = data[PREFIX_BYTES : PREFIX_BYTES + length]
+    header = json.loads(zlib.decompress(text) if deflated else text)
     body = data[PREFIX_BYTES + length : -DIGEST_BYTES]
     text = json.dumps(change(header) or header).encode()
+    return with_header(data, zlib.compress(text) if deflated else text, body)
+
+
+def with_header(data, text, body):
+    """A policy file of the version of ``data`` with another header and body, lengths and checksum made right."""
     total = PREFIX_BYTES + len(text) + len(body) + DIGEST_BYTES
     data = data[:12] + total.to_bytes(8, "little") + len(text).to_bytes(4, "little") + text + body
     return data + hashlib.sha256(data).digest()

@@ -19,7 +19,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 TIERS = [
     {"cores", "errors", "types", "config", "files", "seeding", "tracing", "compilation"},
     {"networks", "datasets"},
-    {"pruning", "agents", "engines", "policy", "evaluation", "export"},
+    {"pruning", "agents", "engines", "policy", "evaluation", "export", "compression"},
     {"training"},
     {"experiment"},
     {"cli", "reports", "benchmarks"},

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from policy_samples import assert_follows_rule, make_layer, make_policy
+from policy_samples import assert_follows_rule, compressed_policy, make_layer, make_policy
 from safetensors.numpy import load_file
 from safetensors.numpy import safe_open as open_safetensors
 
@@ -63,6 +63,10 @@ POLICIES = {
     "at the bounds": make_policy("bcq", 0.5, perturbation=40.0),
     "bc, all pruned": make_policy("bc", 0.0),
     "bcq, all pruned": make_policy("bcq", 0.0),
+    "bcq, shared weights": compressed_policy(),
+    "bc, 4 bits": compressed_policy("bc", 4),
+    "actor, 16 bits": compressed_policy("actor", 16),
+    "shared weights, all pruned": compressed_policy("bc", density=0.0),
 }
 
 
@@ -163,6 +167,15 @@ def test_c_main_runs_the_self_test_and_notices_damage(tmp_path):
     subprocess.run(command, check=True, cwd=tmp_path)
     done = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout.startswith("self-test")
+
+
+@pytest.mark.parametrize(("name", "shared"), [("bcq", 0), ("bcq, shared weights", 1), ("bc, 4 bits", 1)])
+def test_c_stores_an_index_where_weights_are_shared(tmp_path, name, shared):
+    source, _ = export_c(POLICIES[name], tmp_path / "policy.c")
+    text = source.read_text()
+    assert f"#define POLICY_SHARED {shared} " in text
+    assert ("const uint8_t policy_propose_1_index[]" in text) == bool(shared)
+    assert ("const float policy_propose_1_weight[]" in text) != bool(shared)
 
 
 def test_c_generator_is_the_exported_one(tmp_path):

@@ -9,9 +9,10 @@ import zlib
 
 import numpy as np
 import pytest
-from policy_samples import heavy_tailed_mask, make_policy
+from policy_samples import compressed_policy, heavy_tailed_mask, make_policy
 
 from sparse_offline_rl.policy.format import read_policy, write_policy
+from sparse_offline_rl.policy.levels import LinearLevels
 from sparse_offline_rl.policy.rice import _encode_grouped, encode_mask
 
 
@@ -78,15 +79,37 @@ def read_mask(code, outputs, inputs):
     return mask
 
 
+def float_count(levels, size):
+    return size if levels is None else levels.get("shared", 1)
+
+
+def read_values(levels, size, floats, integers):
+    """The next weights or biases, taken from the front of ``floats`` and ``integers``."""
+    own = [floats.pop(0) for _ in range(float_count(levels, size))]
+    if levels is None:
+        return own
+    low = [integers.pop(0) for _ in range(size)]
+    if "shared" in levels:
+        return [own[i] for i in low]
+    bits, whole = levels["bits"], 8
+    if bits > 8:
+        low, whole = [i + 256 * integers.pop(0) for i in low], 16
+    numbers = [i - 2**whole if i >= 2 ** (whole - 1) else i for i in low]
+    assert all(abs(n) < 2 ** (bits - 1) for n in numbers)
+    return [float(np.float32(own[0]) * np.float32(n)) for n in numbers]
+
+
 def read_document(data):
     """Header, the four vectors, and (network, layer, mask, weights, biases) of each layer."""
     magic, version, length, header_bytes = struct.unpack_from("<8sIQI", data)
-    assert (magic, version, length) == (b"\x89SORL\r\n\x1a", 2, len(data))
+    assert (magic, length) == (b"\x89SORL\r\n\x1a", len(data)) and version in (2, 3)
     assert hashlib.sha256(data[:-32]).digest() == data[-32:]
-    header = json.loads(data[24 : 24 + header_bytes])
+    text = data[24 : 24 + header_bytes]
+    header = json.loads(zlib.decompress(text) if version == 3 else text)
     listed = [(net["name"], it) for net in header["networks"] for it in net["hidden"] + net["heads"]]
     sizes = [header["observation_dim"]] * 2 + [header["action_dim"]] * 2
-    count = sum(sizes) + sum(it["kept"] + it["out"] for _, it in listed)
+    parts = [(it.get(key), it[size]) for _, it in listed for key, size in (("weights", "kept"), ("biases", "out"))]
+    count = sum(sizes) + sum(float_count(levels, size) for levels, size in parts)
     raw, position = data[24 + header_bytes :], 3 * count
     exponents = zlib.decompress(raw[position : position + header["exponent_bytes"]])
     values = []
@@ -94,20 +117,35 @@ def read_document(data):
         r = int.from_bytes(raw[3 * i : 3 * i + 3], "little")
         values.append(struct.unpack("<f", struct.pack("<I", (r >> 23) << 31 | exponents[i] << 23 | r & 0x7FFFFF))[0])
     position += header["exponent_bytes"]
+    code_bytes = header.get("code_bytes", 0)
+    integers = list(zlib.decompress(raw[position : position + code_bytes])) if version == 3 else []
+    position += code_bytes
     vectors = [[values.pop(0) for _ in range(size)] for size in sizes]
     layers = []
     for network, it in listed:
         mask = read_mask(raw[position : position + it["mask_bytes"]], it["out"], it["in"])
         position += it["mask_bytes"]
-        weights = [values.pop(0) for _ in range(it["kept"])]
-        layers.append((network, it["name"], mask, weights, [values.pop(0) for _ in range(it["out"])]))
-    assert not values and position == len(raw) - 32
+        weights, biases = (read_values(*parts.pop(0), values, integers) for _ in range(2))
+        layers.append((network, it["name"], mask, weights, biases))
+    assert not values and not integers and position == len(raw) - 32
     return header, vectors, layers
 
 
-@pytest.mark.parametrize("density", [0.0, 0.08, 0.9, 1.0])
-def test_the_document_describes_the_file(tmp_path, density):
-    write_policy(tmp_path / "p.sorl", make_policy("bcq", density, hidden=(40, 30)))
+SIZES = {"hidden": (40, 30)}
+POLICIES = {f"density {density}": make_policy("bcq", density, **SIZES) for density in (0.0, 0.08, 0.9, 1.0)}
+POLICIES |= {f"{bits} bits": compressed_policy("bcq", bits, density=0.08, **SIZES) for bits in (4, 8, 16)}
+POLICIES |= {"shared": compressed_policy("bcq", density=0.08, **SIZES), "nothing": compressed_policy(density=0.0)}
+
+
+def test_the_example_of_levels():
+    levels = LinearLevels(4, np.float32(0.25))
+    codes = levels.encode(np.array([-0.5, 0.25, 0], np.float32))
+    assert codes.astype(np.uint8).tobytes() == bytes([0xFE, 1, 0])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_document_describes_the_file(tmp_path, name):
+    write_policy(tmp_path / "p.sorl", POLICIES[name])
     data = (tmp_path / "p.sorl").read_bytes()
     content = read_policy(tmp_path / "p.sorl")
     header, vectors, layers = read_document(data)

@@ -16,6 +16,7 @@ from sparse_offline_rl.errors import UserError
 COMMANDS = {
     "train": "prune an agent, train it, and leave a run folder; or sweep over many",
     "evaluate": "play episodes with a trained policy",
+    "compress": "make the policy of a finished run a few times smaller",
     "export": "write a trained policy as ONNX, C99, or dense tensors",
     "report": "make figures and tables from run folders",
     "status": "say which runs are done, running, failed or missing, and how long the rest takes",

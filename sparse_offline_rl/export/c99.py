@@ -21,6 +21,7 @@ from sparse_offline_rl.types import FloatArray
 
 _LINE = 110
 _STEP = 4  # weights that policy_apply takes at a time
+_MOST_SHARED = 256  # values that an index of one byte tells apart
 _LANES = 8  # candidates at a time: two SSE or NEON registers, half an AVX-512 one
 
 _HEADER = """\
@@ -55,6 +56,7 @@ _SOURCE = """\
 
 #define POLICY_PERTURBED {perturbed} /* whether a network moves the proposed action */
 #define POLICY_RANKED {ranked}    /* whether a network chooses among the candidates */
+#define POLICY_SHARED {shared}    /* whether weights are stored as indices of the few values that they have */
 #define POLICY_WIDTH {width} /* of the widest layer */
 #define POLICY_LATENT_CLIP {clip}
 #define POLICY_TESTS {tests}
@@ -66,7 +68,8 @@ _SOURCE = """\
 def export_c(content: PolicyContent, path: Path) -> list[Path]:
     """Write the C source to ``path`` and its header beside it.
 
-    Weights are stored in CSR form with 16-bit columns after exact compaction. Raises UserError for layers wider than 65536,
+    Weights are stored in CSR form with 16-bit columns after exact compaction; those of a compressed policy as indices of one byte
+    where that takes less. Raises UserError for layers wider than 65536,
     values that are not finite, or if the disk refuses.
     """
     acting = content.acting
@@ -78,7 +81,7 @@ def export_c(content: PolicyContent, path: Path) -> list[Path]:
     width = max(max(layer.weight.shape) for layer in layers)
     if width > 2**16:
         raise UserError(f"a layer of this policy has {width} units and to=c takes 65536 at most: use to=onnx.")
-    vectors = self_test_vectors(content)
+    vectors, shared = self_test_vectors(content), _pays_to_share(layers)
     several = acting.candidates > 1
     lanes = f"#ifndef POLICY_LANES\n#define POLICY_LANES {_LANES}\n#endif" if several else "#define POLICY_LANES 1"
     facts = {
@@ -91,10 +94,11 @@ def export_c(content: PolicyContent, path: Path) -> list[Path]:
         "width": width,
         "perturbed": int(acting.perturb is not None),
         "ranked": int(acting.rank is not None),
+        "shared": int(shared),
         "clip": c_float(acting.latent_clip),
         "tests": len(vectors),
     }
-    data = _vectors(content) + [line for role, group in networks.items() for line in _network(role, group)]
+    data = _vectors(content) + [line for role, group in networks.items() for line in _network(role, group, shared)]
     data += _array("uint32_t", "policy_test_seed", [f"{vector.seed}u" for vector in vectors])
     data += _floats("policy_test_observation", np.concatenate([vector.observation for vector in vectors]))
     data += _floats("policy_test_action", np.concatenate([vector.action for vector in vectors]))
@@ -132,7 +136,14 @@ def _vectors(content: PolicyContent) -> list[str]:
     return [line for name, values in arrays.items() for line in _floats(f"policy_{name}", values)]
 
 
-def _network(role: str, layers: tuple[DenseLayer, ...]) -> list[str]:
+def _pays_to_share(layers: Sequence[DenseLayer]) -> bool:
+    """Whether an index of one byte for each weight and the values of each layer are fewer bytes than the weights."""
+    counts = [(len(np.unique(layer.weight[layer.weight != 0])), int((layer.weight != 0).sum())) for layer in layers]
+    fit = all(values <= _MOST_SHARED for values, _ in counts)
+    return fit and sum(weights + 4 * values for values, weights in counts) < sum(4 * weights for _, weights in counts)
+
+
+def _network(role: str, layers: tuple[DenseLayer, ...], shared: bool) -> list[str]:
     lines, records = [], []
     for i, layer in enumerate(layers):
         prefix = f"policy_{role}_{i}"
@@ -142,9 +153,16 @@ def _network(role: str, layers: tuple[DenseLayer, ...]) -> list[str]:
         # C knows no empty arrays, and compilers warn of a loop in steps of four over a shorter one: pad with unread zeros.
         padding = np.zeros(max(0, _STEP - len(rows)), np.float32)
         lines += _array("uint16_t", f"{prefix}_column", [str(n) for n in columns] + ["0"] * len(padding))
-        lines += _floats(f"{prefix}_weight", np.concatenate([layer.weight[rows, columns], padding]))
+        weights = np.concatenate([layer.weight[rows, columns], padding])
+        if shared:
+            levels, indices = np.unique(weights, return_inverse=True)
+            lines += _array("uint8_t", f"{prefix}_index", [str(n) for n in indices])
+            lines += _floats(f"{prefix}_level", levels)
+        else:
+            lines += _floats(f"{prefix}_weight", weights)
         lines += _floats(f"{prefix}_bias", layer.bias)
-        fields = ", ".join(f"{prefix}_{field}" for field in ("start", "column", "weight", "bias"))
+        names = ("start", "column", *(("index", "level") if shared else ("weight",)), "bias")
+        fields = ", ".join(f"{prefix}_{field}" for field in names)
         records.append(f"    {{{len(layer.bias)}, {fields}}}")
     return [*lines, f"static const policy_layer policy_{role}[] = {{", ",\n".join(records), "};", ""]
 

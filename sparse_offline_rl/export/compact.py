@@ -19,6 +19,14 @@ class DenseLayer:
     bias: FloatArray  # [out]
 
 
+def require_finite(network: PolicyNetwork) -> None:
+    """Raise UserError if ``network`` holds a value that is not finite."""
+    if not all(np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all() for layer in network.layers):
+        raise UserError(
+            f"network {network.name} has weights that are not finite, its training diverged: it cannot be exported or compressed."
+        )
+
+
 def compact(network: PolicyNetwork) -> tuple[DenseLayer, ...]:
     """Layers of the same function as ``network``; ReLU after each but the last, where the heads are stacked.
 
@@ -26,10 +34,7 @@ def compact(network: PolicyNetwork) -> tuple[DenseLayer, ...]:
     units that nobody reads are dropped. Inputs all stay. If nothing of the input reaches the output one layer is left. Raises
     UserError for a value that is not finite.
     """
-    if not all(np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all() for layer in network.layers):
-        raise UserError(
-            f"network {network.name} has weights that are not finite, its training diverged: it cannot be exported."
-        )
+    require_finite(network)
     weights = [*(layer.weight for layer in network.hidden), np.concatenate([head.weight for head in network.heads])]
     biases = [*(layer.bias for layer in network.hidden), np.concatenate([head.bias for head in network.heads])]
     last = len(weights) - 1

@@ -2,9 +2,20 @@ typedef struct {
     uint32_t outputs;
     const uint32_t *start;  /* [outputs + 1] into the next two */
     const uint16_t *column; /* input of each weight */
+#if POLICY_SHARED
+    const uint8_t *index; /* of each weight, into the next */
+    const float *level;
+#else
     const float *weight;
+#endif
     const float *bias;
 } policy_layer;
+
+#if POLICY_SHARED
+#define POLICY_WEIGHT(layer, k) ((layer)->level[(layer)->index[k]])
+#else
+#define POLICY_WEIGHT(layer, k) ((layer)->weight[k])
+#endif
 
 POLICY_NETWORKS
 
@@ -29,15 +40,15 @@ static void policy_apply(const policy_layer *layer, int relu, const float *x, fl
             const float *x2 = x + layer->column[k + 2] * POLICY_LANES, *x3 = x + layer->column[k + 3] * POLICY_LANES;
 
             for (l = 0; l < POLICY_LANES; l++) {
-                sum[0][l] += layer->weight[k] * x0[l];
-                sum[1][l] += layer->weight[k + 1] * x1[l];
-                sum[2][l] += layer->weight[k + 2] * x2[l];
-                sum[3][l] += layer->weight[k + 3] * x3[l];
+                sum[0][l] += POLICY_WEIGHT(layer, k) * x0[l];
+                sum[1][l] += POLICY_WEIGHT(layer, k + 1) * x1[l];
+                sum[2][l] += POLICY_WEIGHT(layer, k + 2) * x2[l];
+                sum[3][l] += POLICY_WEIGHT(layer, k + 3) * x3[l];
             }
         }
         for (; k < end; k++)
             for (l = 0; l < POLICY_LANES; l++)
-                sum[0][l] += layer->weight[k] * x[layer->column[k] * POLICY_LANES + l];
+                sum[0][l] += POLICY_WEIGHT(layer, k) * x[layer->column[k] * POLICY_LANES + l];
         for (l = 0; l < POLICY_LANES; l++) {
             const float total = (sum[0][l] + sum[1][l]) + (sum[2][l] + sum[3][l]);
             y[row * POLICY_LANES + l] = relu && total < 0.0f ? 0.0f : total;

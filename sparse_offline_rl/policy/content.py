@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.policy.levels import Levels
 from sparse_offline_rl.types import Acting, BoolArray, FloatArray
 
 # Floats that acting on one observation may need for the outputs of its widest layer over all candidates: 256 MiB.
@@ -20,6 +21,7 @@ MAX_ACTIVATIONS = 2**26
 class PolicyLayer:
     """One linear layer, ``y = weight @ x + bias``.
 
+    Levels, where there are any, are those on which all surviving weights or all biases lie: a file then holds integers for them.
     Raises ValueError unless shapes fit, values are float32 and every pruned weight is zero.
     """
 
@@ -27,6 +29,8 @@ class PolicyLayer:
     weight: FloatArray  # [out, in], exactly 0 where pruned
     mask: BoolArray  # [out, in], True = kept
     bias: FloatArray  # [out]
+    weight_levels: Levels | None = None
+    bias_levels: Levels | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -44,6 +48,11 @@ class PolicyLayer:
     def kept(self) -> int:
         """How many weights survive."""
         return int(np.count_nonzero(self.mask))
+
+    @property
+    def vectors(self) -> tuple[tuple[FloatArray, Levels | None], tuple[FloatArray, Levels | None]]:
+        """The surviving weights in the row-major order of the mask, and the biases, each with its levels."""
+        return (self.weight[self.mask], self.weight_levels), (self.bias, self.bias_levels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +178,19 @@ class PolicyContent:
         return sum(
             layer.weight.nbytes + layer.bias.nbytes for network in self.networks.values() for layer in network.layers
         )
+
+
+def same_values(one: PolicyContent, other: PolicyContent) -> bool:
+    """Whether two policies have the same networks with equal weights and biases."""
+    pairs = [(one.networks[name], other.networks[name]) for name in one.networks if name in other.networks]
+    layers = [(x.layers, y.layers) for x, y in pairs]
+    return one.networks.keys() == other.networks.keys() and all(
+        len(xs) == len(ys)
+        and all(
+            np.array_equal(x.weight, y.weight) and np.array_equal(x.bias, y.bias) for x, y in zip(xs, ys, strict=True)
+        )
+        for xs, ys in layers
+    )
 
 
 def _require(condition: bool, name: str, complaint: str) -> None:

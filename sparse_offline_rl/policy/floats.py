@@ -6,11 +6,10 @@ a value; the exponent bytes follow as one zlib stream (RFC 1950).
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_offline_rl.policy.deflate import deflate, inflate
 from sparse_offline_rl.types import FloatArray
 
 RAW_BYTES = 3  # sign and fraction of one value
@@ -22,20 +21,13 @@ def split_floats(values: FloatArray) -> tuple[bytes, bytes]:
     exponents = (bits >> 23).astype(np.uint8)  # the cast drops the sign
     rest = ((bits & 0x7FFFFF) | (bits >> 31 << 23)).astype("<u4")
     raw = rest.view(np.uint8).reshape(-1, 4)[:, :RAW_BYTES].tobytes()
-    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
-    return raw, packer.compress(exponents.tobytes()) + packer.flush()
+    return raw, deflate([exponents.tobytes()])
 
 
 def join_floats(raw: bytes, deflated: bytes) -> FloatArray:
     """The inverse of :func:`split_floats`. Raises ValueError unless the exponents are as many as ``raw`` says."""
     count = len(raw) // RAW_BYTES
-    unpacker = zlib.decompressobj()
-    try:
-        exponents = unpacker.decompress(deflated, count + 1)  # never more, whatever the stream claims
-    except zlib.error as error:
-        raise ValueError(f"its exponents cannot be inflated ({error})") from None
-    if len(exponents) != count or not unpacker.eof or unpacker.unused_data:
-        raise ValueError("it does not hold as many exponents as values")
+    exponents = inflate(deflated, count, "exponents")
     rest: NDArray[np.uint8] = np.zeros((count, 4), dtype=np.uint8)
     rest[:, :RAW_BYTES] = np.frombuffer(raw, dtype=np.uint8).reshape(count, RAW_BYTES)
     bits = rest.view("<u4").ravel()

@@ -8,7 +8,8 @@ from types import NoneType
 from typing import Any
 
 from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer
-from sparse_offline_rl.types import Acting
+from sparse_offline_rl.policy.levels import MAX_BITS, MAX_SHARED, MIN_BITS, Levels, LinearLevels, SharedLevels
+from sparse_offline_rl.types import Acting, FloatArray
 
 MAX_POSITIONS = 2**27  # weights of all networks together, kept or not: 512 MiB once expanded
 # A reader expands masks, so a short file must not claim a large one: at sparsity 0.9999 a file has 2000 weights a byte.
@@ -17,19 +18,40 @@ _MAX_WIDTH = 2**27
 
 
 @dataclass(frozen=True)
+class VectorSizes:
+    """Sizes of a layer's weights or biases: ``count`` values, as floats or on levels of which there are ``shared`` or ``bits``."""
+
+    count: int
+    shared: int = 0
+    bits: int = 0
+
+    @property
+    def floats(self) -> int:
+        """How many float32 values stand for it in the file."""
+        return self.shared or int(self.bits > 0) or self.count
+
+    @property
+    def planes(self) -> int:
+        """How many bytes each of its integers has, if it has integers."""
+        return 1 if self.shared else (self.bits + 7) // 8
+
+    def levels(self, floats: FloatArray) -> Levels | None:
+        """The levels that these ``floats`` describe. Raises ValueError for a step that cannot be one."""
+        if self.shared:
+            return SharedLevels(floats)
+        return LinearLevels(self.bits, floats[0]) if self.bits else None
+
+
+@dataclass(frozen=True)
 class LayerSizes:
-    """Sizes of one layer: ``kept`` of ``outputs × inputs`` weights, and the bytes that its mask takes in the file."""
+    """Sizes of one layer of ``outputs × inputs`` weights, and the bytes that its mask takes in the file."""
 
     name: str
     inputs: int
     outputs: int
-    kept: int
+    weights: VectorSizes  # of those that are kept
+    biases: VectorSizes
     mask_bytes: int
-
-    @property
-    def floats(self) -> int:
-        """How many values the layer has in the file."""
-        return self.kept + self.outputs
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,7 @@ class Header:
     observation_dim: int
     action_dim: int
     exponent_bytes: int
+    code_bytes: int  # of the integers, deflated; 0 where there are none
     networks: tuple[NetworkSizes, ...]
 
     @property
@@ -64,10 +87,20 @@ class Header:
     @property
     def floats(self) -> int:
         """How many float32 values the file holds."""
-        return 2 * self.observation_dim + 2 * self.action_dim + sum(layer.floats for layer in self.layers)
+        return 2 * self.observation_dim + 2 * self.action_dim + sum(vector.floats for vector in self.vectors)
+
+    @property
+    def codes(self) -> int:
+        """How many bytes its integers take before they are deflated."""
+        return sum(vector.count * vector.planes for vector in self.vectors)
+
+    @property
+    def vectors(self) -> list[VectorSizes]:
+        """Weights and biases of each layer in file order."""
+        return [vector for layer in self.layers for vector in (layer.weights, layer.biases)]
 
 
-def describe(content: PolicyContent, exponent_bytes: int, mask_bytes: Sequence[int]) -> dict[str, Any]:
+def describe(content: PolicyContent, exponent_bytes: int, code_bytes: int, mask_bytes: Sequence[int]) -> dict[str, Any]:
     """The header of ``content`` as JSON values; ``mask_bytes`` has one entry a layer, in file order."""
     sizes = iter(mask_bytes)
 
@@ -79,6 +112,8 @@ def describe(content: PolicyContent, exponent_bytes: int, mask_bytes: Sequence[i
                 "out": it.weight.shape[0],
                 "kept": it.kept,
                 "mask_bytes": next(sizes),
+                **_describe_levels("weights", it.weight_levels),
+                **_describe_levels("biases", it.bias_levels),
             }
             for it in some
         ]
@@ -90,11 +125,18 @@ def describe(content: PolicyContent, exponent_bytes: int, mask_bytes: Sequence[i
         "action_dim": content.action_dim,
         "metadata": dict(content.metadata),
         "exponent_bytes": exponent_bytes,
+        **({"code_bytes": code_bytes} if code_bytes else {}),
         "networks": [
             {"name": network.name, "hidden": layers(network.hidden), "heads": layers(network.heads)}
             for network in content.networks.values()
         ],
     }
+
+
+def _describe_levels(key: str, levels: Levels | None) -> dict[str, Any]:
+    if levels is None:
+        return {}
+    return {key: {"shared": len(levels.values)} if isinstance(levels, SharedLevels) else {"bits": levels.bits}}
 
 
 def parse(values: Any, version: int) -> Header:
@@ -110,7 +152,8 @@ def parse(values: Any, version: int) -> Header:
         observation_dim=_size(values, "observation_dim", 1),
         action_dim=_size(values, "action_dim", 1),
         exponent_bytes=_size(values, "exponent_bytes"),
-        networks=tuple(_network(entry) for entry in _get(values, "networks", list)),
+        code_bytes=_size(values, "code_bytes") if version >= 3 else 0,
+        networks=tuple(_network(entry, version) for entry in _get(values, "networks", list)),
     )
     if len({network.name for network in header.networks}) < len(header.networks):
         raise ValueError("it names a network twice")
@@ -146,17 +189,33 @@ def _acting_of_version_1(values: Any) -> Acting:
     return _acting({"perturb": None, "rank": None} | fields | names[kind])
 
 
-def _network(values: Any) -> NetworkSizes:
-    hidden, heads = (tuple(_layer(entry) for entry in _get(values, key, list)) for key in ("hidden", "heads"))
+def _network(values: Any, version: int) -> NetworkSizes:
+    hidden, heads = (tuple(_layer(entry, version) for entry in _get(values, key, list)) for key in ("hidden", "heads"))
     return NetworkSizes(_get(values, "name", str), hidden, heads)
 
 
-def _layer(values: Any) -> LayerSizes:
+def _layer(values: Any, version: int) -> LayerSizes:
     sizes = {key: _size(values, key) for key in ("in", "out", "kept", "mask_bytes")}
     name: str = _get(values, "name", str)
     if sizes["kept"] > sizes["in"] * sizes["out"]:
         raise ValueError(f"layer {name} claims {sizes['kept']} of {sizes['in']} × {sizes['out']} weights")
-    return LayerSizes(name, sizes["in"], sizes["out"], sizes["kept"], sizes["mask_bytes"])
+    counts = {"weights": sizes["kept"], "biases": sizes["out"]}
+    weights, biases = (_vector(count, values.get(key) if version >= 3 else None, key) for key, count in counts.items())
+    return LayerSizes(name, sizes["in"], sizes["out"], weights, biases, sizes["mask_bytes"])
+
+
+def _vector(count: int, levels: Any, key: str) -> VectorSizes:
+    if levels is None:
+        return VectorSizes(count)
+    ranges = {"shared": (1, MAX_SHARED), "bits": (MIN_BITS, MAX_BITS)}
+    if not isinstance(levels, dict) or len(levels) != 1 or not set(levels) <= set(ranges):
+        raise ValueError(f"its header lacks valid levels of {key}")
+    (kind,) = levels
+    least, most = ranges[kind]
+    number = _size(levels, kind, least)
+    if number > most:
+        raise ValueError(f"its header claims {kind} = {number}")
+    return VectorSizes(count, **{kind: number})
 
 
 def _get(values: Any, key: str, kind: type | tuple[type, ...]) -> Any:

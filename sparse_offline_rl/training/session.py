@@ -254,8 +254,13 @@ def check_checkpoint(checkpoint: Checkpoint, config: Config, folder: RunFolder, 
         torch.Generator(config.device).set_state(torch.from_numpy(checkpoint.random_state.copy()))
     except RuntimeError:
         raise UserError(f"{folder.checkpoint} holds no random state for device={config.device}: {remedy}.") from None
-    if progress.data != data.buffer.fingerprint:
+    check_data(checkpoint, folder, data)
+
+
+def check_data(checkpoint: Checkpoint, folder: RunFolder, data: TrainingData) -> None:
+    """Raise UserError unless ``data`` are those that the run of ``checkpoint`` learned from."""
+    if checkpoint.progress.data != data.buffer.fingerprint:
         raise UserError(
-            f"{folder.path} was trained on other data ({progress.data}) than {data.loaded.name} holds now "
+            f"{folder.path} was trained on other data ({checkpoint.progress.data}) than {data.loaded.name} holds now "
             f"({data.buffer.fingerprint}): restore the dataset, or choose another run_dir."
         )
