@@ -112,7 +112,7 @@ def finetune_run(run_dir: Path, content: PolicyContent, sharing: Sharing, update
     data = load_training_data(config.model_copy(update={"device": "cpu"}))
     check_data(checkpoint, folder, data)
     kind, spaces = AGENTS[config.agent.name], data.loaded.spaces
-    agent = masked_engine().restore(kind, checkpoint.state, spaces, config.agent, "cpu")
+    agent = masked_engine("its gradients are wanted").restore(kind, checkpoint.state, spaces, config.agent, "cpu")
     trained = policy_content(config, agent, data.normalization, data.loaded)
     if not same_values(trained, content):
         raise UserError(
