@@ -82,6 +82,15 @@ class PruneConfig(_Section):
     reinit: bool = False
 
 
+class SoftConfig(_Section):
+    """Soft activations and skips for the first updates after masks were found (:mod:`sparse_offline_rl.networks.soft`)."""
+
+    until: Fraction = 0.0  # fraction of training that they last; 0: there are none
+    beta: NonNegative = 1.0  # of PSwish at their start
+    beta_max: PositiveFloat = 10.0  # … and at their end
+    skip: NonNegative = 0.0  # weight of the skips at their start; at the end it is 0
+
+
 class EvalConfig(_Section):
     """How often and how long the policy is evaluated."""
 
@@ -118,6 +127,7 @@ class Config(_Section):
     engine: Literal["auto", "dense", "sparse"] = "auto"
     capture: bool = True
     run_dir: str
+    soft: SoftConfig = SoftConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()

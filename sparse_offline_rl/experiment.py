@@ -35,6 +35,7 @@ from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
 from sparse_offline_rl.training.session import Result, Session, TrainingData, check_checkpoint, check_data
+from sparse_offline_rl.training.softened import soft_phase
 from sparse_offline_rl.training.stored_config import read_stored_config
 
 
@@ -42,6 +43,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     """Check a composed configuration against the models of all parts. Raises UserError for the first bad key."""
     config = parse_config(values, agent_configs(), prune_configs())
     schedule = mask_schedule(config.prune, config.sparsity, config.updates)  # refuses what does not fit together
+    soft_phase(config, schedule)
     if isinstance(schedule, Learned) and config.engine == "sparse":
         raise UserError(
             f"engine=sparse cannot learn masks, and prune={config.prune.name} does: use engine=auto, which goes on with the sparse "
@@ -71,14 +73,16 @@ def run(config: Config) -> Result:
         if config.prune.name != "none":
             topologies = {name: network.topology for name, network in begin.state.networks.items()}
             show_layers([report for name, it in topologies.items() for report in layer_reports(name, it)])
-        active = put_on_engine(config, spaces, begin.state)
+        active = put_on_engine(config, spaces, begin.state, soft=masks.soft(0))
     else:
         check_checkpoint(checkpoint, config, folder, data)
         begin = Change(checkpoint.state, checkpoint.memory)
         try:
             masks.check(checkpoint.update, begin.state, begin.memory)
-            extensions = masks.extensions(checkpoint.update, begin)
-            active = put_on_engine(config, spaces, begin.state, checkpoint.progress.engine, extensions=extensions)
+            extensions, soft = masks.extensions(checkpoint.update, begin), masks.soft(checkpoint.update)
+            active = put_on_engine(
+                config, spaces, begin.state, checkpoint.progress.engine, extensions=extensions, soft=soft
+            )
         except ValueError as error:
             raise UserError(
                 f"{folder.checkpoint} is not of this agent ({error}): restore it from a copy, or remove the run folder to start again."

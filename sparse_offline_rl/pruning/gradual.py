@@ -30,6 +30,11 @@ class Gradual(MaskSchedule):
         super().__init__(config, sparsity, updates)
         self._first, self._last = change_range(config.every, config.start, config.until, updates)
 
+    @property
+    def found(self) -> int:
+        """As the base says."""
+        return self._last
+
     def due(self, update: int) -> bool:
         """As the base says."""
         return self._first <= update <= self._last and update % self.config.every == 0

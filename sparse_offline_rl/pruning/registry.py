@@ -6,6 +6,7 @@ from typing import Any
 
 from sparse_offline_rl.config import PruneConfig
 from sparse_offline_rl.pruning.gradual import Gradual
+from sparse_offline_rl.pruning.learned.pipeline import Pipeline
 from sparse_offline_rl.pruning.learned.schedule import Learned
 from sparse_offline_rl.pruning.rewire import Rewire
 from sparse_offline_rl.pruning.schedule import MaskSchedule
@@ -18,6 +19,7 @@ SCHEDULES: dict[str, type[MaskSchedule]] = {
     "gradual": Gradual,
     "tickets": Tickets,
     "learned": Learned,
+    "pipeline": Pipeline,
     "surgery": Surgery,
 }
 

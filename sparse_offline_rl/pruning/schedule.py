@@ -124,6 +124,11 @@ class MaskSchedule:
         """The name of the score by which masks are found."""
         return self.config.score or self.config.name
 
+    @property
+    def found(self) -> int:
+        """The updates after which a network has its final sparsity."""
+        return 0
+
     def due(self, update: int) -> bool:
         """Whether something is to be done after ``update``, which is never the last one."""
         return False

@@ -76,6 +76,11 @@ class Surgery(MaskSchedule):
                     require_units(network.topology, self.sparsity)
         return super().start(moment)
 
+    @property
+    def found(self) -> int:
+        """As the base says."""
+        return self.last
+
     def due(self, update: int) -> bool:
         """As the base says."""
         return self.first <= update <= self.last and (update - self.first) % self.every == 0

@@ -58,6 +58,11 @@ class Tickets(MaskSchedule):
                 f"prune.rewind={config.rewind} must lie before the end of the first level, update {self.every}."
             )
 
+    @property
+    def found(self) -> int:
+        """As the base says."""
+        return self.levels * self.every
+
     def due(self, update: int) -> bool:
         """As the base says."""
         return self.ends_level(update) or 0 < update == self.config.rewind

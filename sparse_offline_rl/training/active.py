@@ -16,6 +16,7 @@ from sparse_offline_rl.pruning.registry import SCHEDULES
 from sparse_offline_rl.pruning.schedule import Memory
 from sparse_offline_rl.training.console import say
 from sparse_offline_rl.training.extended import ExtendedUpdate, Extensions
+from sparse_offline_rl.training.softened import SoftPhase, SoftUpdate
 from sparse_offline_rl.types import Spaces
 
 
@@ -26,6 +27,7 @@ class ActiveAgent:
     agent: Agent
     engine: str
     update: Update
+    special: str = ""  # why its layers compute something else than usual for now, if they do
 
     def layer_reports(self) -> list[LayerReport]:
         """What its present masks leave of each layer."""
@@ -47,18 +49,20 @@ def put_on_engine(
     begun_on: str | None = None,
     before: ActiveAgent | None = None,
     extensions: Extensions | None = None,
+    soft: SoftPhase | None = None,
 ) -> ActiveAgent:
     """The agent of ``state`` on the engine that suits it, which is said where it is not the one of ``before`` its masks changed.
 
-    With ``extensions`` that is the dense one: only its networks can have something beside their weights.
+    With ``extensions`` or ``soft`` layers that is the dense one: only its layers can compute something else.
     Raises UserError if that is not the engine ``begun_on``, on which a run that is resumed stood.
     """
     kind = AGENTS[config.agent.name]
     changing = SCHEDULES[config.prune.schedule].CHANGES
+    special = "masks are learned beside the weights" if extensions else "hidden layers are soft" if soft else ""
     engine = (
-        choose_engine(config.engine, config.device, state.density, config.agent.weight_decay, changing)
-        if extensions is None
-        else masked_engine("masks are learned beside the weights")
+        masked_engine(special)
+        if special
+        else choose_engine(config.engine, config.device, state.density, config.agent.weight_decay, changing)
     )
     if begun_on is not None and begun_on != engine.name:
         raise UserError(
@@ -67,10 +71,12 @@ def put_on_engine(
         )
     use_threads(engine, config.threads)
     agent = engine.restore(kind, state, spaces, config.agent, config.device)
-    if before is None or before.engine != engine.name or extensions is not None:
+    if before is None or before.engine != engine.name or before.special != special:
         remark = left_out(agent)
         say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
     if extensions is not None:
-        return ActiveAgent(agent, engine.name, ExtendedUpdate(agent, extensions))
+        return ActiveAgent(agent, engine.name, ExtendedUpdate(agent, extensions), special)
+    if soft is not None:
+        return ActiveAgent(agent, engine.name, SoftUpdate(agent, soft), special)
     update = choose_update(agent, engine.name, config.capture, None if before is None else before.update)
     return ActiveAgent(agent, engine.name, update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -19,6 +20,7 @@ from sparse_offline_rl.pruning.schedule import Change, Memory, Moment, observed
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.console import warn
 from sparse_offline_rl.training.extended import Extensions
+from sparse_offline_rl.training.softened import SoftPhase, soft_phase
 from sparse_offline_rl.types import Batch, Objective, Spaces
 
 
@@ -31,6 +33,7 @@ class MaskChanges:
         self._kind = AGENTS[config.agent.name]
         self._twins = Twins(self._kind.TWINS, config.agent.twin)
         self.schedule = mask_schedule(config.prune, config.sparsity, config.updates)
+        self._soft = soft_phase(config, self.schedule)
         if config.prune.name != "none":
             buffer.require(config.prune.batch_size, "prune.batch_size")
 
@@ -58,8 +61,14 @@ class MaskChanges:
         state = copy_twins(initialized(state, after), self._twins)
         return self._observed(Change(state, self.schedule.remembered(state)))
 
+    def due(self, update: int) -> bool:
+        """Whether the agent is to be built anew after ``update``: masks change, or hidden layers are no longer soft."""
+        return self.schedule.due(update) or (self._soft is not None and update in (self._soft.first, self._soft.last))
+
     def change(self, update: int, state: AgentState, memory: Memory) -> Change:
-        """What the schedule does after ``update``, for which it is due."""
+        """What the schedule does after ``update``; nothing where it is not due."""
+        if not self.schedule.due(update):
+            return Change(state, memory)
         change = self._observed(self.schedule.change(self._moment(update, state, memory, f"masks-{update}")))
         schedule = self.schedule
         if isinstance(schedule, Learned) and update == schedule.last:
@@ -94,6 +103,11 @@ class MaskChanges:
         if not found or not isinstance(schedule, Learned):
             return None
         return Extensions(update, found, schedule, self._twins, config.seed)
+
+    def soft(self, update: int) -> SoftPhase | None:
+        """How hidden layers are soft after ``update``; None: they are not."""
+        phase = self._soft
+        return replace(phase, update=update) if phase is not None and phase.first <= update < phase.last else None
 
     def _observed(self, change: Change) -> Change:
         return observed(change) if self.schedule.CHANGES else change

@@ -146,7 +146,7 @@ class Session:
 
     def _change_masks(self, update: int) -> None:
         masks, active, config = self._masks, self._active, self._config
-        if not masks.schedule.due(update):
+        if not masks.due(update):
             return
         if masks.schedule.ends_level(update):
             self._levels.append(level(update, self._reports, self._evaluation))
@@ -155,7 +155,8 @@ class Session:
         change = masks.change(update, active.agent.state(), active.remember(self._memory))
         extensions = masks.extensions(update, change)
         spaces = self._data.loaded.spaces
-        fresh = put_on_engine(config, spaces, change.state, before=active, extensions=extensions)
+        soft = masks.soft(update)
+        fresh = put_on_engine(config, spaces, change.state, before=active, extensions=extensions, soft=soft)
         self._adopt(fresh, change.memory)
         self._gradient_norms = norms
         warn_of_collapse([it for it in self._reports if it.full_name not in collapsed])

@@ -79,6 +79,11 @@ class Learned(MaskSchedule):
                     require_units(network.topology, self.sparsity)
         return super().start(moment)
 
+    @property
+    def found(self) -> int:
+        """As the base says."""
+        return self.last
+
     def due(self, update: int) -> bool:
         """As the base says."""
         return update in (self.first, self.last) or self._remembers(update)

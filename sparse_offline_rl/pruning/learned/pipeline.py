@@ -1,0 +1,49 @@
+"""Learn masks, make them exact, rewire them while the rest of training goes on: the end-to-end pruning pipeline with RigL behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from sparse_offline_rl.config import PruneConfig
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.pruning.learned.config import LearnedConfig
+from sparse_offline_rl.pruning.learned.schedule import Learned
+from sparse_offline_rl.pruning.rewire import Rewire, RewireConfig
+from sparse_offline_rl.pruning.schedule import Change, Moment
+
+
+class PipelineConfig(LearnedConfig):
+    """Keys of ``prune.schedule=pipeline``: those of ``learned``, and under ``then`` those of ``rewire``."""
+
+    schedule: Literal["pipeline"] = "pipeline"  # type: ignore[assignment]
+    then: RewireConfig
+
+
+class Pipeline(Learned):
+    """As ``prune.schedule=learned`` until masks are exact; from ``prune.then.start`` on weights are dropped and grown."""
+
+    Config: ClassVar[type[PruneConfig]] = PipelineConfig
+    config: PipelineConfig
+
+    def __init__(self, config: PipelineConfig, sparsity: float, updates: int) -> None:
+        super().__init__(config, sparsity, updates)
+        if config.then.start < config.until:
+            raise UserError(
+                f"prune.then.start={config.then.start:g} lies before prune.until={config.until:g}, where the masks that it changes are "
+                "found: raise the one, or lower the other."
+            )
+        self._then = Rewire(config.then, sparsity, updates)
+
+    def due(self, update: int) -> bool:
+        """As the base says."""
+        return super().due(update) or (update > self.last and self._then.due(update))
+
+    def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
+        """As the base says."""
+        return {**super().numbers(update, networks), **self._then.numbers(update, networks)}
+
+    def change(self, moment: Moment) -> Change:
+        """As the base says, and then as ``rewire`` does."""
+        return super().change(moment) if moment.update <= self.last else self._then.change(moment)
