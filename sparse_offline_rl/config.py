@@ -91,6 +91,13 @@ class SoftConfig(_Section):
     skip: NonNegative = 0.0  # weight of the skips at their start; at the end it is 0
 
 
+class DistillConfig(_Section):
+    """Learning from the networks of a run that was trained before."""
+
+    teacher: str | None = None  # its run folder; None: nobody teaches
+    weight: PositiveFloat = 1.0  # of the distance from the teacher beside the network's own loss
+
+
 class EvalConfig(_Section):
     """How often and how long the policy is evaluated."""
 
@@ -128,6 +135,7 @@ class Config(_Section):
     capture: bool = True
     run_dir: str
     soft: SoftConfig = SoftConfig()
+    distill: DistillConfig = DistillConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()

@@ -31,6 +31,7 @@ from sparse_offline_rl.training.active import put_on_engine
 from sparse_offline_rl.training.checkpoint import load_checkpoint
 from sparse_offline_rl.training.console import say, show_layers, warn
 from sparse_offline_rl.training.deploy import policy_content
+from sparse_offline_rl.training.distillation import load_teacher
 from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
@@ -68,12 +69,13 @@ def run(config: Config) -> Result:
     data = load_training_data(config)
     spaces = data.loaded.spaces
     masks = MaskChanges(config, spaces, data.buffer)
+    teacher = load_teacher(config, spaces, data.buffer.fingerprint)
     if checkpoint is None:
         begin = masks.start()
         if config.prune.name != "none":
             topologies = {name: network.topology for name, network in begin.state.networks.items()}
             show_layers([report for name, it in topologies.items() for report in layer_reports(name, it)])
-        active = put_on_engine(config, spaces, begin.state, soft=masks.soft(0))
+        active = put_on_engine(config, spaces, begin.state, soft=masks.soft(0), teacher=teacher)
     else:
         check_checkpoint(checkpoint, config, folder, data)
         begin = Change(checkpoint.state, checkpoint.memory)
@@ -81,7 +83,13 @@ def run(config: Config) -> Result:
             masks.check(checkpoint.update, begin.state, begin.memory)
             extensions, soft = masks.extensions(checkpoint.update, begin), masks.soft(checkpoint.update)
             active = put_on_engine(
-                config, spaces, begin.state, checkpoint.progress.engine, extensions=extensions, soft=soft
+                config,
+                spaces,
+                begin.state,
+                checkpoint.progress.engine,
+                extensions=extensions,
+                soft=soft,
+                teacher=teacher,
             )
         except ValueError as error:
             raise UserError(
@@ -91,7 +99,7 @@ def run(config: Config) -> Result:
     policy_content(config, active.agent, data.normalization, data.loaded)
     folder.claim()
     try:
-        session = Session(config, folder, data, active, masks, begin.memory, checkpoint)
+        session = Session(config, folder, data, active, masks, begin.memory, checkpoint, teacher)
         with closing(session), stop_on_signal() as should_stop:
             return session.run(should_stop)
     except Exception as error:

@@ -15,6 +15,7 @@ from sparse_offline_rl.pruning.layer_reports import LayerReport, layer_reports
 from sparse_offline_rl.pruning.registry import SCHEDULES
 from sparse_offline_rl.pruning.schedule import Memory
 from sparse_offline_rl.training.console import say
+from sparse_offline_rl.training.distillation import Teacher, learn_from
 from sparse_offline_rl.training.extended import ExtendedUpdate, Extensions
 from sparse_offline_rl.training.softened import SoftPhase, SoftUpdate
 from sparse_offline_rl.types import Spaces
@@ -50,10 +51,12 @@ def put_on_engine(
     before: ActiveAgent | None = None,
     extensions: Extensions | None = None,
     soft: SoftPhase | None = None,
+    teacher: Teacher | None = None,
 ) -> ActiveAgent:
     """The agent of ``state`` on the engine that suits it, which is said where it is not the one of ``before`` its masks changed.
 
-    With ``extensions`` or ``soft`` layers that is the dense one: only its layers can compute something else.
+    With ``extensions`` or ``soft`` layers that is the dense one: only its layers can compute something else. With a ``teacher`` updates
+    are not recorded: a recording knows the agent's own losses only.
     Raises UserError if that is not the engine ``begun_on``, on which a run that is resumed stood.
     """
     kind = AGENTS[config.agent.name]
@@ -71,6 +74,8 @@ def put_on_engine(
         )
     use_threads(engine, config.threads)
     agent = engine.restore(kind, state, spaces, config.agent, config.device)
+    if teacher is not None:
+        learn_from(agent, teacher, config.distill.weight)
     if before is None or before.engine != engine.name or before.special != special:
         remark = left_out(agent)
         say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
@@ -78,5 +83,7 @@ def put_on_engine(
         return ActiveAgent(agent, engine.name, ExtendedUpdate(agent, extensions), special)
     if soft is not None:
         return ActiveAgent(agent, engine.name, SoftUpdate(agent, soft), special)
-    update = choose_update(agent, engine.name, config.capture, None if before is None else before.update)
+    update = choose_update(
+        agent, engine.name, config.capture and teacher is None, None if before is None else before.update
+    )
     return ActiveAgent(agent, engine.name, update)

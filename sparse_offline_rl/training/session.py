@@ -26,6 +26,7 @@ from sparse_offline_rl.training.active import ActiveAgent, put_on_engine
 from sparse_offline_rl.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from sparse_offline_rl.training.console import ProgressLine, progress_line, warn_of_collapse
 from sparse_offline_rl.training.deploy import policy_content
+from sparse_offline_rl.training.distillation import Teacher
 from sparse_offline_rl.training.loop import Clock, Hooks, Schedule, train
 from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.metrics import EVALUATION_COLUMNS, EpisodesWriter, MetricsWriter
@@ -65,9 +66,10 @@ class Session:
         masks: MaskChanges,
         memory: Memory,
         checkpoint: Checkpoint | None,
+        teacher: Teacher | None,
     ) -> None:
         """``active`` and ``memory`` are what to start from, that of ``checkpoint`` if there is one (:func:`check_checkpoint`)."""
-        self._config, self._folder, self._data = config, folder, data
+        self._config, self._folder, self._data, self._teacher = config, folder, data, teacher
         self._masks, self._levels = masks, list[Mapping[str, float]]()
         self._generator = generator(config.seed, "train", config.device)
         self._sample = data.buffer.sampler(config.batch_size)
@@ -156,7 +158,9 @@ class Session:
         extensions = masks.extensions(update, change)
         spaces = self._data.loaded.spaces
         soft = masks.soft(update)
-        fresh = put_on_engine(config, spaces, change.state, before=active, extensions=extensions, soft=soft)
+        fresh = put_on_engine(
+            config, spaces, change.state, before=active, extensions=extensions, soft=soft, teacher=self._teacher
+        )
         self._adopt(fresh, change.memory)
         self._gradient_norms = norms
         warn_of_collapse([it for it in self._reports if it.full_name not in collapsed])

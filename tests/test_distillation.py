@@ -1,0 +1,101 @@
+"""Networks that learn from those of a finished run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TINY, small
+from helpers import pruned_agent, random_batch, small_agent
+
+from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.training.distillation import learn_from
+
+
+def distance(student, teacher, x) -> float:
+    with torch.no_grad():
+        wanted = teacher(x)
+        return float((student(x) - wanted).square().mean() / wanted.var())
+
+
+@pytest.mark.parametrize("engine", ["dense", "sparse"])
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_every_network_comes_nearer_to_its_teacher(name, engine):
+    teacher, student = small_agent(name, seed=1), pruned_agent(name, "snip", 0.5, engine)
+    alone = pruned_agent(name, "snip", 0.5, engine)
+    learn_from(student, teacher.mlps(), 100.0)
+    for agent in (student, alone):
+        draws = torch.Generator().manual_seed(0)
+        for step in range(150):
+            agent.update(random_batch(64, seed=step % 7), draws)
+    for network, mlp in teacher.mlps().items():
+        x = torch.randn(200, mlp.topology.in_features, generator=torch.Generator().manual_seed(2))
+        near, far = (distance(agent.mlps()[network], mlp, x) for agent in (student, alone))
+        assert near < 0.7 * far, network
+
+
+def test_the_penalty_is_the_distance_in_units_of_the_teachers_variance():
+    teacher, student = small_agent("bc", seed=1), small_agent("bc", seed=2)
+    learn_from(student, teacher.mlps(), 3.0)
+    (lessons,) = student.optimizers["vae"].companions
+    batch = random_batch(30)
+    noise = torch.randn(30, student.networks.vae.latent_dim, generator=torch.Generator().manual_seed(0))
+    student.vae_loss(batch, noise)
+    with torch.no_grad():
+        student.vae_loss(random_batch(10), noise[:10])  # as acting does: not looked at
+        mean = torch.cat([batch.observations, batch.actions], 1)
+        asked, wanted = student.mlps()["encoder"](mean), teacher.mlps()["encoder"](mean)
+        latents, _ = student.networks.vae.encode(batch.observations, batch.actions, noise)
+        x = torch.cat([batch.observations, latents], 1)
+        said, right = student.mlps()["decoder"](x), teacher.mlps()["decoder"](x)
+    expected = 3 * sum(float((a - b).square().mean() / b.var()) for a, b in ((asked, wanted), (said, right)))
+    assert float(lessons.penalty().detach()) == pytest.approx(expected, rel=1e-4)
+    assert lessons.penalty() is None  # an update's calls are forgotten with it
+
+
+@pytest.fixture(scope="module")
+def teacher_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("teacher") / "run"
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "prune=none", "sparsity=0", f"run_dir={run_dir}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return run_dir
+
+
+def test_a_killed_student_ends_with_the_same_bits(tmp_path, teacher_run):
+    overrides = [*small("bcq"), f"distill.teacher={teacher_run}"]
+    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "3", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["killed"] > 1 and found["wrong"] == [] and found["engine"] == "sparse"
+
+
+def test_a_teacher_changes_what_is_learned_and_leaves_no_trace_in_the_policy(cli, tmp_path, teacher_run):
+    sizes = []
+    for name, more in (("alone", []), ("taught", [f"distill.teacher={teacher_run}"])):
+        status, _, err = cli(*TINY, *more, f"run_dir={tmp_path / name}")
+        assert status == 0, err
+        sizes.append({path.name: path.read_bytes() for path in (tmp_path / name / "policy").iterdir()})
+    assert sizes[0].keys() == sizes[1].keys() and sizes[0] != sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["distill.teacher=/nowhere"], "distill.teacher=/nowhere has no checkpoint"),
+        (["agent=td3bc", "distill.teacher={run}"], "is agent=bcq, and this run is agent=td3bc"),
+        (["dataset.size=1500", "distill.teacher={run}"], "was trained on other data than this run"),
+        (["distill.weight=0"], "distill.weight=0 cannot be used"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_one_sentence(cli, tmp_path, teacher_run, more, sentence):
+    overrides = TINY if more[0] != "agent=td3bc" else [it for it in TINY if not it.startswith("agent")]
+    run_dir = tmp_path / "run"
+    status, _, err = cli(*overrides, *(it.format(run=teacher_run) for it in more), f"run_dir={run_dir}")
+    assert status == 2 and not run_dir.exists()
+    (error,) = (line for line in err.splitlines() if line and not line.startswith("warning: "))
+    assert error.startswith("error: ") and sentence in error
