@@ -27,17 +27,18 @@ from sparse_offline_rl.pruning.learned.schedule import Learned
 from sparse_offline_rl.pruning.registry import mask_schedule, prune_configs
 from sparse_offline_rl.pruning.schedule import Change
 from sparse_offline_rl.seeding import generator, seed_everything
-from sparse_offline_rl.training.active import put_on_engine
-from sparse_offline_rl.training.checkpoint import load_checkpoint
+from sparse_offline_rl.training.active import ActiveAgent, put_on_engine
+from sparse_offline_rl.training.checkpoint import Checkpoint, load_checkpoint
 from sparse_offline_rl.training.console import say, show_layers, warn
 from sparse_offline_rl.training.deploy import policy_content
-from sparse_offline_rl.training.distillation import load_teacher
+from sparse_offline_rl.training.distillation import Teacher, load_teacher
 from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
 from sparse_offline_rl.training.session import Result, Session, TrainingData, check_checkpoint, check_data
 from sparse_offline_rl.training.softened import soft_phase
 from sparse_offline_rl.training.stored_config import read_stored_config
+from sparse_offline_rl.types import Spaces
 
 
 def read_config(values: Mapping[str, Any]) -> Config:
@@ -71,30 +72,10 @@ def run(config: Config) -> Result:
     masks = MaskChanges(config, spaces, data.buffer)
     teacher = load_teacher(config, spaces, data.buffer.fingerprint)
     if checkpoint is None:
-        begin = masks.start()
-        if config.prune.name != "none":
-            topologies = {name: network.topology for name, network in begin.state.networks.items()}
-            show_layers([report for name, it in topologies.items() for report in layer_reports(name, it)])
-        active = put_on_engine(config, spaces, begin.state, soft=masks.soft(0), teacher=teacher)
+        begin, active = _begun(config, masks, spaces, teacher)
     else:
         check_checkpoint(checkpoint, config, folder, data)
-        begin = Change(checkpoint.state, checkpoint.memory)
-        try:
-            masks.check(checkpoint.update, begin.state, begin.memory)
-            extensions, soft = masks.extensions(checkpoint.update, begin), masks.soft(checkpoint.update)
-            active = put_on_engine(
-                config,
-                spaces,
-                begin.state,
-                checkpoint.progress.engine,
-                extensions=extensions,
-                soft=soft,
-                teacher=teacher,
-            )
-        except ValueError as error:
-            raise UserError(
-                f"{folder.checkpoint} is not of this agent ({error}): restore it from a copy, or remove the run folder to start again."
-            ) from None
+        begin, active = _resumed(config, masks, spaces, teacher, checkpoint, folder)
     # Made once now, so that an agent whose record of acting does not fit its networks does not train in vain.
     policy_content(config, active.agent, data.normalization, data.loaded)
     folder.claim()
@@ -107,6 +88,43 @@ def run(config: Config) -> Result:
         raise
     finally:
         folder.release()
+
+
+def _begun(config: Config, masks: MaskChanges, spaces: Spaces, teacher: Teacher | None) -> tuple[Change, ActiveAgent]:
+    """What a run begins with."""
+    begin = masks.start()
+    if config.prune.name != "none":
+        topologies = {name: network.topology for name, network in begin.state.networks.items()}
+        show_layers([report for name, it in topologies.items() for report in layer_reports(name, it)])
+    if teacher is not None:
+        teacher.require_fit(begin.state)
+    return begin, put_on_engine(config, spaces, begin.state, soft=masks.soft(0), teacher=teacher)
+
+
+def _resumed(
+    config: Config,
+    masks: MaskChanges,
+    spaces: Spaces,
+    teacher: Teacher | None,
+    checkpoint: Checkpoint,
+    folder: RunFolder,
+) -> tuple[Change, ActiveAgent]:
+    """What a run goes on with. Raises UserError if ``checkpoint`` is of another agent, or learned from another teacher."""
+    progress, begin = checkpoint.progress, Change(checkpoint.state, checkpoint.memory)
+    if teacher is not None and progress.teacher != teacher.digest:
+        raise UserError(
+            f"{folder.path} learned from another teacher than distill.teacher={config.distill.teacher} holds now: restore that run, "
+            "or choose another run_dir."
+        )
+    try:
+        masks.check(checkpoint.update, begin.state, begin.memory)
+        extensions, soft = masks.extensions(checkpoint.update, begin), masks.soft(checkpoint.update)
+        engine, state = progress.engine, begin.state
+        return begin, put_on_engine(config, spaces, state, engine, extensions=extensions, soft=soft, teacher=teacher)
+    except ValueError as error:
+        raise UserError(
+            f"{folder.checkpoint} is not of this agent ({error}): restore it from a copy, or remove the run folder to start again."
+        ) from None
 
 
 def finetune_run(run_dir: Path, content: PolicyContent, sharing: Sharing, updates: int) -> Sharing:

@@ -12,7 +12,7 @@ from conftest import ROOT, TINY, small
 from helpers import pruned_agent, random_batch, small_agent
 
 from sparse_offline_rl.agents.registry import AGENTS
-from sparse_offline_rl.training.distillation import learn_from
+from sparse_offline_rl.training.distillation import Teacher, learn_from
 
 
 def distance(student, teacher, x) -> float:
@@ -26,7 +26,7 @@ def distance(student, teacher, x) -> float:
 def test_every_network_comes_nearer_to_its_teacher(name, engine):
     teacher, student = small_agent(name, seed=1), pruned_agent(name, "snip", 0.5, engine)
     alone = pruned_agent(name, "snip", 0.5, engine)
-    learn_from(student, teacher.mlps(), 100.0)
+    learn_from(student, Teacher(teacher.mlps(), ""), 100.0)
     for agent in (student, alone):
         draws = torch.Generator().manual_seed(0)
         for step in range(150):
@@ -39,7 +39,7 @@ def test_every_network_comes_nearer_to_its_teacher(name, engine):
 
 def test_the_penalty_is_the_distance_in_units_of_the_teachers_variance():
     teacher, student = small_agent("bc", seed=1), small_agent("bc", seed=2)
-    learn_from(student, teacher.mlps(), 3.0)
+    learn_from(student, Teacher(teacher.mlps(), ""), 3.0)
     (lessons,) = student.optimizers["vae"].companions
     batch = random_batch(30)
     noise = torch.randn(30, student.networks.vae.latent_dim, generator=torch.Generator().manual_seed(0))
@@ -51,7 +51,9 @@ def test_the_penalty_is_the_distance_in_units_of_the_teachers_variance():
         latents, _ = student.networks.vae.encode(batch.observations, batch.actions, noise)
         x = torch.cat([batch.observations, latents], 1)
         said, right = student.mlps()["decoder"](x), teacher.mlps()["decoder"](x)
-    expected = 3 * sum(float((a - b).square().mean() / b.var()) for a, b in ((asked, wanted), (said, right)))
+    expected = 3 * sum(
+        float((a - b).square().mean() / b.var(correction=0)) for a, b in ((asked, wanted), (said, right))
+    )
     assert float(lessons.penalty().detach()) == pytest.approx(expected, rel=1e-4)
     assert lessons.penalty() is None  # an update's calls are forgotten with it
 
@@ -86,9 +88,10 @@ def test_a_teacher_changes_what_is_learned_and_leaves_no_trace_in_the_policy(cli
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["distill.teacher=/nowhere"], "distill.teacher=/nowhere has no checkpoint"),
+        (["distill.teacher=/nowhere"], "distill.teacher=/nowhere is no finished run"),
         (["agent=td3bc", "distill.teacher={run}"], "is agent=bcq, and this run is agent=td3bc"),
         (["dataset.size=1500", "distill.teacher={run}"], "was trained on other data than this run"),
+        (["agent.latent_dim=3", "distill.teacher={run}"], "distill.teacher: its network encoder has (14, "),
         (["distill.weight=0"], "distill.weight=0 cannot be used"),
     ],
 )

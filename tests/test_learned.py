@@ -65,8 +65,10 @@ def test_a_bernoulli_mask_is_pushed_to_its_ends_and_stays_between_them():
     )
     mask.after_step({}, {}, 0.1)
     assert mask.gates["hidden0"].tolist()[0] == [0.5, 1.0, 0.0]
-    # λ1 Σ M (1 - M) + λ2 Σ M, divided by λ2
-    assert float(mask.penalty(WEIGHTS).detach()) == pytest.approx((3 * 0.25 + 2 * 2.5) / 2)
+    # λ1 Σ M (1 - M) + λ2 Σ M in the unit of the effects, which are all 1; λ1 stays when the target is met.
+    assert float(mask.added_loss(WEIGHTS).detach()) == pytest.approx(3 * 0.25 + 2 * 2.5)
+    mask.begin_update(torch.Generator(), 0.0)
+    assert float(mask.added_loss(WEIGHTS).detach()) == pytest.approx(3 * 0.25)
     assert mask.importance("hidden0", WEIGHTS["hidden0"]).tolist()[0] == [0.5, 2.0, 0.0]
 
 
@@ -114,7 +116,7 @@ def test_a_units_scale_goes_through_relu_into_weights_and_bias():
     scaled = slim.product("hidden0", x, WEIGHTS["hidden0"], bias, None, True)
     plain = (x @ WEIGHTS["hidden0"].T + bias).relu()
     assert torch.allclose(scaled, plain * torch.tensor([0.5, 0.0]))
-    assert slim.count_left(WEIGHTS) == 3 + 2  # one unit of three weights, and the head
+    assert slim.count_left(WEIGHTS) == 3 + 1  # one unit of three weights, and what the head reads of it
     # The gradient by a scale is the sum over the unit's weights.
     assert slim.unit({"hidden0": torch.tensor([[1.0, -1.0, 3.0], [1.0, 0.0, 0.0]])}) == pytest.approx(2.0)
 
@@ -126,7 +128,8 @@ def test_a_proximal_step_shortens_a_group_or_makes_it_zero():
     threshold = 0.5 * math.sqrt(3)
     assert weights["hidden0"][0].tolist() == pytest.approx([3 * (1 - threshold / 5), 4 * (1 - threshold / 5), 0])
     assert weights["hidden0"][1].tolist() == [0, 0, 0] and weights["out"].tolist() == [[1.0, 1.0]]
-    assert lasso.left("hidden0", weights["hidden0"]).all(1).tolist() == [True, False]
+    assert lasso.alive("hidden0", weights["hidden0"]).tolist() == [True, False]
+    assert lasso.count_left(weights) == 3 + 1
 
 
 def test_weights_that_the_loss_does_not_feel_shrink():
@@ -186,6 +189,14 @@ def test_hardened_networks_are_the_gated_ones_where_nothing_is_cut(name, method)
     assert not plan.extensions(plan.last, after.state, after.memory, "cpu")
 
 
+def written_out(method, extension, weights) -> torch.Tensor:
+    """The penalty with a strength of one half."""
+    if method != "bernoulli":
+        return 0.5 * extension.penalty(weights)
+    gates = torch.cat([gate.flatten() for gate in extension.gates.values()])
+    return 0.5 * gates.sum() + (gates - gates.square()).sum()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_gates_get_the_gradient_of_loss_and_penalty(method):
     """Compared with autograd on the loss of the vae written out: ``L + strength · unit · penalty``."""
@@ -199,8 +210,9 @@ def test_gates_get_the_gradient_of_loss_and_penalty(method):
     penalty = update._companions[0].penalty()
     gates = [gate for extension in found.values() for gate in extension.gates.values()]
     if penalty is not None and gates:
-        terms = [it.penalty({k: v.weight for k, v in agent.mlps()[n].layers().items()}) for n, it in found.items()]
-        wanted = torch.stack([0.5 * it.state.unit * term for it, term in zip(found.values(), terms, strict=True)]).sum()
+        weights = {n: {k: v.weight for k, v in agent.mlps()[n].layers().items()} for n in found}
+        terms = [it.state.unit * written_out(method, it, weights[n]) for n, it in found.items()]
+        wanted = torch.stack(terms).sum()
         ours = torch.autograd.grad(penalty, gates, retain_graph=True)
         theirs = torch.autograd.grad(wanted, gates, retain_graph=True)
         assert all(torch.allclose(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -209,6 +221,22 @@ def test_gates_get_the_gradient_of_loss_and_penalty(method):
     update(batch, draws)
     assert all(not torch.equal(gate.detach(), old) for gate, old in zip(gates, before, strict=True))
     assert (penalty is None) == (method in ("group_lasso", "sensitivity"))
+
+
+def test_networks_that_no_optimiser_moves_are_pruned_by_magnitude():
+    """Their gates are all alike and would keep the first weights by index."""
+    agent = small_agent("bc", train_critic=False)
+    plan = schedule("espn", 0.8, 20, start=0.1, until=0.4, every=2)
+    begun = begin(plan, agent)
+    change = plan.change(moment(agent, begun.state, plan.first, begun.memory))
+    built, update = extended(agent, plan, change, plan.first, Twins(agent.TWINS, agent.config.twin))
+    draws = torch.Generator().manual_seed(0)
+    for step in range(4):
+        update(random_batch(40, seed=step), draws)
+    after = plan.change(moment(built, built.state(), plan.last, update.remember(change.memory))).state.networks["actor"]
+    weights = np.abs(begun.state.networks["actor"].topology.unpack(begun.state.networks["actor"].values)[0])
+    mask = after.topology.layers["hidden0"]
+    assert weights[mask].min() > weights[~mask].max()
 
 
 @settings(deadline=None, max_examples=20)
@@ -297,7 +325,7 @@ def test_a_run_reports_what_is_left_and_forgets_its_gates(cli, tmp_path):
     header, *rows = [line.split(",") for line in (run_dir / "metrics.csv").read_text().splitlines()]
     column = [row[header.index("gates/left/decoder")] for row in rows]
     assert column == ["1.0", "", "", ""] and "gates/left/critic2" not in header  # at updates 10, 20, 30 and 40
-    assert summary["gates/left/decoder"] > 1 and "network decoder: " in err and "raise prune.penalty" in err.lower()
+    assert summary["gates/left/decoder"] == 1.0 and "network decoder: " in err and "raise prune.penalty" in err.lower()
     assert "masks are learned beside the weights" in out and "engine: sparse" in out
     memory = load_checkpoint(checkpoint_path(run_dir)).memory
     assert set(memory.numbers) == {f"{name}/left" for name in ("actor", "critic1", "encoder", "decoder")}

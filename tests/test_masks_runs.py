@@ -51,7 +51,7 @@ def test_batches_of_one_change_are_kept_apart(tmp_path):
     config = experiment.read_config(OmegaConf.to_container(values, resolve=True))
     data = experiment.load_training_data(config)
     masks, generator = MaskChanges(config, data.loaded.spaces, data.buffer), torch.Generator().manual_seed(0)
-    sample = masks._probe(all_grown(masks.start().state))
+    sample = masks._probe(None, all_grown(masks.start().state))
     first = sample(generator)
     before = {name: float(it.loss().detach()) for name, it in first.items()}
     second = {name: float(it.loss().detach()) for name, it in sample(generator).items()}

@@ -10,13 +10,16 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, TINY, small
-from helpers import on_engine, pruned_agent, random_batch
-from mask_changes import schedule
+from helpers import on_engine, pruned_agent, random_batch, small_agent
+from mask_changes import begin, moment, schedule
+from omegaconf import OmegaConf
 
 from sparse_offline_rl.config import SoftConfig
 from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.networks.masked import masked_product
 from sparse_offline_rl.networks.soft import SoftLayers
+from sparse_offline_rl.pruning.prune import Twins
+from sparse_offline_rl.pruning.schedule import observed
 from sparse_offline_rl.training.softened import SoftPhase, SoftUpdate
 
 WEIGHT = torch.tensor([[1.0, -2.0], [0.5, 0.0], [0.0, 1.0]])
@@ -109,9 +112,22 @@ def test_a_pipeline_rewires_only_masks_that_are_there():
     assert [update for update in range(1, 100) if plan.due(update)] == [10, 40, 50, 60, 70, 80] and plan.found == 40
 
 
-def then(**options):
-    from omegaconf import OmegaConf
+@pytest.mark.parametrize("drop", ["threshold", "sign", "magnitude"])
+def test_a_pipeline_remembers_numbers_from_its_first_change_of_masks_on(drop):
+    """At the update at which masks are found nothing was dropped yet, though a change would be due by then."""
+    agent = small_agent("td3bc")
+    plan = schedule(
+        "pipeline", 0.8, 20, start=0.1, until=0.4, every=2, then=then(every=2, start=0.4, until=0.9, drop=drop)
+    )
+    twins, change = Twins(agent.TWINS, agent.config.twin), begin(plan, agent)
+    for update in range(1, 20):
+        if plan.due(update):
+            change = observed(plan.change(moment(agent, change.state, update, change.memory)))
+            plan.check_memory(update, change.state, change.memory, twins)
+    assert any("left" not in key for key in change.memory.numbers) == (drop != "magnitude")
 
+
+def then(**options):
     values = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "prune" / "pipeline.yaml"))
     return values["then"] | options
 
@@ -124,8 +140,9 @@ def then(**options):
         (["prune=espn", "soft.until=0.6"], "soft.until=0.6 would last to update 44"),
         (["soft.until=0.5", "soft.skip=-1"], "soft.skip=-1 cannot be used"),
         (["prune=pipeline", "prune.then.start=0.4"], "prune.then.start=0.4 lies before prune.until=0.5"),
-        (["prune=pipeline"], "prune.every=1000 leaves the masks as they are"),
-        (["prune=pipeline", "prune.then.drop=luck", "prune.then.every=2"], "prune.drop='luck' cannot be used"),
+        (["prune=pipeline"], "prune.then.every=1000 leaves the masks as they are"),
+        (["prune=pipeline", "prune.then.every=20"], "no change is due between that and prune.then.until=0.75"),
+        (["prune=pipeline", "prune.then.drop=luck", "prune.then.every=2"], "prune.then.drop='luck' cannot be used"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(cli, tmp_path, overrides, sentence):

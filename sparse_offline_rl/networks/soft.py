@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -30,7 +32,11 @@ class SoftLayers:
 
 def _resized(x: Tensor, width: int) -> Tensor:
     """``x`` ``[B, n]`` with ``width`` columns, between which it is interpolated linearly."""
-    if x.shape[1] == width:
-        return x
-    resized: Tensor = interpolate(x[:, None, :], size=width, mode="linear", align_corners=True)[:, 0, :]
-    return resized
+    return x if x.shape[1] == width else x @ _interpolation(x.shape[1], width, x.device)
+
+
+@functools.cache
+def _interpolation(inputs: int, width: int, device: torch.device) -> Tensor:
+    """Matrix ``[inputs, width]``. A product has a deterministic gradient on every device, which torch's own interpolation has not."""
+    matrix: Tensor = interpolate(torch.eye(inputs)[:, None, :], size=width, mode="linear", align_corners=True)[:, 0, :]
+    return matrix.to(device)

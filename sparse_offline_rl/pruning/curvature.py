@@ -183,4 +183,10 @@ class LeastSquares:
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    return torch.cholesky_solve(right, torch.linalg.cholesky(matrix))
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed.any():
+        raise UserError(
+            "the curvature has no inverse, as units of a layer say the same on the batches that it is from: raise prune.damping, or "
+            "prune.batches."
+        )
+    return torch.cholesky_solve(right, factor)

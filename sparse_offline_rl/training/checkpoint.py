@@ -52,6 +52,7 @@ class Progress:
     levels: Sequence[Mapping[str, float]] = field(
         default_factory=list
     )  # results of the levels that have ended (prune.schedule=tickets)
+    teacher: str = ""  # digest of the checkpoint that the run learns from (distill.teacher)
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,16 @@ def _network(prefix: str, name: str, layers: Any, arrays: Arrays) -> NetworkStat
 
 
 def _progress(values: Mapping[str, Any]) -> Progress:
-    values = {"episodes_bytes": 0, "episodes_sha256": "", **values}
-    kinds = {"csv_sha256": str, "data": str, "engine": str, "config": dict, "evaluation": dict, "episodes_sha256": str}
+    values = {"episodes_bytes": 0, "episodes_sha256": "", "teacher": "", **values}
+    kinds = {
+        "csv_sha256": str,
+        "data": str,
+        "engine": str,
+        "config": dict,
+        "evaluation": dict,
+        "episodes_sha256": str,
+        "teacher": str,
+    }
     for key, kind in kinds.items():
         if not isinstance(values[key], kind):
             raise ValueError(f"its {key} is no {kind.__name__}")
@@ -222,7 +231,7 @@ def _progress(values: Mapping[str, Any]) -> Progress:
         raise ValueError("its clocks show no time")
     evaluation = {str(name): float(value) for name, value in values["evaluation"].items()}
     levels = [_level(it) for it in values.get("levels", [])]
-    texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config", "episodes_sha256")}
+    texts = {key: values[key] for key in ("csv_sha256", "data", "engine", "config", "episodes_sha256", "teacher")}
     csv_bytes, episodes_bytes = (_count(values[key], key) for key in ("csv_bytes", "episodes_bytes"))
     return Progress(
         seconds[0], seconds[1], evaluation, csv_bytes, episodes_bytes=episodes_bytes, levels=levels, **texts

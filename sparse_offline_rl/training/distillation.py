@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from sparse_offline_rl.agents.base import Agent
@@ -15,25 +17,49 @@ from sparse_offline_rl.agents.registry import AGENTS, agent_configs
 from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.networks.mlp import PrunableMLP
+from sparse_offline_rl.networks.mlp import PrunableMLP, mlps_below
+from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.registry import prune_configs
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 from sparse_offline_rl.training.stored_config import read_stored_config
 from sparse_offline_rl.types import Spaces
 
-Teacher = Mapping[str, PrunableMLP]
+
+@dataclass(frozen=True)
+class Teacher:
+    """The networks of a finished run, and the digest of the checkpoint that they are from."""
+
+    networks: Mapping[str, PrunableMLP]
+    digest: str
+
+    def require_fit(self, state: AgentState) -> None:
+        """Raise UserError unless each network takes and gives as much as that of ``state`` does."""
+        for name, mlp in self.networks.items():
+            found, wanted = (_ends(it) for it in (mlp.topology, state.networks[name].topology))
+            if found != wanted:
+                raise UserError(
+                    f"distill.teacher: its network {name} has {found} inputs and outputs, and this run's has {wanted}: choose a teacher "
+                    "with the same sizes of what goes in and out."
+                )
+
+
+def _ends(topology: Topology) -> tuple[int, dict[str, int]]:
+    return topology.in_features, {name: len(mask) for name, mask in topology.heads.items()}
 
 
 def load_teacher(config: Config, spaces: Spaces, data: str) -> Teacher | None:
     """The networks of the run that ``distill.teacher`` names; None where it names none.
 
-    Raises UserError if there is no checkpoint, or if it is of another agent or of other data than ``data``, a dataset's fingerprint.
+    Networks that it never trained are left out. Raises UserError if the run is unfinished, or if it is of another agent or of other data
+    than ``data``, a dataset's fingerprint.
     """
     if config.distill.teacher is None:
         return None
     folder = Path(config.distill.teacher)
-    if not checkpoint_path(folder).is_file():
-        raise UserError(f"distill.teacher={folder} has no checkpoint: give the folder of a run that was trained.")
+    path = checkpoint_path(folder)
+    if not (path.is_file() and (folder / "summary.json").is_file()):
+        raise UserError(f"distill.teacher={folder} is no finished run: give the folder of one.")
     stored = parse_config(
         {**read_stored_config(folder / "config.yaml", "restore it, or choose another teacher"), "run_dir": str(folder)},
         agent_configs(),
@@ -44,7 +70,7 @@ def load_teacher(config: Config, spaces: Spaces, data: str) -> Teacher | None:
             f"distill.teacher={folder} is agent={stored.agent.name}, and this run is agent={config.agent.name}: choose a teacher of the "
             "same agent."
         )
-    checkpoint = load_checkpoint(checkpoint_path(folder))
+    checkpoint = load_checkpoint(path)
     if checkpoint.progress.data != data:
         raise UserError(
             f"distill.teacher={folder} was trained on other data than this run: choose a teacher of the same dataset."
@@ -55,9 +81,14 @@ def load_teacher(config: Config, spaces: Spaces, data: str) -> Teacher | None:
         )
     except ValueError as error:
         raise UserError(f"distill.teacher={folder} cannot be used ({error}): choose another teacher.") from None
-    for mlp in agent.mlps().values():
-        mlp.requires_grad_(False)
-    return agent.mlps()
+    networks: dict[str, PrunableMLP] = {}
+    for name, optimizer in agent.optimizers.items():
+        if optimizer.steps:
+            networks |= {
+                mlp.name: mlp.requires_grad_(False)
+                for mlp in mlps_below(nn.ModuleList([agent.networks.get_submodule(name)]))
+            }
+    return Teacher(networks, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 class _Lessons:
@@ -66,8 +97,8 @@ class _Lessons:
     parameters: Sequence[Tensor] = ()
 
     def __init__(self, networks: Mapping[str, PrunableMLP], teacher: Teacher, weight: float) -> None:
-        self._teacher, self._weight = teacher, weight
-        self._calls: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
+        self._networks, self._teacher, self._weight = networks, teacher.networks, weight
+        self._inputs: dict[str, tuple[Tensor, ...]] = {}
         for name, mlp in networks.items():
             mlp.register_forward_hook(self._noted(name))
 
@@ -75,18 +106,21 @@ class _Lessons:
         def note(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
             # Not where targets or acting ask, and not where the network is only in the way of another one's gradient.
             if torch.is_grad_enabled() and next(module.parameters()).requires_grad:
-                self._calls[name] = (inputs, output)
+                self._inputs[name] = inputs
 
         return note
 
     def penalty(self) -> Tensor | None:
         """The mean squared distance of each network's last answers from its teacher's, in units of the variance of these."""
         distances = []
-        for name, (inputs, output) in self._calls.items():
+        for name, inputs in self._inputs.items():
+            # What made the inputs is not to learn from this: the encoder would move its latents to suit the decoder's teacher.
+            given = [it.detach() for it in inputs]
             with torch.no_grad():
-                wanted = self._teacher[name](*(it.detach() for it in inputs))
-            distances.append(mse_loss(output, wanted) / wanted.var().clamp_min(1e-8))
-        self._calls.clear()
+                wanted = self._teacher[name](*given)
+            answer = self._networks[name].forward(*given)  # past the hook, which would note it
+            distances.append(mse_loss(answer, wanted) / wanted.var(correction=0).clamp_min(1e-8))
+        self._inputs.clear()
         return self._weight * torch.stack(distances).sum() if distances else None
 
     def step(self, gradients: Sequence[Tensor]) -> None:
@@ -100,6 +134,10 @@ def learn_from(agent: Agent, teacher: Teacher, weight: float) -> None:
     """
     for optimizer in agent.optimizers.values():
         trained = {id(parameter) for parameter in optimizer.parameters}
-        networks = {name: mlp for name, mlp in agent.mlps().items() if id(next(mlp.parameters())) in trained}
+        networks = {
+            name: mlp
+            for name, mlp in agent.mlps().items()
+            if name in teacher.networks and id(next(mlp.parameters())) in trained
+        }
         if networks:
             optimizer.companions.append(_Lessons(networks, teacher, weight))

@@ -49,10 +49,10 @@ class _Companion:
         self.adam = Adam(self.parameters, extensions.schedule.config.gate_lr)
         states = [self._extension[name].state for name in self.own]
         for moments, kind in ((self.adam.exp_avg, "exp_avg"), (self.adam.exp_avg_sq, "exp_avg_sq")):
-            stored = [array for state in states for array in getattr(state, kind).values()]
+            stored = [getattr(state, kind)[layer] for state in states for layer in state.gates]
             for tensor, array in zip(moments, stored, strict=True):
                 tensor.copy_(torch.from_numpy(array))
-        self.adam.steps = states[0].steps
+        self.adam.steps = states[0].steps if states else 0
         for name, mlp in members:
             for layer, linear in mlp.layers().items():
                 linear.product = partial(self._extension[name].product, layer)
@@ -61,10 +61,9 @@ class _Companion:
         """As :class:`~sparse_offline_rl.agents.optimizers.Companion` says."""
         found = []
         for name, mlp in self.own.items():
-            extension = self._extension[name]
-            penalty = extension.penalty(_weights(mlp)) if extension.strength else None
-            if penalty is not None:
-                found.append(penalty * (extension.strength * extension.state.unit))
+            added = self._extension[name].added_loss(_weights(mlp))
+            if added is not None:
+                found.append(added)
         return torch.stack(found).sum() if found else None
 
     @torch.no_grad()
@@ -138,6 +137,8 @@ class ExtendedUpdate:
 
     def left(self) -> dict[str, float]:
         """Metrics: of each network the share of weights that were not switched off when they were last counted."""
+        if not self._extensions.schedule.kind.SWITCHES:
+            return {}
         return {f"gates/left/{name}": count / self._totals[name] for name, count in self._left.items()}
 
     def _count(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -20,7 +21,7 @@ from sparse_offline_rl.pruning.schedule import Change, Memory, Moment, observed
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.console import warn
 from sparse_offline_rl.training.extended import Extensions
-from sparse_offline_rl.training.softened import SoftPhase, soft_phase
+from sparse_offline_rl.training.softened import SoftPhase, SoftUpdate, soft_phase
 from sparse_offline_rl.types import Batch, Objective, Spaces
 
 
@@ -50,7 +51,7 @@ class MaskChanges:
         state = initialized(state, before)
         if config.prune.name == "none":
             return Change(initialized(state, after), Memory())
-        if config.init == "zero" and self.schedule.score != "random":
+        if config.init == "zero" and self.schedule.score != "random" and not self.schedule.STARTS_DENSE:
             warn(
                 "init=zero: most initial weights are exactly zero and have equal scores; of equal ones those with the lowest index "
                 "are kept."
@@ -83,14 +84,15 @@ class MaskChanges:
 
     def columns(self, networks: Iterable[str]) -> list[str]:
         """Metrics of what ``networks`` learn beside their weights."""
-        learned = [name for name in networks if isinstance(self.schedule, Learned) and not self._twins.follows(name)]
-        return [f"gates/left/{name}" for name in learned]
+        if not isinstance(self.schedule, Learned) or not self.schedule.kind.SWITCHES:
+            return []
+        return [f"gates/left/{name}" for name in networks if not self._twins.follows(name)]
 
-    def left(self, memory: Memory) -> dict[str, float]:
-        """For the summary: the share of weights that were switched on when gates became masks, by network."""
+    def left(self, memory: Memory, totals: Mapping[str, int]) -> dict[str, float]:
+        """For the summary: the share of a network's ``totals`` weights that were switched on when gates became masks, by network."""
         if not isinstance(self.schedule, Learned):
             return {}
-        return {f"gates/left/{name}": left for name, left in self.schedule.left(memory).items()}
+        return {f"gates/left/{name}": left / totals[name] for name, left in self.schedule.left(memory).items()}
 
     def check(self, update: int, state: AgentState, memory: Memory) -> None:
         """Raise ValueError unless ``memory`` is of this run's schedule, standing at ``state`` after ``update``."""
@@ -114,11 +116,13 @@ class MaskChanges:
 
     def _moment(self, update: int, state: AgentState, memory: Memory, stream: str) -> Moment:
         draws = generator(self._config.seed, stream, self._config.device)
-        return Moment(update, state, memory, draws, self._probe, self._twins)
+        return Moment(update, state, memory, draws, partial(self._probe, self.soft(update)), self._twins)
 
-    def _probe(self, state: AgentState) -> Callable[[torch.Generator], Mapping[str, Objective]]:
+    def _probe(self, soft: SoftPhase | None, state: AgentState) -> Callable[[torch.Generator], Mapping[str, Objective]]:
         config = self._config
         agent = masked_engine("to be scored").restore(self._kind, state, self._spaces, config.agent, config.device)
+        if soft is not None:
+            SoftUpdate(agent, soft)  # what is scored is the function that is trained
         sample = self._buffer.sampler(config.prune.batch_size)
 
         def objectives(draws: torch.Generator) -> Mapping[str, Objective]:

@@ -135,7 +135,8 @@ class Session:
         summary |= {"dataset_return_mean": self._data.return_mean}
         if not self._masks.schedule.CHANGES:
             return summary
-        return summary | {"levels": self._levels, **self._movement, **self._masks.left(self._memory)}
+        totals = {name: mlp.topology.total for name, mlp in active.agent.mlps().items()}
+        return summary | {"levels": self._levels, **self._movement, **self._masks.left(self._memory, totals)}
 
     def _step(self) -> Metrics:
         self._gradient_norms = None
@@ -238,6 +239,7 @@ class Session:
             episodes_bytes=episodes_bytes,
             episodes_sha256=episodes_sha256,
             levels=self._levels,
+            teacher="" if self._teacher is None else self._teacher.digest,
         )
         random_state = self._generator.get_state().numpy()
         state, memory = self._active.agent.state(), self._active.remember(self._memory)

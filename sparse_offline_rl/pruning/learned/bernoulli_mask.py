@@ -9,11 +9,13 @@ from torch import Tensor
 
 from sparse_offline_rl.pruning.learned.extension import Extension
 
+THRESHOLD = 0.01  # M above which a weight counts as there
+
 
 class BernoulliMask(Extension):
     """``L(θ ⊙ M) + λ1 Σ M (1 - M) + λ2 Σ M``, M = 0.5 at the start; afterwards the largest ``|θ ⊙ M|`` survive.
 
-    ``prune.polarize`` is λ1 and ``prune.penalty`` λ2. The paper reads M as probabilities and multiplies with them. It does not
+    ``prune.polarize`` is λ1 and ``prune.penalty`` λ2, both in units of the loss. The paper reads M as probabilities and multiplies with them. It does not
     say how they stay probabilities: here they are clamped after each step.
     """
 
@@ -23,10 +25,11 @@ class BernoulliMask(Extension):
         """As the base says."""
         return self.gates[layer], None
 
-    def penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """``λ1/λ2 Σ M (1 - M) + Σ M``: the caller multiplies with λ2."""
-        ratio = self.settings.polarize / self.settings.penalty if self.settings.penalty else 0.0
-        return torch.stack([(ratio * gate * (1 - gate) + gate).sum() for gate in self.gates.values()]).sum()
+    def added_loss(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """As the base says; the push to the ends does not rest once the target is met."""
+        fewer = torch.stack([gate.sum() for gate in self.gates.values()]).sum()
+        ends = torch.stack([(gate * (1 - gate)).sum() for gate in self.gates.values()]).sum()
+        return (self.strength * fewer + self.settings.polarize * ends) * self.state.unit
 
     @torch.no_grad()
     def after_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], rate: float) -> None:
@@ -35,5 +38,5 @@ class BernoulliMask(Extension):
             gate.clamp_(0, 1)
 
     def left(self, layer: str, weight: Tensor) -> Tensor:
-        """``M > 0.5``: more likely there than not."""
-        return self.gates[layer].detach() > self.INITIAL
+        """``M > 0.01``."""
+        return self.gates[layer].detach() > THRESHOLD

@@ -14,6 +14,8 @@ from sparse_offline_rl.pruning.learned.extension import Extension
 class Decorrelation(Extension):
     """The mean squared correlation of pairs of units of a hidden layer on the batch; which weights survive, ``prune.score`` says."""
 
+    SWITCHES = False
+
     @classmethod
     def unit(cls, effects: Mapping[str, Tensor]) -> float:
         """The sum of ``|w · ∂L/∂w|``: of the order by which the loss would change if all weights did."""

@@ -66,6 +66,7 @@ class Extension:
     INITIAL: ClassVar[float | None] = None  # of every gate; None: there are no gates
     LAYERS: ClassVar[str] = "all"  # layers that have gates: "all" or "hidden"
     STRUCTURED: ClassVar[bool] = False  # whether hidden units go as wholes, by `unit_scores`
+    SWITCHES: ClassVar[bool] = True  # whether weights are switched off, which `left` then counts
 
     def __init__(self, settings: LearnedConfig, state: ExtensionState, topology: Topology, device: str = "cpu") -> None:
         self.settings, self.state = settings, state
@@ -120,13 +121,23 @@ class Extension:
         """As :meth:`factors`, with the noise of training."""
         return self.factors(layer)
 
+    def added_loss(self, weights: Mapping[str, Tensor]) -> Tensor | None:
+        """What is added to the network's loss: its :meth:`penalty` with the present strength."""
+        penalty = self.penalty(weights) if self.strength else None
+        return None if penalty is None else penalty * (self.strength * self.state.unit)
+
     def penalty(self, weights: Mapping[str, Tensor]) -> Tensor | None:
-        """What is added to the network's loss, times the strength and :attr:`ExtensionState.unit`: a scalar."""
+        """A scalar of which the strength and :attr:`ExtensionState.unit` are factors."""
         return None
 
     @torch.no_grad()
     def after_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], rate: float) -> None:
         """Move ``weights`` ``[out, in]`` or gates in place, after a step of size ``rate`` along ``gradients`` of the weights."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether its gates were never trained, as no optimiser moved their network: they say nothing."""
+        return self.INITIAL is not None and self.state.steps == 0
 
     def importance(self, layer: str, weight: Tensor) -> Tensor:
         """What decides which weights survive, ``[out, in]``: the size of the gated weight."""
@@ -142,10 +153,6 @@ class Extension:
         """How many of the network's weights are not switched off."""
         return sum(int(self.left(name, weight).sum()) for name, weight in weights.items())
 
-    def unit_scores(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What decides which hidden units survive, where they go as wholes: ``[out]`` of each hidden layer."""
-        raise NotImplementedError
-
     def normal(self, shape: torch.Size) -> Tensor:
         """Standard normal noise of this update."""
         return torch.randn(shape, generator=self.draws, device=self.draws.device)
@@ -153,3 +160,26 @@ class Extension:
     def uniform(self, shape: torch.Size) -> Tensor:
         """Uniform noise of this update, inside (0, 1)."""
         return torch.rand(shape, generator=self.draws, device=self.draws.device).clamp_(1e-6, 1 - 1e-6)
+
+
+class UnitExtension(Extension):
+    """An extension that switches off whole hidden units."""
+
+    STRUCTURED = True
+
+    def unit_scores(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What decides which hidden units survive: ``[out]`` of each hidden layer."""
+        raise NotImplementedError
+
+    def alive(self, layer: str, weight: Tensor) -> Tensor:
+        """Boolean ``[out]``: which units of a hidden layer are not switched off."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def count_left(self, weights: Mapping[str, Tensor]) -> int:
+        """As the base says: a weight is there if the units on both of its ends are."""
+        count, inputs = 0, next(iter(weights.values())).shape[1]
+        for name in self.hidden:
+            outputs = int(self.alive(name, weights[name]).sum())
+            count, inputs = count + inputs * outputs, outputs
+        return count + inputs * sum(len(weight) for name, weight in weights.items() if name not in self.hidden)

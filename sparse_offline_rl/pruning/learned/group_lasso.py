@@ -7,17 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparse_offline_rl.pruning.learned.extension import Extension
+from sparse_offline_rl.pruning.learned.extension import UnitExtension
 
 
-class GroupLasso(Extension):
+class GroupLasso(UnitExtension):
     """``λ Σ √n ‖w_j‖₂`` over the n weights ``w_j`` that unit j reads; whole units go.
 
     After each step of size η a group becomes ``w max(0, 1 - η λ √n / ‖w‖₂)``. Adam moves each weight by about η, whatever the loss, so
     λ = ``prune.penalty`` is the part of that which the penalty has: it needs no unit of the loss.
     """
-
-    STRUCTURED = True
 
     @torch.no_grad()
     def after_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], rate: float) -> None:
@@ -31,8 +29,6 @@ class GroupLasso(Extension):
         """What decides which units survive: ``‖w_j‖₂ / √n``, ``[out]`` of each hidden layer."""
         return {name: weights[name].norm(dim=1) / weights[name].shape[1] ** 0.5 for name in self.hidden}
 
-    def left(self, layer: str, weight: Tensor) -> Tensor:
-        """Whether the unit has any weight that is not zero, for all its weights; always of a head's."""
-        if layer not in self.hidden:
-            return torch.ones_like(weight, dtype=torch.bool)
-        return weight.ne(0).any(1, keepdim=True).expand_as(weight)
+    def alive(self, layer: str, weight: Tensor) -> Tensor:
+        """Whether the unit reads with any weight that is not zero."""
+        return weight.ne(0).any(1)

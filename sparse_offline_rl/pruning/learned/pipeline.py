@@ -34,7 +34,17 @@ class Pipeline(Learned):
                 f"prune.then.start={config.then.start:g} lies before prune.until={config.until:g}, where the masks that it changes are "
                 "found: raise the one, or lower the other."
             )
-        self._then = Rewire(config.then, sparsity, updates)
+        try:
+            self._then = Rewire(config.then, sparsity, updates)
+        except UserError as error:
+            raise UserError(str(error).replace("prune.", "prune.then.")) from None
+        changes = (update for update in range(self.last + 1, updates) if self._then.due(update))
+        self._begins = next(changes, updates)
+        if self._begins == updates:
+            raise UserError(
+                f"prune.then.every={config.then.every} leaves the masks as they are: they are found after update {self.last}, and no change "
+                f"is due between that and prune.then.until={config.then.until:g} of updates={updates}. Lower prune.then.every, or train longer."
+            )
 
     def due(self, update: int) -> bool:
         """As the base says."""
@@ -42,7 +52,8 @@ class Pipeline(Learned):
 
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
         """As the base says."""
-        return {**super().numbers(update, networks), **self._then.numbers(update, networks)}
+        then = self._then.numbers(update, networks) if update >= self._begins else {}
+        return {**super().numbers(update, networks), **then}
 
     def change(self, moment: Moment) -> Change:
         """As the base says, and then as ``rewire`` does."""

@@ -16,10 +16,10 @@ from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, NetworkState
 from sparse_offline_rl.pruning.allocate import allocate, survivors
 from sparse_offline_rl.pruning.learned.config import LearnedConfig
-from sparse_offline_rl.pruning.learned.extension import Extension, ExtensionState
+from sparse_offline_rl.pruning.learned.extension import Extension, ExtensionState, UnitExtension
 from sparse_offline_rl.pruning.learned.registry import EXTENSIONS
 from sparse_offline_rl.pruning.masks import Masks
-from sparse_offline_rl.pruning.prune import find_masks, naming, prune_state
+from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment, require_choice
 from sparse_offline_rl.pruning.units import require_units, without_units
 from sparse_offline_rl.types import FloatArray
@@ -120,8 +120,20 @@ class Learned(MaskSchedule):
         """How many of ``total`` weights shall survive: once no more are left, nothing pulls at them."""
         return survivors(total, self.sparsity)
 
+    def check_memory(self, update: int, state: AgentState, memory: Memory, twins: Twins) -> None:
+        """As the base says."""
+        super().check_memory(update, state, memory, twins)
+        for key, numbers in memory.numbers.items():
+            kind = key.partition("/")[2].partition(".")[0]
+            if kind in ("steps", "unit", "left", "exp_avg_sq") and (numbers < 0).any():
+                raise ValueError(f"its {key} is negative")
+            if kind in ("steps", "left") and (numbers % 1).any():
+                raise ValueError(f"its {key} is no whole number")
+
     def left(self, memory: Memory) -> dict[str, int]:
-        """Network -> how many of its weights were not switched off when they were last counted."""
+        """Network -> how many of its weights were not switched off when they were last counted; nothing where none ever are."""
+        if not self.kind.SWITCHES:
+            return {}
         return {key.removesuffix("/left"): int(it[0]) for key, it in memory.numbers.items() if key.endswith("/left")}
 
     def warmth(self, update: int) -> float:
@@ -172,12 +184,14 @@ class Learned(MaskSchedule):
         for name, extension in sorted(extensions.items()):
             weights = _weights(raw.networks[name])
             with naming(name), torch.no_grad():
-                if extension.STRUCTURED:
-                    masks[name] = without_units(
-                        raw.networks[name].topology, extension.unit_scores(weights), self.sparsity
-                    )
+                if isinstance(extension, UnitExtension):
+                    scores = extension.unit_scores(weights)
+                    masks[name] = without_units(raw.networks[name].topology, scores, self.sparsity)
                 else:
-                    scores = {layer: extension.importance(layer, weight) for layer, weight in weights.items()}
+                    scores = {
+                        layer: weight.abs() if extension.idle else extension.importance(layer, weight)
+                        for layer, weight in weights.items()
+                    }
                     masks[name] = allocate(scores, self.sparsity, self.config.scope)
         return masks
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparse_offline_rl.pruning.learned.extension import Extension
+from sparse_offline_rl.pruning.learned.extension import UnitExtension
 
 THRESHOLD = 0.01  # scale above which a unit counts as there
 
 
-class UnitScale(Extension):
+class UnitScale(UnitExtension):
     """``γ relu(w x + b)`` with γ = 1 at the start, kept at 0 or above; whole units go.
 
     The authors use the scale of a batch normalisation. There is none here, so the scale is one of its own; what is left of it is
@@ -21,7 +21,6 @@ class UnitScale(Extension):
 
     INITIAL = 1.0
     LAYERS = "hidden"
-    STRUCTURED = True
 
     @classmethod
     def gate_shape(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -30,7 +29,7 @@ class UnitScale(Extension):
 
     @classmethod
     def unit(cls, effects: Mapping[str, Tensor]) -> float:
-        """As the base says: of a unit's scale the gradient is the sum over its weights."""
+        """As the base says: of a unit's scale the gradient is the sum over its weights (and its bias, left out here)."""
         return super().unit({name: effect.sum(1) for name, effect in effects.items()})
 
     def factors(self, layer: str) -> tuple[Tensor | None, Tensor | None]:
@@ -52,8 +51,6 @@ class UnitScale(Extension):
         """What decides which units survive: γ, ``[out]`` of each hidden layer."""
         return {name: gate.detach() for name, gate in self.gates.items()}
 
-    def left(self, layer: str, weight: Tensor) -> Tensor:
-        """``γ > 0.01``, for all weights of the unit."""
-        gate = self.gates.get(layer)
-        there = weight.new_ones(len(weight), dtype=torch.bool) if gate is None else gate.detach() > THRESHOLD
-        return there[:, None].expand_as(weight)
+    def alive(self, layer: str, weight: Tensor) -> Tensor:
+        """``γ > 0.01``."""
+        return self.gates[layer].detach() > THRESHOLD
