@@ -16,7 +16,7 @@ from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import find_masks, naming, prune_state
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, exponential, require_choice
 from sparse_offline_rl.pruning.scores import SCORERS
-from sparse_offline_rl.pruning.units import UNIT_SCORES, require_units, without_units
+from sparse_offline_rl.pruning.units import UNIT_SCORES, require_units_of, without_units
 from sparse_offline_rl.pruning.views import NetworkView
 
 
@@ -71,9 +71,7 @@ class Surgery(MaskSchedule):
     def start(self, moment: Moment) -> AgentState:
         """As the base says. Raises UserError, too, if no whole number of units comes near the sparsity."""
         if self.units:
-            for name, network in moment.state.networks.items():
-                with naming(name):
-                    require_units(network.topology, self.sparsity)
+            require_units_of(moment.state, self.sparsity)
         return super().start(moment)
 
     @property

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.allocate import require_finite, survivors
 from sparse_offline_rl.pruning.curvature import LeastSquares
 from sparse_offline_rl.pruning.masks import Masks
+from sparse_offline_rl.pruning.prune import naming
 from sparse_offline_rl.pruning.views import NetworkView
 
 UnitScores = dict[str, Tensor]  # name of a hidden layer -> [units], higher = keep
@@ -68,6 +70,13 @@ UNIT_SCORES: dict[str, UnitScorer] = {
     "unit_l1": unit_l1,
     "unit_l2": unit_l2,
 }
+
+
+def require_units_of(state: AgentState, sparsity: float) -> None:
+    """As :func:`require_units`, for each network of ``state``; the error names it."""
+    for name, network in state.networks.items():
+        with naming(name):
+            require_units(network.topology, sparsity)
 
 
 def require_units(topology: Topology, sparsity: float) -> None:

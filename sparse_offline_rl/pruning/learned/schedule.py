@@ -21,7 +21,7 @@ from sparse_offline_rl.pruning.learned.registry import EXTENSIONS
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment, require_choice
-from sparse_offline_rl.pruning.units import require_units, without_units
+from sparse_offline_rl.pruning.units import require_units_of, without_units
 from sparse_offline_rl.types import FloatArray
 
 
@@ -74,9 +74,7 @@ class Learned(MaskSchedule):
     def start(self, moment: Moment) -> AgentState:
         """As the base says. Raises UserError, too, if no whole number of units comes near the sparsity."""
         if self.kind.STRUCTURED:
-            for name, network in moment.state.networks.items():
-                with naming(name):
-                    require_units(network.topology, self.sparsity)
+            require_units_of(moment.state, self.sparsity)
         return super().start(moment)
 
     @property
