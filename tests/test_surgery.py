@@ -297,3 +297,9 @@ def test_norms_of_units_are_means_so_that_layers_compare():
     assert UNIT_SCORES["unit_l1"](net, draws())["hidden1"].tolist() == [1, 2]
     thinned = view_of(network(hidden0=[[3, 0]], hidden1=[[1], [-2]], out=[[1, 1]]), None)
     assert UNIT_SCORES["unit_l1"](thinned, draws())["hidden0"].tolist() == [3]  # of the weights that are there
+
+
+def test_a_curvature_without_an_inverse_is_a_sentence_wherever_it_is_asked():
+    same = torch.ones(3, 3, dtype=torch.float64)
+    with pytest.raises(UserError, match=r"raise prune\.damping"):
+        LeastSquares(same)

@@ -163,16 +163,16 @@ class LeastSquares:
 
     def __init__(self, matrix: Tensor) -> None:
         self._matrix = matrix
-        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+        self._inverse = torch.cholesky_inverse(_factor(matrix))
 
     def costs(self, free: Tensor, held: Tensor) -> Tensor:
         """``1 / [H_ff⁻¹]_qq`` of each free coordinate: twice the least that a unit step of it costs if the others may follow."""
         inverse = self._inverse
         if len(held) < len(free):
-            factor = torch.linalg.cholesky(inverse[held][:, held])
+            factor = _factor(inverse[held][:, held])
             shared: Tensor = torch.linalg.solve_triangular(factor, inverse[held][:, free], upper=False)
             return (inverse.diagonal()[free] - shared.square().sum(0)).reciprocal()
-        return torch.cholesky_inverse(torch.linalg.cholesky(self._matrix[free][:, free])).diagonal().reciprocal()
+        return torch.cholesky_inverse(_factor(self._matrix[free][:, free])).diagonal().reciprocal()
 
     def follow(self, free: Tensor, held: Tensor, steps: Tensor) -> Tensor:
         """Steps ``[k, free]`` of the free coordinates that cost least when the held ones make ``steps`` ``[k, held]``."""
@@ -183,10 +183,16 @@ class LeastSquares:
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    return torch.cholesky_solve(right, _factor(matrix))
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """Its Cholesky factor. Raises UserError where it has none."""
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed.any():
         raise UserError(
             "the curvature has no inverse, as units of a layer say the same on the batches that it is from: raise prune.damping, or "
             "prune.batches."
         )
-    return torch.cholesky_solve(right, factor)
+    return factor

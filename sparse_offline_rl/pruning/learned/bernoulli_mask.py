@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparse_offline_rl.pruning.learned.extension import Extension
+from sparse_offline_rl.pruning.learned.extension import Extension, summed
 
 THRESHOLD = 0.01  # M above which a weight counts as there
 
@@ -27,8 +27,8 @@ class BernoulliMask(Extension):
 
     def added_loss(self, weights: Mapping[str, Tensor]) -> Tensor:
         """As the base says; the push to the ends does not rest once the target is met."""
-        fewer = torch.stack([gate.sum() for gate in self.gates.values()]).sum()
-        ends = torch.stack([(gate * (1 - gate)).sum() for gate in self.gates.values()]).sum()
+        fewer = summed(self.gates.values())
+        ends = summed(gate * (1 - gate) for gate in self.gates.values())
         return (self.strength * fewer + self.settings.polarize * ends) * self.state.unit
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,6 +51,11 @@ class ExtensionState:
         return cls(**found, steps=int(steps), unit=unit, left=int(left))
 
 
+def summed(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of all entries of ``parts``, a scalar."""
+    return torch.stack([part.sum() for part in parts]).sum()
+
+
 def _one(number: float) -> FloatArray:
     return np.array([number], np.float32)
 
@@ -65,7 +70,6 @@ class Extension:
 
     INITIAL: ClassVar[float | None] = None  # of every gate; None: there are no gates
     LAYERS: ClassVar[str] = "all"  # layers that have gates: "all" or "hidden"
-    STRUCTURED: ClassVar[bool] = False  # whether hidden units go as wholes, by `unit_scores`
     SWITCHES: ClassVar[bool] = True  # whether weights are switched off, which `left` then counts
 
     def __init__(self, settings: LearnedConfig, state: ExtensionState, topology: Topology, device: str = "cpu") -> None:
@@ -164,8 +168,6 @@ class Extension:
 
 class UnitExtension(Extension):
     """An extension that switches off whole hidden units."""
-
-    STRUCTURED = True
 
     def unit_scores(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What decides which hidden units survive: ``[out]`` of each hidden layer."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparse_offline_rl.pruning.learned.extension import Extension
+from sparse_offline_rl.pruning.learned.extension import Extension, summed
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # temperature and the interval that is stretched to, the authors' values
 
@@ -30,7 +30,7 @@ class HardConcrete(Extension):
     def penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
         """``Σ σ(log α - β log(-γ / ζ))`` (equation 12)."""
         shift = BETA * math.log(-GAMMA / ZETA)
-        return torch.stack([torch.sigmoid(log_alpha - shift).sum() for log_alpha in self.gates.values()]).sum()
+        return summed(torch.sigmoid(log_alpha - shift) for log_alpha in self.gates.values())
 
     def importance(self, layer: str, weight: Tensor) -> Tensor:
         """``log α``."""

@@ -41,6 +41,7 @@ class Learned(MaskSchedule):
         require_choice("prune.learn", config.learn, EXTENSIONS)
         super().__init__(config, sparsity, updates)
         self.kind = EXTENSIONS[config.learn]
+        self._units = issubclass(self.kind, UnitExtension)
         self.first, self.last = max(1, math.ceil(config.start * updates)), math.floor(config.until * updates)
         if not self.first < self.last < updates:
             raise UserError(
@@ -55,12 +56,12 @@ class Learned(MaskSchedule):
             raise UserError(
                 f"prune.rewind={config.rewind} must lie before masks begin to be learned, update {self.first}."
             )
-        if config.score is not None and (self.kind.INITIAL is not None or self.kind.STRUCTURED):
+        if config.score is not None and (self.kind.INITIAL is not None or self._units):
             raise UserError(
                 f"prune.score={config.score} has no meaning with prune.learn={config.learn}, which says itself what is kept: "
                 "set prune.score=null."
             )
-        if self.kind.STRUCTURED and config.scope != "network":
+        if self._units and config.scope != "network":
             raise UserError(
                 f"prune.scope={config.scope} has no meaning with prune.learn={config.learn}, which removes whole units: "
                 "set prune.scope=network."
@@ -73,7 +74,7 @@ class Learned(MaskSchedule):
 
     def start(self, moment: Moment) -> AgentState:
         """As the base says. Raises UserError, too, if no whole number of units comes near the sparsity."""
-        if self.kind.STRUCTURED:
+        if self._units:
             require_units_of(moment.state, self.sparsity)
         return super().start(moment)
 

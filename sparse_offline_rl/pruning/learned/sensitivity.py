@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparse_offline_rl.pruning.learned.extension import Extension
+from sparse_offline_rl.pruning.learned.extension import Extension, summed
 
 
 class Sensitivity(Extension):
@@ -21,7 +21,7 @@ class Sensitivity(Extension):
     def after_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], rate: float) -> None:
         """The shrinking."""
         count = sum(gradient.numel() for gradient in gradients.values())
-        mean = torch.stack([gradient.abs().sum() for gradient in gradients.values()]).sum() / count
+        mean = summed(gradient.abs() for gradient in gradients.values()) / count
         for name, weight in weights.items():
             unfelt = (1 - gradients[name].abs() / mean.clamp_min(1e-12)).clamp_min(0)
             weight.mul_(1 - rate * self.strength * unfelt)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from sparse_offline_rl.pruning.learned.extension import Extension
+from sparse_offline_rl.pruning.learned.extension import Extension, summed
 
 THRESHOLD = 0.01  # |c| above which a weight counts as there
 
@@ -26,7 +25,7 @@ class SoftMask(Extension):
 
     def penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
         """``‖c‖₁``."""
-        return torch.stack([gate.abs().sum() for gate in self.gates.values()]).sum()
+        return summed(gate.abs() for gate in self.gates.values())
 
     def importance(self, layer: str, weight: Tensor) -> Tensor:
         """``|c|``."""

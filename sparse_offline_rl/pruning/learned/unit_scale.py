@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparse_offline_rl.pruning.learned.extension import UnitExtension
+from sparse_offline_rl.pruning.learned.extension import UnitExtension, summed
 
 THRESHOLD = 0.01  # scale above which a unit counts as there
 
@@ -39,7 +39,7 @@ class UnitScale(UnitExtension):
 
     def penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
         """``Σ γ``."""
-        return torch.stack([gate.sum() for gate in self.gates.values()]).sum()
+        return summed(self.gates.values())
 
     @torch.no_grad()
     def after_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], rate: float) -> None:

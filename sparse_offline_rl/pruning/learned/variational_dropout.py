@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sparse_offline_rl.networks.masked import masked_product
-from sparse_offline_rl.pruning.learned.extension import Extension
+from sparse_offline_rl.pruning.learned.extension import Extension, summed
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # of the approximation of the KL divergence (equation 14)
 HIGHEST = 3.0  # log α from which a weight is switched off
@@ -36,7 +36,7 @@ class VariationalDropout(Extension):
         def divergence(log_alpha: Tensor) -> Tensor:
             return 0.5 * torch.nn.functional.softplus(-log_alpha) + K1 * torch.sigmoid(-K2 - K3 * log_alpha)
 
-        return torch.stack([divergence(self.log_alpha(name, it)).sum() for name, it in weights.items()]).sum()
+        return summed(divergence(self.log_alpha(name, it)) for name, it in weights.items())
 
     def log_alpha(self, layer: str, weight: Tensor) -> Tensor:
         """``log σ² - log w²``, ``[out, in]``."""
