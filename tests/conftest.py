@@ -97,6 +97,21 @@ def cli(monkeypatch, capsys):
 
 
 @pytest.fixture
+def refusal(cli, tmp_path):
+    """The one sentence with which the training command refuses these arguments, before it has written anything."""
+
+    def call(*arguments: str) -> str:
+        run_dir = tmp_path / "run"
+        status, _, err = cli(*arguments, f"run_dir={run_dir}")
+        assert status == 2 and not run_dir.exists()
+        (error,) = (line for line in err.splitlines() if line and not line.startswith("warning: "))
+        assert error.startswith("error: ")
+        return error
+
+    return call
+
+
+@pytest.fixture
 def spawn():
     """Start the training command as a process of its own; all are ended with the test."""
     processes = []
