@@ -23,7 +23,6 @@ from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.policy.content import PolicyContent, same_values
 from sparse_offline_rl.pruning.layer_reports import layer_reports
-from sparse_offline_rl.pruning.learned.schedule import Learned
 from sparse_offline_rl.pruning.registry import mask_schedule, prune_configs
 from sparse_offline_rl.pruning.schedule import Change
 from sparse_offline_rl.seeding import generator, seed_everything
@@ -46,7 +45,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     config = parse_config(values, agent_configs(), prune_configs())
     schedule = mask_schedule(config.prune, config.sparsity, config.updates)  # refuses what does not fit together
     soft_phase(config, schedule)
-    if isinstance(schedule, Learned) and config.engine == "sparse":
+    if schedule.LEARNS and config.engine == "sparse":
         raise UserError(
             f"engine=sparse cannot learn masks, and prune={config.prune.name} does: use engine=auto, which goes on with the sparse "
             "engine once the masks are found."

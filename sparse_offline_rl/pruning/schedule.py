@@ -6,7 +6,7 @@ Nothing here knows agents or engines: a :class:`Moment` brings the state and the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -97,6 +97,7 @@ class MaskSchedule:
     Config: ClassVar[type[PruneConfig]] = PruneConfig
     CHANGES: ClassVar[bool] = False  # whether masks change while training
     STARTS_DENSE: ClassVar[bool] = False  # whether nothing is pruned before the first update
+    LEARNS: ClassVar[bool] = False  # whether networks have extensions for a while, for which they must be dense
     SCORES: ClassVar[Mapping[str, object]] = SCORERS  # what prune.score may be
     config: PruneConfig
 
@@ -160,6 +161,18 @@ class MaskSchedule:
     def extensions(self, update: int, state: AgentState, memory: Memory, device: str) -> dict[str, Extension]:
         """What networks have beside their weights in the updates after ``update``; a twin that follows another has that one's."""
         return {}
+
+    def columns(self, networks: Iterable[str]) -> list[str]:
+        """Metrics, beside those of all schedules, that a run of these scored networks has now or later."""
+        return []
+
+    def results(self, memory: Memory, totals: Mapping[str, int]) -> dict[str, float]:
+        """For the summary: what the memory says in the end of networks of ``totals`` weights."""
+        return {}
+
+    def doubts(self, update: int, memory: Memory, totals: Mapping[str, int]) -> list[str]:
+        """What the user should know of the change after ``update`` that left ``memory``, a sentence each."""
+        return []
 
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes of the numbers that are remembered after ``update`` of these scored networks."""

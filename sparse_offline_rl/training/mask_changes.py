@@ -71,28 +71,13 @@ class MaskChanges:
         if not self.schedule.due(update):
             return Change(state, memory)
         change = self._observed(self.schedule.change(self._moment(update, state, memory, f"masks-{update}")))
-        schedule = self.schedule
-        if isinstance(schedule, Learned) and update == schedule.last:
-            for name, left in schedule.left(change.memory).items():
-                total = state.networks[name].topology.total
-                if left > 1.05 * schedule.allowed(total):
-                    warn(
-                        f"network {name}: {left} of {total} weights were still switched on where {schedule.allowed(total)} were to "
-                        "survive; the others were cut by rank. Raise prune.penalty, or learn for longer."
-                    )
+        for sentence in self.schedule.doubts(update, change.memory, _totals(state)):
+            warn(sentence)
         return change
 
     def columns(self, networks: Iterable[str]) -> list[str]:
-        """Metrics of what ``networks`` learn beside their weights."""
-        if not isinstance(self.schedule, Learned) or not self.schedule.kind.SWITCHES:
-            return []
-        return [f"gates/left/{name}" for name in networks if not self._twins.follows(name)]
-
-    def left(self, memory: Memory, totals: Mapping[str, int]) -> dict[str, float]:
-        """For the summary: the share of a network's ``totals`` weights that were switched on when gates became masks, by network."""
-        if not isinstance(self.schedule, Learned):
-            return {}
-        return {f"gates/left/{name}": left / totals[name] for name, left in self.schedule.left(memory).items()}
+        """Metrics that the schedule adds for ``networks``; a twin that follows another has none of its own."""
+        return self.schedule.columns(name for name in networks if not self._twins.follows(name))
 
     def check(self, update: int, state: AgentState, memory: Memory) -> None:
         """Raise ValueError unless ``memory`` is of this run's schedule, standing at ``state`` after ``update``."""
@@ -131,3 +116,7 @@ class MaskChanges:
             return agent.objectives(batch, draws)
 
         return objectives
+
+
+def _totals(state: AgentState) -> dict[str, int]:
+    return {name: network.topology.total for name, network in state.networks.items()}

@@ -136,7 +136,11 @@ class Session:
         if not self._masks.schedule.CHANGES:
             return summary
         totals = {name: mlp.topology.total for name, mlp in active.agent.mlps().items()}
-        return summary | {"levels": self._levels, **self._movement, **self._masks.left(self._memory, totals)}
+        return summary | {
+            "levels": self._levels,
+            **self._movement,
+            **self._masks.schedule.results(self._memory, totals),
+        }
 
     def _step(self) -> Metrics:
         self._gradient_norms = None

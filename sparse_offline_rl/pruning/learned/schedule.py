@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -35,6 +35,7 @@ class Learned(MaskSchedule):
     Config: ClassVar[type[PruneConfig]] = LearnedConfig
     CHANGES = True
     STARTS_DENSE = True
+    LEARNS = True
     config: LearnedConfig
 
     def __init__(self, config: LearnedConfig, sparsity: float, updates: int) -> None:
@@ -129,7 +130,26 @@ class Learned(MaskSchedule):
             if kind in ("steps", "left") and (numbers % 1).any():
                 raise ValueError(f"its {key} is no whole number")
 
-    def left(self, memory: Memory) -> dict[str, int]:
+    def columns(self, networks: Iterable[str]) -> list[str]:
+        """As the base says: the share of weights that are switched on."""
+        return [f"gates/left/{name}" for name in networks] if self.kind.SWITCHES else []
+
+    def results(self, memory: Memory, totals: Mapping[str, int]) -> dict[str, float]:
+        """As the base says: the share of weights that were switched on when gates became masks."""
+        return {f"gates/left/{name}": left / totals[name] for name, left in self._left(memory).items()}
+
+    def doubts(self, update: int, memory: Memory, totals: Mapping[str, int]) -> list[str]:
+        """As the base says: gates that were far from their target when they became masks."""
+        if update != self.last:
+            return []
+        return [
+            f"network {name}: {left} of {totals[name]} weights were still switched on where {self.allowed(totals[name])} were to "
+            "survive; the others were cut by rank. Raise prune.penalty, or learn for longer."
+            for name, left in self._left(memory).items()
+            if left > 1.05 * self.allowed(totals[name])
+        ]
+
+    def _left(self, memory: Memory) -> dict[str, int]:
         """Network -> how many of its weights were not switched off when they were last counted; nothing where none ever are."""
         if not self.kind.SWITCHES:
             return {}
