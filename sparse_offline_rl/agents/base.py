@@ -111,6 +111,14 @@ class Agent(ABC):
         """The prunable networks by name."""
         return {mlp.name: mlp for mlp in mlps_below(self.networks)}
 
+    def trained_mlps(self) -> dict[str, dict[str, PrunableMLP]]:
+        """Optimiser -> the prunable networks that it trains, by name."""
+        found = {}
+        for optimizer, it in self.optimizers.items():
+            own = {id(parameter) for parameter in it.parameters}
+            found[optimizer] = {name: mlp for name, mlp in self.mlps().items() if id(next(mlp.parameters())) in own}
+        return found
+
     def target_mlps(self) -> dict[str, PrunableMLP]:
         """The prunable networks of the targets, by the names of their online networks."""
         return {mlp.name: mlp for target in self.targets.values() for mlp in mlps_below(target)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from sparse_offline_rl.agents.base import Agent
@@ -17,7 +17,7 @@ from sparse_offline_rl.agents.registry import AGENTS, agent_configs
 from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.networks.mlp import PrunableMLP, mlps_below
+from sparse_offline_rl.networks.mlp import PrunableMLP
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.registry import prune_configs
@@ -81,13 +81,12 @@ def load_teacher(config: Config, spaces: Spaces, data: str) -> Teacher | None:
         )
     except ValueError as error:
         raise UserError(f"distill.teacher={folder} cannot be used ({error}): choose another teacher.") from None
-    networks: dict[str, PrunableMLP] = {}
-    for name, optimizer in agent.optimizers.items():
-        if optimizer.steps:
-            networks |= {
-                mlp.name: mlp.requires_grad_(False)
-                for mlp in mlps_below(nn.ModuleList([agent.networks.get_submodule(name)]))
-            }
+    networks = {
+        name: mlp.requires_grad_(False)
+        for optimizer, trained in agent.trained_mlps().items()
+        if agent.optimizers[optimizer].steps
+        for name, mlp in trained.items()
+    }
     return Teacher(networks, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -132,12 +131,7 @@ def learn_from(agent: Agent, teacher: Teacher, weight: float) -> None:
 
     Every optimiser gets what its own networks lack. A network that is asked several times in an update is compared on the last time.
     """
-    for optimizer in agent.optimizers.values():
-        trained = {id(parameter) for parameter in optimizer.parameters}
-        networks = {
-            name: mlp
-            for name, mlp in agent.mlps().items()
-            if name in teacher.networks and id(next(mlp.parameters())) in trained
-        }
+    for optimizer, trained in agent.trained_mlps().items():
+        networks = {name: mlp for name, mlp in trained.items() if name in teacher.networks}
         if networks:
-            optimizer.companions.append(_Lessons(networks, teacher, weight))
+            agent.optimizers[optimizer].companions.append(_Lessons(networks, teacher, weight))

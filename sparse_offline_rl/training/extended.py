@@ -100,12 +100,11 @@ class ExtendedUpdate:
         self._noise = torch.Generator(agent.device)
         mlps = {name: mlp for name, mlp in agent.mlps().items() if isinstance(mlp, MLP)}
         self._companions = []
-        for optimizer in agent.optimizers.values():
-            trained = {id(parameter) for parameter in optimizer.parameters}
-            members = [(name, mlp) for name, mlp in mlps.items() if id(next(mlp.parameters())) in trained]
+        for name, trained in agent.trained_mlps().items():
+            members = [(network, mlps[network]) for network in trained if network in mlps]
             if members:
-                companion = _Companion(optimizer, members, extensions)
-                optimizer.companions.append(companion)
+                companion = _Companion(agent.optimizers[name], members, extensions)
+                agent.optimizers[name].companions.append(companion)
                 self._companions.append(companion)
         # A target sees through the gates of its online network as they are now; its own weights follow slowly, as ever.
         for name, target in agent.target_mlps().items():
