@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.datasets.shared_rows import shared
 from sparse_offline_rl.datasets.transitions import Transitions
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.types import Batch
 
 
 class ReplayBuffer:
-    """N transitions as one float32 tensor ``[N, S + A + 1 + S + 1]`` on ``device``, observations already normalised."""
+    """N transitions as one float32 tensor ``[N, S + A + 1 + S + 1]`` on ``device``, observations already normalised.
+
+    On the CPU, large ones are shared with other runs on the same data (:func:`~sparse_offline_rl.datasets.shared_rows.shared`).
+    """
 
     def __init__(
         self, transitions: Transitions, normalization: Normalization, device: str | torch.device = "cpu"
@@ -30,9 +34,10 @@ class ReplayBuffer:
         rows[:, ends[1]] = transitions.rewards
         rows[:, ends[2] : ends[3]] = normalization.apply(transitions.next_observations)
         rows[:, ends[3]] = transitions.terminated
-        self.fingerprint = (
-            f"{len(rows)} rows, crc32 {zlib.crc32(rows.data):08x}"  # tells whether a resumed run has the same data
-        )
+        checksum = zlib.crc32(rows.data)
+        self.fingerprint = f"{len(rows)} rows, crc32 {checksum:08x}"  # tells whether a resumed run has the same data
+        if torch.device(device).type == "cpu":
+            rows = shared(rows, checksum)
         self._rows = torch.from_numpy(rows).to(device)
 
     def __len__(self) -> int:

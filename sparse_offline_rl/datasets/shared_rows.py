@@ -1,0 +1,69 @@
+"""Large datasets in memory once, however many runs of one machine train on them: through a file that all of them map."""
+
+from __future__ import annotations
+
+import getpass
+import mmap
+import os
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.files import replacing
+from sparse_offline_rl.types import FloatArray
+
+SMALLEST = 16 * 2**20  # bytes; for less it is not worth a file
+_UNUSED = 24 * 3600.0  # seconds after which a file that no run has begun with is removed
+
+
+def shared(rows: FloatArray, fingerprint: int) -> FloatArray:
+    """``rows`` ``[N, columns]`` in the pages of a file that other runs with equal rows map as well; made if it is not there.
+
+    The file lies in the folder for temporary files (``TMPDIR``) and is named by ``fingerprint``. Its content is compared with ``rows``, so
+    that nothing depends on how it came there. Sharing only spares memory: where the file cannot be written or read, ``rows`` are
+    returned as they are, and one that is removed stays with the runs that have mapped it.
+    """
+    if rows.nbytes < SMALLEST:
+        return rows
+    folder = shared_folder()
+    path = folder / f"{fingerprint:08x}-{rows.shape[0]}x{rows.shape[1]}.f32"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = _mapped(path, rows)
+        if found is None:
+            _remove_unused(folder)
+            with replacing(path, sync=False) as temporary:
+                rows.tofile(temporary)
+            found = _mapped(path, rows)
+    except (OSError, UserError):
+        return rows
+    return rows if found is None else found
+
+
+def shared_folder() -> Path:
+    """Where the files are: a folder of this user's own."""
+    return Path(tempfile.gettempdir()) / f"sparse_offline_rl-{getpass.getuser()}"
+
+
+def _mapped(path: Path, rows: FloatArray) -> FloatArray | None:
+    """The array in the file, if it is there and equals ``rows``; that it is used is noted in the time of the file."""
+    if not path.exists() or path.stat().st_size != rows.nbytes:
+        return None
+    os.utime(path)
+    with path.open("rb") as file:
+        # A private mapping shares its pages until they are written to, which nobody does; torch warns of a read-only one.
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    found = np.frombuffer(content, rows.dtype).reshape(rows.shape)
+    return found if np.array_equal(found, rows) else None
+
+
+def _remove_unused(folder: Path) -> None:
+    """Also what killed processes left."""
+    for path in folder.iterdir():
+        with suppress(OSError):  # another run was faster
+            if time.time() - path.stat().st_mtime > _UNUSED:
+                path.unlink()
