@@ -15,7 +15,7 @@ import torch
 
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.pruning.allocate import highest_by_layer
-from sparse_offline_rl.pruning.masks import Masks
+from sparse_offline_rl.pruning.masks import Masks, count
 from sparse_offline_rl.pruning.scores import Scorer
 from sparse_offline_rl.pruning.views import NetworkView
 from sparse_offline_rl.types import FloatArray
@@ -40,8 +40,8 @@ def by_fraction(score: Scorer) -> Drop:
     def drop(
         view: NetworkView, fraction: float, numbers: Numbers, settings: Settings, draws: torch.Generator
     ) -> tuple[Masks, Numbers]:
-        counts = {name: int(mask.sum()) for name, mask in view.kept.items()}
-        counts = {name: count - int(fraction * count) for name, count in counts.items()}
+        there = {name: count(mask) for name, mask in view.kept.items()}
+        counts = {name: number - int(fraction * number) for name, number in there.items()}
         return highest_by_layer(score(view, draws), counts, view.kept), numbers
 
     return drop

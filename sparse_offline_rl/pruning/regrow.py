@@ -12,7 +12,7 @@ import torch
 from sparse_offline_rl.networks.masked import initial_parameters
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.pruning.allocate import distribute, highest
-from sparse_offline_rl.pruning.masks import Masks
+from sparse_offline_rl.pruning.masks import Masks, count
 from sparse_offline_rl.pruning.scores import Scores, gradient, random
 from sparse_offline_rl.pruning.views import NetworkView
 from sparse_offline_rl.seeding import cpu_generator
@@ -47,7 +47,7 @@ def by_chance(view: NetworkView, batches: int, draws: torch.Generator) -> Scores
 
 def own(view: NetworkView, stay: Masks, scores: Scores) -> dict[str, int]:
     """Each layer gets back what it lost."""
-    return {name: int(mask.sum()) - int(stay[name].sum()) for name, mask in view.kept.items()}
+    return {name: count(mask) - count(stay[name]) for name, mask in view.kept.items()}
 
 
 def by_survivors(view: NetworkView, stay: Masks, scores: Scores) -> dict[str, int]:
@@ -64,7 +64,7 @@ def by_mean_score(view: NetworkView, stay: Masks, scores: Scores) -> dict[str, i
 def by_score(view: NetworkView, stay: Masks, scores: Scores) -> dict[str, int]:
     """As many as are among the best positions of the whole network."""
     best = highest(scores, view.topology.kept - stay.kept, {name: ~mask for name, mask in stay.items()})
-    return {name: int(mask.sum()) for name, mask in best.items()}
+    return {name: count(mask) for name, mask in best.items()}
 
 
 def zero(topology: Topology, draws: torch.Generator) -> None:
@@ -82,7 +82,7 @@ def drawn(topology: Topology, draws: torch.Generator) -> Mapping[str, FloatArray
 
 def _deal(view: NetworkView, stay: Masks, weights: Mapping[str, float]) -> dict[str, int]:
     """What the network lost, dealt in proportion to ``weights``; what a layer has no room for goes to the others."""
-    room = [int((~mask).sum()) for mask in stay.values()]
+    room = [mask.numel() - count(mask) for mask in stay.values()]
     relative = [weights[name] / max(free, 1) for name, free in zip(stay, room, strict=True)]
     return dict(zip(stay, distribute(view.topology.kept - stay.kept, room, relative), strict=True))
 

@@ -88,7 +88,7 @@ def signed_magnitude(view: NetworkView, generator: torch.Generator) -> Scores:
     for name, value in view.values.items():
         flat = value.flatten()
         score = torch.zeros_like(flat)
-        places = torch.from_numpy(np.flatnonzero(flat.numpy()))  # few in a sparse layer
+        places = torch.from_numpy(np.flatnonzero(flat.numpy() != 0))  # few in a sparse layer
         for side in (places[flat[places] > 0], places[flat[places] < 0]):
             order = side[flat[side].abs().argsort(stable=True)]
             score[order] = torch.arange(1, len(order) + 1, dtype=flat.dtype) / max(len(order), 1)

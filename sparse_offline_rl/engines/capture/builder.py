@@ -166,8 +166,10 @@ def _rows(operand: Value, part: slice, shape: tuple[int, ...]) -> Value:
 
 def _region(address: int, sizes: Sequence[int], strides: Sequence[int]) -> Region:
     """From the first to the last byte of a strided array."""
-    reach = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    return address, reach + FLOAT_BYTES
+    reach = FLOAT_BYTES
+    for size, stride in zip(sizes, strides, strict=True):
+        reach += (size - 1) * stride
+    return address, reach
 
 
 def _merge(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:

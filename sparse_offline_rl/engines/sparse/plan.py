@@ -132,8 +132,9 @@ class SparsePlan:
         for layer, table in zip(self.layers, self.tables, strict=True):
             alive[table.bias] = True
             alive[table.column_value] = True
-            for row in layer.live_outputs:
-                alive[layer.values.start + layer.start[row] : layer.values.start + layer.start[row + 1]] = True
+            live = np.zeros(layer.out_features, bool)
+            live[layer.live_outputs] = True
+            alive[layer.values] |= live[layer.rows()]
         return np.flatnonzero(~alive).astype(np.int32)
 
 
