@@ -189,6 +189,34 @@ def test_hardened_networks_are_the_gated_ones_where_nothing_is_cut(name, method)
     assert not plan.extensions(plan.last, after.state, after.memory, "cpu")
 
 
+@pytest.mark.parametrize("after", ["finetune", "rewind"])
+@pytest.mark.parametrize("method", ["espn", "slimming"])
+def test_a_rescaled_start_gives_each_layer_the_norm_that_it_had(method, after):
+    """Values and targets of a layer are multiplied by one factor, and the moments are those of the product."""
+    plan, agent, _, memory = learning("bcq", method, 4, after=after)
+    now = moment(agent, agent.state(), plan.last, memory)
+    plain = plan.change(now).state
+    plan.config = plan.config.model_copy(update={"rescale": True})
+    scaled = plan.change(now).state
+    plan.config, plan.sparsity = plan.config.model_copy(update={"rescale": False}), 0.0
+    whole = plan.change(now).state  # the gates in the weights, and nothing cut
+    for name, network in scaled.networks.items():
+        other = plain.networks[name]
+        for layer, (weight, bias) in network.layers().items():
+            assert np.linalg.norm(weight) == pytest.approx(
+                np.linalg.norm(whole.networks[name].layers()[layer][0]), rel=1e-5
+            )
+            assert np.array_equal(bias, other.layers()[layer][1])
+            span = network.topology.spans[layer].values
+            ratios = network.values[span] / np.where(other.values[span] == 0, np.nan, other.values[span])
+            (factor,) = {round(float(it), 4) for it in (np.nanmin(ratios), np.nanmax(ratios))}
+            assert factor > 1
+            expected = {"exp_avg": 1 / factor, "exp_avg_sq": factor**-2, "target": factor}
+            for key, by in expected.items():
+                if (old := other.vectors().get(key)) is not None:
+                    assert np.allclose(network.vectors()[key][span], old[span] * by, rtol=1e-3, atol=1e-30)
+
+
 def written_out(method, extension, weights) -> torch.Tensor:
     """The penalty with a strength of one half."""
     if method != "bernoulli":

@@ -23,3 +23,4 @@ class LearnedConfig(PruneConfig):
     warmup: Fraction = 0.0
     after: Literal["finetune", "rewind"] = "finetune"
     rewind: Annotated[int, Field(ge=0)] = 0
+    rescale: bool = False

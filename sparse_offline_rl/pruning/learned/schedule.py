@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -193,7 +194,11 @@ class Learned(MaskSchedule):
         masks = self._masks(replace(moment, state=folded), state, extensions)
         numbers = {f"{name}/left": moment.memory.numbers[f"{name}/left"] for name in extensions}
         begin = folded if moment.memory.rewind is None else moment.memory.rewind
-        return Change(prune_state(begin, masks, twins), replace(moment.memory, numbers=numbers, rewind=None))
+        pruned = prune_state(begin, masks, twins)
+        if self.config.rescale:
+            networks = {name: _rescaled(begin.networks[name], network) for name, network in pruned.networks.items()}
+            pruned = replace(pruned, networks=networks)
+        return Change(pruned, replace(moment.memory, numbers=numbers, rewind=None))
 
     def _masks(self, moment: Moment, raw: AgentState, extensions: Mapping[str, Extension]) -> Mapping[str, Masks]:
         """Of every network that follows no other; ``moment`` has the gates in its values, ``raw`` has not."""
@@ -232,9 +237,25 @@ def _folded(network: NetworkState, extension: Extension) -> NetworkState:
         weight, bias = extension.factors(layer)
         factors.append(torch.ones(mask.shape) if weight is None else weight.expand(mask.shape))
         factors.append(torch.ones(len(mask)) if bias is None else bias)
-    factor = topology.pack([it.numpy() for it in factors])
+    return _multiplied(network, topology.pack([it.numpy() for it in factors]))
+
+
+def _rescaled(before: NetworkState, after: NetworkState) -> NetworkState:
+    """``after``, which was ``before`` until it was pruned, with the weights of each layer scaled to the norm that they had.
+
+    The rescaled start of sparse training's toolkit (Jaiswal et al. 2022), whose authors learn each layer's factor on batches.
+    """
+    arrays = []
+    for layer, (weight, bias) in after.layers().items():
+        left = np.linalg.norm(weight)
+        factor = np.linalg.norm(before.layers()[layer][0]) / left if left else np.float32(1)
+        arrays += [np.full(weight.shape, factor, np.float32), np.ones_like(bias)]
+    return _multiplied(after, after.topology.pack(arrays))
+
+
+def _multiplied(network: NetworkState, factor: FloatArray) -> NetworkState:
+    """``network`` with values and target times ``factor`` ``[n]``, and the moments that the products would have."""
     inverse = torch.from_numpy(factor).reciprocal().nan_to_num(posinf=0, neginf=0).numpy()
     target = None if network.target is None else network.target * factor
-    return NetworkState(
-        topology, network.values * factor, network.exp_avg * inverse, network.exp_avg_sq * inverse * inverse, target
-    )
+    moments = network.exp_avg * inverse, network.exp_avg_sq * inverse * inverse
+    return NetworkState(network.topology, network.values * factor, *moments, target)
