@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def rows():
 
 
 def files(folder):
-    return sorted(folder.iterdir()) if folder.exists() else []
+    return sorted(path for path in folder.iterdir() if path.name != ".lock") if folder.exists() else []
 
 
 def test_large_rows_become_a_mapped_file_that_the_next_run_maps_as_well(rows, folder):
@@ -68,6 +69,15 @@ def test_a_file_of_other_content_is_replaced(rows, folder, content):
     assert (shared(rows, 1) == rows).all()
     assert files(folder) == [path]
     assert path.read_bytes() == rows.tobytes()
+
+
+def test_runs_that_start_together_write_one_file(rows, folder):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: shared(rows, 1), range(4)))
+    assert all((it == rows).all() for it in found)
+    (path,) = files(folder)
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
+    assert {line[4] for line in maps} == {str(path.stat().st_ino)} and len(maps) == 4
 
 
 def test_what_no_run_has_begun_with_for_a_day_is_removed_when_another_is_written(rows, folder):

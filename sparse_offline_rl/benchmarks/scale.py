@@ -21,6 +21,8 @@ class Scale:
     widths: tuple[int, ...]  # factors on the hidden widths, at constant survivors
     starts: int  # repetitions of what needs a fresh process each time
     memory_updates: int  # updates before the peak is read
+    side_by_side: tuple[int, ...]  # runs at once whose memory is read
+    transitions: int  # of the dataset that they share
     updates_a_change: int  # from one change of masks to the next
     episodes: int
     candidates: int = 10  # BCQ's actions per next state
@@ -47,6 +49,8 @@ FULL = Scale(
     widths=(1, 2, 4),
     starts=3,
     memory_updates=100,
+    side_by_side=(1, 4, 8),
+    transitions=1_000_000,
     updates_a_change=1000,
     episodes=10,
 )
@@ -62,6 +66,8 @@ QUICK = Scale(
     widths=(1, 2),
     starts=1,
     memory_updates=5,
+    side_by_side=(1, 2),
+    transitions=120_000,
     updates_a_change=10,
     episodes=1,
 )

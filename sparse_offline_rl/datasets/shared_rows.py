@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from sparse_offline_rl.errors import UserError
@@ -17,6 +18,7 @@ from sparse_offline_rl.files import replacing
 from sparse_offline_rl.types import FloatArray
 
 SMALLEST = 16 * 2**20  # bytes; for less it is not worth a file
+_LOCK, _PATIENCE = ".lock", 60.0  # seconds; the slowest disk has written a dataset by then
 _UNUSED = 24 * 3600.0  # seconds after which a file that no run has begun with is removed
 
 
@@ -33,13 +35,14 @@ def shared(rows: FloatArray, fingerprint: int) -> FloatArray:
     path = folder / f"{fingerprint:08x}-{rows.shape[0]}x{rows.shape[1]}.f32"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = _mapped(path, rows)
-        if found is None:
-            _remove_unused(folder)
-            with replacing(path, sync=False) as temporary:
-                rows.tofile(temporary)
+        with filelock.FileLock(folder / _LOCK, timeout=_PATIENCE):  # runs that start together write one file
             found = _mapped(path, rows)
-    except (OSError, UserError):
+            if found is None:
+                _remove_unused(folder)
+                with replacing(path, sync=False) as temporary:
+                    rows.tofile(temporary)
+                found = _mapped(path, rows)
+    except (OSError, filelock.Timeout, UserError):
         return rows
     return rows if found is None else found
 
@@ -65,5 +68,5 @@ def _remove_unused(folder: Path) -> None:
     """Also what killed processes left."""
     for path in folder.iterdir():
         with suppress(OSError):  # another run was faster
-            if time.time() - path.stat().st_mtime > _UNUSED:
+            if path.name != _LOCK and time.time() - path.stat().st_mtime > _UNUSED:
                 path.unlink()

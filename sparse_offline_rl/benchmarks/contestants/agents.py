@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 
 from sparse_offline_rl import experiment
 from sparse_offline_rl.agents.registry import AGENTS
-from sparse_offline_rl.benchmarks.contestant import Contestant, peak_bytes
+from sparse_offline_rl.benchmarks.contestant import Contestant, Unavailable, peak_bytes
 from sparse_offline_rl.cli.configs import config_dir
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
@@ -47,20 +48,20 @@ def spaces() -> Spaces:
     return Spaces(OBSERVATIONS, -np.ones(ACTIONS, np.float32), np.ones(ACTIONS, np.float32))
 
 
-def random_transitions() -> Transitions:
+def random_transitions(count: int = _TRANSITIONS) -> Transitions:
     """Standard normal observations and rewards, uniform actions."""
     draw = np.random.default_rng(0)
-    observations = draw.standard_normal((_TRANSITIONS, OBSERVATIONS), np.float32)
-    following = draw.standard_normal((_TRANSITIONS, OBSERVATIONS), np.float32)
-    actions = draw.uniform(-1, 1, (_TRANSITIONS, ACTIONS)).astype(np.float32)
-    rewards = draw.standard_normal(_TRANSITIONS, np.float32)
-    ends = draw.random((2, _TRANSITIONS)) < 0.001
+    observations = draw.standard_normal((count, OBSERVATIONS), np.float32)
+    following = draw.standard_normal((count, OBSERVATIONS), np.float32)
+    actions = draw.uniform(-1, 1, (count, ACTIONS)).astype(np.float32)
+    rewards = draw.standard_normal(count, np.float32)
+    ends = draw.random((2, count)) < 0.001
     return Transitions(observations, actions, rewards, following, *ends)
 
 
-def random_buffer() -> ReplayBuffer:
+def random_buffer(count: int = _TRANSITIONS) -> ReplayBuffer:
     """A buffer of :func:`random_transitions`."""
-    return ReplayBuffer(random_transitions(), Normalization.identity(OBSERVATIONS))
+    return ReplayBuffer(random_transitions(count), Normalization.identity(OBSERVATIONS))
 
 
 def count_weights(overrides: Sequence[str]) -> int:
@@ -197,6 +198,24 @@ def memory(overrides: Sequence[str], updates: int) -> Contestant:
         update()
     after = peak_bytes()
     return Contestant(facts=lambda: {"before": before, "peak": after})
+
+
+def shared_memory(overrides: Sequence[str], updates: int, transitions: int) -> Contestant:
+    """Facts: the process's part of the resident memory after ``updates``, pages that others map as well counted in proportion."""
+    config, buffer = read_config(overrides), random_buffer(transitions)
+    update = _updates(config, make_agent(config, buffer), buffer)
+    for _ in range(updates):
+        update()
+
+    def facts() -> dict[str, int]:
+        smaps = Path("/proc/self/smaps_rollup")
+        if not smaps.exists():
+            raise Unavailable("only Linux tells what processes share")
+        (line,) = (line for line in smaps.read_text().splitlines() if line.startswith("Pss:"))
+        return {"bytes": 1024 * int(line.split()[1])}
+
+    facts()
+    return Contestant(update, facts)  # the update holds on to the data
 
 
 def pruning(overrides: Sequence[str]) -> Contestant:

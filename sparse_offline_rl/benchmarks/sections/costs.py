@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from pathlib import Path
 
 from sparse_offline_rl.benchmarks.bench import Bench, remark
 from sparse_offline_rl.benchmarks.contestants.agents import count_weights
-from sparse_offline_rl.benchmarks.race import Entry
+from sparse_offline_rl.benchmarks.race import Entry, Outcome
 from sparse_offline_rl.benchmarks.results import Row, Table
 
 TITLE = "Memory, width, pruning, first start"
@@ -15,8 +16,8 @@ _SPARSITY = 0.95
 
 
 def measure(bench: Bench) -> list[Table]:
-    """Four tables."""
-    return [_memory(bench), _width(bench), _pruning(bench), _start(bench)]
+    """Five tables."""
+    return [_memory(bench), _side_by_side(bench), _width(bench), _pruning(bench), _start(bench)]
 
 
 def _memory(bench: Bench) -> Table:
@@ -43,6 +44,38 @@ def _memory(bench: Bench) -> Table:
         "so is Numba with the sparse engine. The rest of the process is Python, torch and the data.",
     ]
     return Table("Peak memory of training", rows, notes)
+
+
+def _side_by_side(bench: Bench) -> Table:
+    rows: list[Row] = []
+    for runs in bench.scale.side_by_side:
+        row: Row = {"runs at once": runs}
+        for name, shared in (("MB a run", True), ("MB a run, each with rows of its own", False)):
+            outcome = _together(bench, runs, shared)
+            row[name] = None if outcome.missing else outcome.facts["bytes"] / 1e6
+            row |= remark(outcome)
+        rows.append(row)
+    count = bench.scale.transitions
+    notes = [
+        f"BCQ, SNIP at {_SPARSITY:g}, on {count:,} transitions of {4 * 42 * count / 1e6:.0f} MB, which runs map from one file. After "
+        f"{bench.scale.memory_updates} updates; what several processes map is counted in proportion (Pss).",
+    ]
+    return Table("Memory of runs side by side", rows, notes)
+
+
+def _together(bench: Bench, runs: int, shared: bool) -> Outcome:
+    """So many processes that train at once; the facts of the first one."""
+    arguments = {
+        "overrides": bench.overrides("bcq", "sparse", _SPARSITY),
+        "updates": bench.scale.memory_updates,
+        "transitions": bench.scale.transitions,
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name) / str(0 if shared else run) for run in range(runs)]
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        team = [Entry("agents:shared_memory", arguments, environment={"TMPDIR": str(folder)}) for folder in folders]
+        return bench.once({"run": team})["run"]
 
 
 def _width(bench: Bench) -> Table:
