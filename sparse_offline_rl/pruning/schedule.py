@@ -105,7 +105,7 @@ class MaskSchedule:
     def __init__(self, config: PruneConfig, sparsity: float, updates: int) -> None:
         """Raises UserError for settings that do not fit together or to a run of so many ``updates``."""
         self.config, self.sparsity, self.updates = config, sparsity, updates
-        if config.name == "none" and self.CHANGES:
+        if config.name == "none" and (self.CHANGES or self.HASHES):
             raise UserError(
                 f"prune=none with prune.schedule={config.schedule} names no pruning method: choose one, e.g. prune=rigl."
             )
