@@ -31,7 +31,7 @@ def show_layers(reports: Sequence[LayerReport]) -> None:
     hashed = any(report.stored != report.kept for report in reports)
     title = "Weights, and values that they share" if hashed else "Weights after pruning"
     table = Table(title=title, title_justify="left")
-    left = ("values", "weights", "values a weight") if hashed else ("kept", "of", "density")
+    left = ("values", "weights", "share") if hashed else ("kept", "of", "density")
     for column in ("layer", *left, "live inputs", "live outputs"):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for report in reports:
