@@ -50,6 +50,15 @@ def read_config(values: Mapping[str, Any]) -> Config:
             f"engine=sparse cannot learn masks, and prune={config.prune.name} does: use engine=auto, which goes on with the sparse "
             "engine once the masks are found."
         )
+    if schedule.HASHES and config.engine == "sparse":
+        raise UserError(
+            f"engine=sparse computes with weights that survive, and with prune={config.prune.name} all weights do: use engine=auto or dense."
+        )
+    if schedule.HASHES and config.init != "default":
+        raise UserError(
+            f"init={config.init} gives each weight a value of its own, and with prune={config.prune.name} weights share theirs: set "
+            "init=default."
+        )
     return config
 
 

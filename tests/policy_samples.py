@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
 from sparse_offline_rl.compression.compress import quantized, share, shared
+from sparse_offline_rl.networks.hashing import LayerHash
 from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer, PolicyNetwork
 from sparse_offline_rl.types import Acting
 
@@ -68,6 +70,22 @@ def compressed_policy(kind="bcq", bits=None, clusters=16, **options):
     """The same with few values: clusters, or steps of ``bits`` bits."""
     content = make_policy(kind, **options)
     return shared(content, share(content, clusters)) if bits is None else quantized(content, bits)
+
+
+def hashed_policy(kind="bcq", share=0.2, bits=None, **options):
+    """The same with hashed networks that have ``share`` of their weights as values, perhaps on steps of ``bits`` bits."""
+    content = make_policy(kind, 1.0, **options)
+
+    def hashed(layer):
+        hashing = LayerHash(*layer.weight.shape, max(1, round(share * layer.weight.size)), layer.weight.size)
+        return replace(layer, weight=hashing.expand(hashing.last(layer.weight)), hashing=hashing)
+
+    networks = {
+        name: PolicyNetwork(name, tuple(map(hashed, it.hidden)), tuple(map(hashed, it.heads)))
+        for name, it in content.networks.items()
+    }
+    content = replace(content, networks=networks)
+    return content if bits is None else quantized(content, bits)
 
 
 def halfcheetah_policy(kind, density=0.05):
@@ -133,6 +151,7 @@ def assert_same(a, b):
             assert x.mask.shape == y.mask.shape and np.array_equal(x.mask, y.mask)
             assert x.weight.tobytes() == y.weight.tobytes() and x.bias.tobytes() == y.bias.tobytes()
             assert [levels_of(it) for _, it in x.vectors] == [levels_of(it) for _, it in y.vectors]
+            assert x.hashing == y.hashing
 
 
 def levels_of(levels):
@@ -143,7 +162,7 @@ def levels_of(levels):
 def edit_header(data, change):
     """``data`` of a policy file with ``change(header)`` applied, lengths and checksum made right again."""
     length = int.from_bytes(data[HEADER_LENGTH], "little")
-    deflated = int.from_bytes(data[VERSION], "little") == 3
+    deflated = int.from_bytes(data[VERSION], "little") >= 3
     text = data[PREFIX_BYTES : PREFIX_BYTES + length]
     header = json.loads(zlib.decompress(text) if deflated else text)
     body = data[PREFIX_BYTES + length : -DIGEST_BYTES]

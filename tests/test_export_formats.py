@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from policy_samples import assert_follows_rule, compressed_policy, make_layer, make_policy
+from policy_samples import assert_follows_rule, compressed_policy, hashed_policy, make_layer, make_policy
 from safetensors.numpy import load_file
 from safetensors.numpy import safe_open as open_safetensors
 
@@ -66,6 +66,8 @@ POLICIES = {
     "bcq, shared weights": compressed_policy(),
     "bc, 4 bits": compressed_policy("bc", 4),
     "actor, 16 bits": compressed_policy("actor", 16),
+    "bcq, hashed": hashed_policy(),
+    "bc, hashed, 8 bits": hashed_policy("bc", bits=8),
     "shared weights, all pruned": compressed_policy("bc", density=0.0),
 }
 

@@ -9,8 +9,9 @@ import zlib
 
 import numpy as np
 import pytest
-from policy_samples import compressed_policy, heavy_tailed_mask, make_policy
+from policy_samples import compressed_policy, hashed_policy, heavy_tailed_mask, make_policy
 
+from sparse_offline_rl.networks.hashing import LayerHash
 from sparse_offline_rl.policy.format import read_policy, write_policy
 from sparse_offline_rl.policy.levels import LinearLevels
 from sparse_offline_rl.policy.rice import _encode_grouped, encode_mask
@@ -99,16 +100,36 @@ def read_values(levels, size, floats, integers):
     return [float(np.float32(own[0]) * np.float32(n)) for n in numbers]
 
 
+def hash_of(seed, position, count):
+    """Which of ``count`` values the weight at ``position`` has, and its sign."""
+    whole = 2**64
+    z = (seed * 2**32 + position + 0x9E3779B97F4A7C15) % whole
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % whole
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % whole
+    z ^= z >> 31
+    return (z >> 32) * count >> 32, -1 if z & 1 else 1
+
+
+def hashed_weights(hashed, size, values):
+    places = (hash_of(hashed["seed"], position, hashed["values"]) for position in range(size))
+    return [sign * values[bucket] for bucket, sign in places]
+
+
 def read_document(data):
     """Header, the four vectors, and (network, layer, mask, weights, biases) of each layer."""
     magic, version, length, header_bytes = struct.unpack_from("<8sIQI", data)
-    assert (magic, length) == (b"\x89SORL\r\n\x1a", len(data)) and version in (2, 3)
+    assert (magic, length) == (b"\x89SORL\r\n\x1a", len(data)) and version in (2, 3, 5)
     assert hashlib.sha256(data[:-32]).digest() == data[-32:]
     text = data[24 : 24 + header_bytes]
-    header = json.loads(zlib.decompress(text) if version == 3 else text)
+    header = json.loads(zlib.decompress(text) if version >= 3 else text)
     listed = [(net["name"], it) for net in header["networks"] for it in net["hidden"] + net["heads"]]
     sizes = [header["observation_dim"]] * 2 + [header["action_dim"]] * 2
-    parts = [(it.get(key), it[size]) for _, it in listed for key, size in (("weights", "kept"), ("biases", "out"))]
+    kept = [it["hashed"]["values"] if "hashed" in it else it["kept"] for _, it in listed]
+    parts = [
+        part
+        for (_, it), count in zip(listed, kept, strict=True)
+        for part in ((it.get("weights"), count), (it.get("biases"), it["out"]))
+    ]
     count = sum(sizes) + sum(float_count(levels, size) for levels, size in parts)
     raw, position = data[24 + header_bytes :], 3 * count
     exponents = zlib.decompress(raw[position : position + header["exponent_bytes"]])
@@ -118,14 +139,17 @@ def read_document(data):
         values.append(struct.unpack("<f", struct.pack("<I", (r >> 23) << 31 | exponents[i] << 23 | r & 0x7FFFFF))[0])
     position += header["exponent_bytes"]
     code_bytes = header.get("code_bytes", 0)
-    integers = list(zlib.decompress(raw[position : position + code_bytes])) if version == 3 else []
+    integers = list(zlib.decompress(raw[position : position + code_bytes])) if code_bytes else []
     position += code_bytes
     vectors = [[values.pop(0) for _ in range(size)] for size in sizes]
     layers = []
     for network, it in listed:
-        mask = read_mask(raw[position : position + it["mask_bytes"]], it["out"], it["in"])
-        position += it["mask_bytes"]
         weights, biases = (read_values(*parts.pop(0), values, integers) for _ in range(2))
+        if "hashed" in it:
+            mask, weights = [[1] * it["in"]] * it["out"], hashed_weights(it["hashed"], it["in"] * it["out"], weights)
+        else:
+            mask = read_mask(raw[position : position + it["mask_bytes"]], it["out"], it["in"])
+            position += it["mask_bytes"]
         layers.append((network, it["name"], mask, weights, biases))
     assert not values and not integers and position == len(raw) - 32
     return header, vectors, layers
@@ -135,6 +159,12 @@ SIZES = {"hidden": (40, 30)}
 POLICIES = {f"density {density}": make_policy("bcq", density, **SIZES) for density in (0.0, 0.08, 0.9, 1.0)}
 POLICIES |= {f"{bits} bits": compressed_policy("bcq", bits, density=0.08, **SIZES) for bits in (4, 8, 16)}
 POLICIES |= {"shared": compressed_policy("bcq", density=0.08, **SIZES), "nothing": compressed_policy(density=0.0)}
+POLICIES |= {"hashed": hashed_policy(**SIZES), "hashed, 4 bits": hashed_policy(bits=4, **SIZES)}
+
+
+def test_the_example_of_the_hash():
+    assert hashed_weights({"seed": 7, "values": 2}, 6, [1.0, 2.0]) == [-2, 1, -2, 2, 2, 2]
+    assert LayerHash(2, 3, 2, 7).expand(np.array([1, 2], np.float32)).tolist() == [[-2, 1, -2], [2, 2, 2]]
 
 
 def test_the_example_of_levels():

@@ -111,7 +111,7 @@ def work_of(agent: Agent, batch_size: int) -> Work:
     They are those of a new agent of the same kind, settings and sizes; ``agent`` itself does nothing.
     """
     calls: list[Call] = []
-    topologies = {name: mlp.topology for name, mlp in agent.mlps().items()}
+    topologies = {name: mlp.topology.expanded for name, mlp in agent.mlps().items()}
 
     def build(name: str, in_features: int, hidden: Sequence[int], heads: Mapping[str, int]) -> CountingMLP:
         topology = topologies[name]

@@ -14,6 +14,7 @@ from sparse_offline_rl.engines.dense import compacted, hidden_units
 from sparse_offline_rl.engines.sparse.fallback import engine_factory
 from sparse_offline_rl.engines.sparse.module import SparseMLP, set_threads
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.hashed import HashedMLP
 from sparse_offline_rl.networks.mlp import MLP, PrunableMLP
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState
@@ -28,7 +29,7 @@ NetworkMaker = Callable[[Topology, NDArray[Any]], PrunableMLP]
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine, why it was taken, and how it makes its networks."""
+    """An engine, why it was taken, and how it makes its networks. Hashed networks are the same on every one."""
 
     name: str
     reason: str
@@ -44,7 +45,8 @@ class Engine:
                 raise ValueError(f"it lacks the network {name}")
             stored = state.networks[name]
             _check_shapes(name, stored.topology, Topology.dense(in_features, hidden, heads))
-            network = self.make(stored.topology, stored.values)
+            make = HashedMLP if stored.topology.hashes else self.make
+            network = make(stored.topology, stored.values)
             network.name = name
             return network
 

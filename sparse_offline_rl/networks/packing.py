@@ -7,26 +7,32 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_offline_rl.networks.hashing import LayerHash
 from sparse_offline_rl.types import BoolArray
 
 
 class Span(NamedTuple):
     """Where a layer's parameters stand in the packed vector."""
 
-    values: slice  # its surviving weights, in the row-major order of the mask
+    values: slice  # its surviving weights, in the row-major order of the mask, or the values that hashed weights share
     bias: slice
 
 
 def packed_spans(masks: Sequence[BoolArray]) -> list[Span]:
     """Spans of layers with these masks ``[out, in]``, from input to output: ``[values_0, bias_0, values_1, bias_1, …]``."""
-    sizes = [size for mask in masks for size in (int(np.count_nonzero(mask)), mask.shape[0])]
+    return _spans([(int(np.count_nonzero(mask)), mask.shape[0]) for mask in masks])
+
+
+def _spans(counts: Sequence[tuple[int, int]]) -> list[Span]:
+    """Spans of layers with so many values and biases."""
+    sizes = [size for pair in counts for size in pair]
     ends = [0, *itertools.accumulate(sizes)]
     slices = [slice(start, end) for start, end in itertools.pairwise(ends)]
     return [Span(*pair) for pair in zip(slices[0::2], slices[1::2], strict=True)]
@@ -37,12 +43,17 @@ class Topology:
     """The masks of an MLP: hidden layers from input to output, then one or more heads on the last hidden layer.
 
     A mask is boolean ``[out, in]``, True where the weight survives. Several heads count as one layer whose outputs stand side by
-    side: in the packed vector the values of all heads come before the biases of all heads. Raises ValueError, naming the layer,
-    unless the masks are boolean matrices of which each takes what the one before gives.
+    side: in the packed vector the values of all heads come before the biases of all heads.
+
+    A hashed network (HashedNets) has a hash for each layer and no weight pruned: the packed vector has the values that its weights share.
+
+    Raises ValueError, naming the layer, unless the masks are boolean matrices of which each takes what the one before gives, and hashes
+    are of all layers, of their shapes, or of none.
     """
 
     hidden: Mapping[str, BoolArray]
     heads: Mapping[str, BoolArray]
+    hashes: Mapping[str, LayerHash] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.heads:
@@ -55,6 +66,10 @@ class Topology:
             if mask.shape[1] != width:
                 raise ValueError(f"the mask of {name} reads {mask.shape[1]} units and there are {width}")
             width = mask.shape[0] if name in self.hidden else width
+        if self.hashes and {name: it.shape for name, it in self.hashes.items()} != {
+            name: mask.shape for name, mask in self.layers.items() if mask.all()
+        }:
+            raise ValueError("a hashed network has a hash of the right shape for each layer, and no weight pruned")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Topology:
         return self  # nothing in it changes
@@ -75,6 +90,11 @@ class Topology:
         return self.dense(self.in_features, widths, {name: len(mask) for name, mask in self.heads.items()})
 
     @property
+    def expanded(self) -> Topology:
+        """The same masks, and a value of its own for each weight."""
+        return Topology(self.hidden, self.heads)
+
+    @property
     def layers(self) -> dict[str, BoolArray]:
         """Layer name to mask, from input to output, heads last."""
         return {**self.hidden, **self.heads}
@@ -92,19 +112,27 @@ class Topology:
     @cached_property
     def spans(self) -> dict[str, Span]:
         """Where the parameters of each layer stand in the packed vector."""
-        *hidden, last = packed_spans(self.stacked)
+        counts = [(self.stored[name], len(mask)) for name, mask in self.layers.items()]
+        depth = len(self.hidden)
+        heads = tuple(map(sum, zip(*counts[depth:], strict=True)))
+        *hidden, last = _spans([*counts[:depth], (heads[0], heads[1])])
         spans = dict(zip(self.hidden, hidden, strict=True))
         value, bias = last.values.start, last.bias.start
-        for name, mask in self.heads.items():
-            kept, width = int(np.count_nonzero(mask)), mask.shape[0]
-            spans[name] = Span(slice(value, value + kept), slice(bias, bias + width))
-            value, bias = value + kept, bias + width
+        for name, (stored, width) in zip(self.heads, counts[depth:], strict=True):
+            spans[name] = Span(slice(value, value + stored), slice(bias, bias + width))
+            value, bias = value + stored, bias + width
         return spans
+
+    @cached_property
+    def stored(self) -> dict[str, int]:
+        """Layer name -> how many values there are for its weights: one for each that survives, unless they are hashed."""
+        hashed = {name: it.values for name, it in self.hashes.items()}
+        return {name: hashed.get(name) or int(np.count_nonzero(mask)) for name, mask in self.layers.items()}
 
     @property
     def size(self) -> int:
-        """Length of the packed vector: surviving weights and all biases."""
-        return sum(int(np.count_nonzero(mask)) + mask.shape[0] for mask in self.layers.values())
+        """Length of the packed vector: surviving weights, or the values that they share, and all biases."""
+        return sum(self.stored.values()) + sum(len(mask) for mask in self.layers.values())
 
     @property
     def kept(self) -> int:
@@ -117,11 +145,14 @@ class Topology:
         return sum(mask.size for mask in self.layers.values())
 
     def pack(self, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Weight ``[out, in]`` and bias ``[out]`` of each layer in turn (of :attr:`layers`) to one new vector ``[size]``."""
+        """Weight ``[out, in]`` and bias ``[out]`` of each layer in turn (of :attr:`layers`) to one new vector ``[size]``.
+
+        Raises ValueError if weights differ that share a value.
+        """
         vector = np.empty(self.size, arrays[0].dtype)
         for (name, mask), weight, bias in zip(self.layers.items(), arrays[0::2], arrays[1::2], strict=True):
             span = self.spans[name]
-            vector[span.values] = weight[mask]
+            vector[span.values] = self.hashes[name].collect(weight) if self.hashes else weight[mask]
             vector[span.bias] = bias
         return vector
 
@@ -131,7 +162,13 @@ class Topology:
             raise ValueError(f"a vector of {self.size} values is needed, not one of shape {vector.shape}")
         arrays = []
         for name, mask in self.layers.items():
-            weight = np.zeros(mask.shape, vector.dtype)
-            weight[mask] = vector[self.spans[name].values]
-            arrays += [weight, vector[self.spans[name].bias].copy()]
+            values, bias = (vector[span] for span in self.spans[name])
+            arrays += [self.hashes[name].expand(values) if self.hashes else _spread(mask, values), bias.copy()]
         return arrays
+
+
+def _spread(mask: BoolArray, values: NDArray[Any]) -> NDArray[Any]:
+    """``values`` at the kept positions of ``mask``, zero elsewhere."""
+    weight = np.zeros(mask.shape, values.dtype)
+    weight[mask] = values
+    return weight

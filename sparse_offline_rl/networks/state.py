@@ -16,7 +16,10 @@ from sparse_offline_rl.types import BoolArray, FloatArray
 
 @dataclass(frozen=True, eq=False)
 class NetworkState:
-    """One prunable network: its masks and, for each survivor in packed order, value, Adam's moments and the target's value."""
+    """One prunable network: its masks and, for each survivor in packed order, value, Adam's moments and the target's value.
+
+    In a hashed network these are of the values that weights share.
+    """
 
     topology: Topology
     values: FloatArray  # [n]
@@ -85,6 +88,8 @@ def with_masks(
     theirs.
     """
     old = network.topology
+    if old.hashes:
+        raise ValueError("the weights of a hashed network share values: it has no masks that could change")
     new = Topology(
         {name: masks.get(name, mask) for name, mask in old.hidden.items()},
         {name: masks.get(name, mask) for name, mask in old.heads.items()},

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_offline_rl.networks.hashing import LayerHash
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.policy.levels import Levels
 from sparse_offline_rl.types import Acting, BoolArray, FloatArray
@@ -22,6 +23,7 @@ class PolicyLayer:
     """One linear layer, ``y = weight @ x + bias``.
 
     Levels, where there are any, are those on which all surviving weights or all biases lie: a file then holds integers for them.
+    With a hash no weight is pruned and all share a few values: a file then holds these, and the levels are theirs.
     Raises ValueError unless shapes fit, values are float32 and every pruned weight is zero.
     """
 
@@ -31,6 +33,7 @@ class PolicyLayer:
     bias: FloatArray  # [out]
     weight_levels: Levels | None = None
     bias_levels: Levels | None = None
+    hashing: LayerHash | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -43,6 +46,9 @@ class PolicyLayer:
         )
         _require(self.bias.shape == self.weight.shape[:1], self.name, "has a bias of another length")
         _require(not self.weight[~self.mask].any(), self.name, "has pruned weights that are not zero")
+        if self.hashing is not None:
+            _require(self.hashing.shape == self.weight.shape, self.name, "has a hash of another shape")
+            _require(bool(self.mask.all()), self.name, "has a hash, and pruned weights")
 
     @property
     def kept(self) -> int:
@@ -51,8 +57,12 @@ class PolicyLayer:
 
     @property
     def vectors(self) -> tuple[tuple[FloatArray, Levels | None], tuple[FloatArray, Levels | None]]:
-        """The surviving weights in the row-major order of the mask, and the biases, each with its levels."""
-        return (self.weight[self.mask], self.weight_levels), (self.bias, self.bias_levels)
+        """The surviving weights in the row-major order of the mask, or the values that they share, and the biases, each with its levels.
+
+        Raises ValueError if weights differ that share a value by their hash.
+        """
+        values = self.weight[self.mask] if self.hashing is None else self.hashing.collect(self.weight)
+        return (values, self.weight_levels), (self.bias, self.bias_levels)
 
 
 @dataclass(frozen=True, eq=False)

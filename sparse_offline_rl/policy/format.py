@@ -33,8 +33,9 @@ from sparse_offline_rl.policy.rice import decode_mask, encode_mask
 from sparse_offline_rl.types import FloatArray
 
 MAGIC = b"\x89SORL\r\n\x1a"  # not text, and mangled visibly by a transfer that converts line ends
-VERSION = 3  # of files with integers in place of values; all others are of version 2, so that older software reads them
-_WITHOUT_LEVELS = 2
+# A file has the version of the youngest part in it, so that older software reads what it can.
+_PLAIN, _WITH_LEVELS, _WITH_HASHES = 2, 3, 5
+VERSIONS = (1, _PLAIN, _WITH_LEVELS, _WITH_HASHES)  # those that are read
 MAX_HEADER_BYTES = 2**20  # of a header that is deflated
 _PREFIX = struct.Struct("<8sIQI")  # magic, version, length of the whole file, length of the JSON header
 _DIGEST_BYTES = 32
@@ -50,20 +51,21 @@ def write_policy(path: Path, content: PolicyContent) -> int:
     layers = [layer for network in content.networks.values() for layer in network.layers]
     if sum(layer.mask.size for layer in layers) > MAX_POSITIONS:
         raise ValueError(f"a policy of more than {MAX_POSITIONS} weights does not fit the format")
+    version = _version(layers)
     vectors = [vector for layer in layers for vector in layer.vectors]
     codes = b"" if all(levels is None for _, levels in vectors) else deflate(_planes(vectors))
-    masks = [encode_mask(layer.mask) for layer in layers]
+    masks = [b"" if layer.hashing else encode_mask(layer.mask) for layer in layers]
     spaces = [content.observation_mean, content.observation_std, content.action_low, content.action_high]
     values = [vector if levels is None else levels.floats for vector, levels in vectors]
     raw, exponents = split_floats(np.concatenate([*spaces, *values]))
     sizes = [len(code) for code in masks]
-    header = json.dumps(describe(content, len(exponents), len(codes), sizes), allow_nan=False).encode()
-    if codes:
+    facts = describe(content, len(exponents), None if version < _WITH_LEVELS else len(codes), sizes)
+    header = json.dumps(facts, allow_nan=False).encode()
+    if version >= _WITH_LEVELS:
         if len(header) > MAX_HEADER_BYTES:
             raise ValueError(f"a header of more than {MAX_HEADER_BYTES} bytes does not fit the format")
         header = zlib.compress(header, 9)
     body = b"".join([header, raw, exponents, codes, *masks])
-    version = VERSION if codes else _WITHOUT_LEVELS
     data = _PREFIX.pack(MAGIC, version, _PREFIX.size + len(body) + _DIGEST_BYTES, len(header)) + body
     data += hashlib.sha256(data).digest()
     write_bytes(Path(path), data)
@@ -89,14 +91,26 @@ def read_policy(path: Path) -> PolicyContent:
         ) from None
 
 
+def _version(layers: Sequence[PolicyLayer]) -> int:
+    """That of the youngest part that ``layers`` need."""
+    parts = [_PLAIN]
+    for layer in layers:
+        parts += [_WITH_LEVELS] * (layer.weight_levels is not None or layer.bias_levels is not None)
+        parts += [_WITH_HASHES] * (layer.hashing is not None)
+    return max(parts)
+
+
 def _read_whole(path: Path) -> tuple[bytes, int, int]:
     with path.open("rb") as file:
         prefix = file.read(_PREFIX.size)
         if len(prefix) < _PREFIX.size or not prefix.startswith(MAGIC):
             raise ValueError("it does not begin like one")
         _, version, length, header_bytes = _PREFIX.unpack(prefix)
-        if not 1 <= version <= VERSION:
-            raise ValueError(f"it has format version {version} and this software reads versions 1 to {VERSION}")
+        if version not in VERSIONS:
+            known = ", ".join(map(str, VERSIONS[:-1]))
+            raise ValueError(
+                f"it has format version {version} and this software reads versions {known} and {VERSIONS[-1]}"
+            )
         size = path.stat().st_size
         if size != length:
             raise ValueError(f"it is {size} bytes long and should be {length}")
@@ -111,7 +125,7 @@ def _header(data: bytes, version: int, header_bytes: int) -> Header:
     if not 0 <= header_bytes <= available:
         raise ValueError("its header is longer than the file")
     text = data[_PREFIX.size : _PREFIX.size + header_bytes]
-    if version >= VERSION:
+    if version >= _WITH_LEVELS:
         text = _inflated_header(text)
     try:
         values: Any = json.loads(text)
@@ -174,13 +188,18 @@ class _Parts(NamedTuple):
 
 
 def _layer(sizes: LayerSizes, parts: _Parts) -> PolicyLayer:
-    mask = decode_mask(next(parts.masks), (sizes.outputs, sizes.inputs))
-    if np.count_nonzero(mask) != sizes.weights.count:
+    code, shape, hashing = next(parts.masks), (sizes.outputs, sizes.inputs), sizes.hashing
+    mask = np.ones(shape, np.bool_) if hashing else decode_mask(code, shape)
+    if hashing is None and np.count_nonzero(mask) != sizes.weights.count:
         raise ValueError(f"the mask of layer {sizes.name} does not keep {sizes.weights.count} weights")
-    weight = np.zeros(mask.shape, dtype=np.float32)
-    weight[mask], weight_levels = _vector(sizes.weights, parts)
+    values, weight_levels = _vector(sizes.weights, parts)
     bias, bias_levels = _vector(sizes.biases, parts)
-    return PolicyLayer(sizes.name, weight, mask, bias, weight_levels, bias_levels)
+    if hashing is None:
+        weight = np.zeros(shape, dtype=np.float32)
+        weight[mask] = values
+    else:
+        weight = hashing.expand(values)
+    return PolicyLayer(sizes.name, weight, mask, bias, weight_levels, bias_levels, hashing)
 
 
 def _vector(sizes: VectorSizes, parts: _Parts) -> tuple[FloatArray, Levels | None]:

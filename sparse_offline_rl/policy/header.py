@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from types import NoneType
 from typing import Any
 
+from sparse_offline_rl.networks.hashing import LayerHash
 from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer
 from sparse_offline_rl.policy.levels import MAX_BITS, MAX_SHARED, MIN_BITS, Levels, LinearLevels, SharedLevels
 from sparse_offline_rl.types import Acting, FloatArray
@@ -49,9 +50,10 @@ class LayerSizes:
     name: str
     inputs: int
     outputs: int
-    weights: VectorSizes  # of those that are kept
+    weights: VectorSizes  # of those that are kept, or of the values that they share
     biases: VectorSizes
     mask_bytes: int
+    hashing: LayerHash | None = None
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,10 @@ class Header:
         return [vector for layer in self.layers for vector in (layer.weights, layer.biases)]
 
 
-def describe(content: PolicyContent, exponent_bytes: int, code_bytes: int, mask_bytes: Sequence[int]) -> dict[str, Any]:
-    """The header of ``content`` as JSON values; ``mask_bytes`` has one entry a layer, in file order."""
+def describe(
+    content: PolicyContent, exponent_bytes: int, code_bytes: int | None, mask_bytes: Sequence[int]
+) -> dict[str, Any]:
+    """The header of ``content`` as JSON values; ``mask_bytes`` has one entry a layer, in file order; versions before 3 have no codes."""
     sizes = iter(mask_bytes)
 
     def layers(some: tuple[PolicyLayer, ...]) -> list[dict[str, Any]]:
@@ -110,8 +114,7 @@ def describe(content: PolicyContent, exponent_bytes: int, code_bytes: int, mask_
                 "name": it.name,
                 "in": it.weight.shape[1],
                 "out": it.weight.shape[0],
-                "kept": it.kept,
-                "mask_bytes": next(sizes),
+                **_describe_positions(it, next(sizes)),
                 **_describe_levels("weights", it.weight_levels),
                 **_describe_levels("biases", it.bias_levels),
             }
@@ -125,12 +128,19 @@ def describe(content: PolicyContent, exponent_bytes: int, code_bytes: int, mask_
         "action_dim": content.action_dim,
         "metadata": dict(content.metadata),
         "exponent_bytes": exponent_bytes,
-        **({"code_bytes": code_bytes} if code_bytes else {}),
+        **({} if code_bytes is None else {"code_bytes": code_bytes}),
         "networks": [
             {"name": network.name, "hidden": layers(network.hidden), "heads": layers(network.heads)}
             for network in content.networks.values()
         ],
     }
+
+
+def _describe_positions(layer: PolicyLayer, mask_bytes: int) -> dict[str, Any]:
+    hashing = layer.hashing
+    if hashing is None:
+        return {"kept": layer.kept, "mask_bytes": mask_bytes}
+    return {"hashed": {"values": hashing.values, "seed": hashing.seed}}
 
 
 def _describe_levels(key: str, levels: Levels | None) -> dict[str, Any]:
@@ -195,13 +205,21 @@ def _network(values: Any, version: int) -> NetworkSizes:
 
 
 def _layer(values: Any, version: int) -> LayerSizes:
-    sizes = {key: _size(values, key) for key in ("in", "out", "kept", "mask_bytes")}
     name: str = _get(values, "name", str)
+    hashing = _hashing(values) if version >= 5 and "hashed" in values else None
+    sizes = {key: _size(values, key) for key in (("in", "out") if hashing else ("in", "out", "kept", "mask_bytes"))}
+    if hashing is not None:
+        sizes |= {"kept": hashing.values, "mask_bytes": 0}
     if sizes["kept"] > sizes["in"] * sizes["out"]:
         raise ValueError(f"layer {name} claims {sizes['kept']} of {sizes['in']} × {sizes['out']} weights")
     counts = {"weights": sizes["kept"], "biases": sizes["out"]}
     weights, biases = (_vector(count, values.get(key) if version >= 3 else None, key) for key, count in counts.items())
-    return LayerSizes(name, sizes["in"], sizes["out"], weights, biases, sizes["mask_bytes"])
+    return LayerSizes(name, sizes["in"], sizes["out"], weights, biases, sizes["mask_bytes"], hashing)
+
+
+def _hashing(values: dict[str, Any]) -> LayerHash:
+    hashed = _get(values, "hashed", dict)
+    return LayerHash(_size(values, "out"), _size(values, "in"), hashed.get("values"), hashed.get("seed"))
 
 
 def _vector(count: int, levels: Any, key: str) -> VectorSizes:

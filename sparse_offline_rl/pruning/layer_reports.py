@@ -23,6 +23,9 @@ class LayerReport:
     live_inputs: int  # input units with a surviving outgoing weight
     live_outputs: int  # output units with a surviving incoming weight
     collapsed: bool  # no surviving weight lies on a way from the network's input to its output
+    stored: (
+        int  # values that are stored for its weights: as many as survive, or fewer where these share values by a hash
+    )
 
     @property
     def full_name(self) -> str:
@@ -30,9 +33,11 @@ class LayerReport:
         return f"{self.network}.{self.name}"
 
     def as_dict(self) -> dict[str, object]:
-        """The fields that ``summary.json`` stores."""
+        """The fields that ``summary.json`` stores; ``stored`` only where that says something."""
         fields = asdict(self) | {"name": self.full_name}
         del fields["network"], fields["collapsed"]
+        if self.stored == self.kept:
+            del fields["stored"]
         return fields
 
 
@@ -46,15 +51,17 @@ def layer_reports(network: str, topology: Topology) -> list[LayerReport]:
     reports = []
     for i, (name, mask) in enumerate(hidden):
         alive = mask & reached[i] & useful[i + 1][:, None]
-        reports.append(_report(network, name, mask, bool(alive.any())))
+        reports.append(_report(network, name, mask, bool(alive.any()), topology.stored[name]))
     for name, mask in topology.heads.items():
-        reports.append(_report(network, name, mask, bool((mask & reached[-1]).any())))
+        reports.append(_report(network, name, mask, bool((mask & reached[-1]).any()), topology.stored[name]))
     return reports
 
 
-def _report(network: str, name: str, mask: BoolArray, alive: bool) -> LayerReport:
+def _report(network: str, name: str, mask: BoolArray, alive: bool, stored: int) -> LayerReport:
     live_inputs, live_outputs = int(mask.any(0).sum()), int(mask.any(1).sum())
-    return LayerReport(network, name, int(mask.sum()), mask.size, len(mask), live_inputs, live_outputs, not alive)
+    return LayerReport(
+        network, name, int(mask.sum()), mask.size, len(mask), live_inputs, live_outputs, not alive, stored
+    )
 
 
 def coo_bytes(kept: int, biases: int) -> int:

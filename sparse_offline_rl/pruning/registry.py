@@ -6,6 +6,7 @@ from typing import Any
 
 from sparse_offline_rl.config import PruneConfig
 from sparse_offline_rl.pruning.gradual import Gradual
+from sparse_offline_rl.pruning.hashed import Hashed
 from sparse_offline_rl.pruning.learned.pipeline import Pipeline
 from sparse_offline_rl.pruning.learned.schedule import Learned
 from sparse_offline_rl.pruning.rewire import Rewire
@@ -21,6 +22,7 @@ SCHEDULES: dict[str, type[MaskSchedule]] = {
     "learned": Learned,
     "pipeline": Pipeline,
     "surgery": Surgery,
+    "hashed": Hashed,
 }
 
 

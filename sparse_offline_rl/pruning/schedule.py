@@ -98,13 +98,14 @@ class MaskSchedule:
     CHANGES: ClassVar[bool] = False  # whether masks change while training
     STARTS_DENSE: ClassVar[bool] = False  # whether nothing is pruned before the first update
     LEARNS: ClassVar[bool] = False  # whether networks have extensions for a while, for which they must be dense
+    HASHES: ClassVar[bool] = False  # whether weights share values by a hash, for which networks must be dense
     SCORES: ClassVar[Mapping[str, object]] = SCORERS  # what prune.score may be
     config: PruneConfig
 
     def __init__(self, config: PruneConfig, sparsity: float, updates: int) -> None:
         """Raises UserError for settings that do not fit together or to a run of so many ``updates``."""
         self.config, self.sparsity, self.updates = config, sparsity, updates
-        if config.name == "none" and self.CHANGES:
+        if config.name == "none" and (self.CHANGES or self.HASHES):
             raise UserError(
                 f"prune=none with prune.schedule={config.schedule} names no pruning method: choose one, e.g. prune=rigl."
             )

@@ -45,6 +45,7 @@ class _Summary(_Facts):
     dataset_return_mean: float | None = None
     nonzero_weights: int
     total_weights: PositiveInt
+    stored_weights: PositiveInt | None = None  # values that all weights share by a hash
     layers: list[_Layer]
     policy_networks: list[str]
     collapsed_layers: list[str] = []

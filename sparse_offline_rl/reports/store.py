@@ -24,6 +24,7 @@ _KEPT = (
     *("updates_per_second", "train_seconds", "eval_seconds"),
     *COUNTS,
 )
+_HASHED = "stored_weights"  # has a column where some run has hashed networks
 
 
 def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
@@ -56,11 +57,12 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 def _run_rows(runs: Sequence[Run]) -> list[list[object]]:
     settings = list(dict.fromkeys(key for run in runs for key in run.settings))
-    rows: list[list[object]] = [["run", "update", *settings, *(f"{_SUMMARY}{key}" for key in _KEPT)]]
+    kept = [*_KEPT, *([_HASHED] if any(_HASHED in (run.summary or {}) for run in runs) else [])]
+    rows: list[list[object]] = [["run", "update", *settings, *(f"{_SUMMARY}{key}" for key in kept)]]
     for run in runs:
         values = [_cell(run.settings[key]) if key in run.settings else "" for key in settings]
         facts = run.summary or {}
-        rows.append([run.name, run.update, *values, *(_cell(facts[key]) if key in facts else "" for key in _KEPT)])
+        rows.append([run.name, run.update, *values, *(_cell(facts[key]) if key in facts else "" for key in kept)])
     return rows
 
 

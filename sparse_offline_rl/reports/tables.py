@@ -133,26 +133,38 @@ def time_table(study: Study) -> Table:
 
 def cost_table(study: Study) -> Table:
     """Weights, speed and bytes of the finished runs, means over the seeds."""
+    hashed = any(group.values("stored_weights") for panel in study.panels for group in panel.groups)
     columns = (
-        *(Column("panel"), Column("experiment"), Column("weights kept", "{:.2%}"), Column("updates/s", "{:.0f}")),
+        *(Column("panel"), Column("experiment"), Column("weights kept", "{:.2%}")),
+        *([Column("values stored", "{:.2%}")] if hashed else []),
+        Column("updates/s", "{:.0f}"),
         *(Column("times dense", "{:.1f}"), Column("training s", "{:.0f}"), Column("policy file, kB", "{:.1f}")),
         *(Column(f"{name}, kB", "{:.1f}") for name in FORMATS),
         *(Column("smaller than dense", "{:.1f}"), Column("checkpoint, kB", "{:.1f}")),
     )
-    rows = [_cost_row(panel, group) for panel in study.panels for group in panel.groups if group.finished]
+    rows = [_cost_row(panel, group, hashed) for panel in study.panels for group in panel.groups if group.finished]
     note = "Means over the finished seeds. The formats are those of the policy's networks; 1 kB is 1000 bytes."
+    if hashed:
+        note += (
+            " Values stored: of all weights; a hashed network keeps and computes with all weights, which share them."
+        )
     return Table("cost", "Table of speed and size", note, columns, tuple(rows))
 
 
-def _cost_row(panel: Panel, group: Group) -> tuple[Value, ...]:
+def _cost_row(panel: Panel, group: Group, hashed: bool) -> tuple[Value, ...]:
     dense, speed = panel.dense_of(group), _mean(group.values("updates_per_second"))
     kept = np.array(group.values("nonzero_weights")) / np.array(group.values("total_weights"))
+    stored = [
+        run.summary.get("stored_weights", run.summary["nonzero_weights"]) for run in group.finished if run.summary
+    ]
+    shares = [float(np.mean(np.array(stored) / np.array(group.values("total_weights"))))] if hashed else []
     size, whole = np.array(group.values("policy_bytes")), np.array(group.values("policy_dense_bytes"))
     formats = [float(np.mean([stored_as(run, count) for run in group.finished])) / 1e3 for count in FORMATS.values()]
     return (
         panel.title,
         group.label,
         float(kept.mean()),
+        *shares,
         speed,
         share_of(speed, _mean(dense.values("updates_per_second")) if dense else None),
         _mean(group.values("train_seconds")),

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import write_bytes
+from sparse_offline_rl.networks.hashing import LayerHash
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, NetworkState, ParameterState
 from sparse_offline_rl.policy.header import MAX_POSITIONS
@@ -93,11 +94,15 @@ def _store_state(prefix: str, state: AgentState, arrays: Arrays) -> dict[str, An
     stored: dict[bytes, str] = {}
     for name, network in state.networks.items():
         topology = network.topology
-        layers = [
+        layers: list[dict[str, Any]] = [
             {"name": layer, "head": layer in topology.heads, "shape": list(mask.shape)}
             for layer, mask in topology.layers.items()
         ]
         for layer, mask in zip(layers, topology.layers.values(), strict=True):
+            if topology.hashes:
+                hashing = topology.hashes[layer["name"]]
+                layer["hashed"] = {"values": hashing.values, "seed": hashing.seed}
+                continue
             code, key = encode_mask(mask), f"{prefix}mask/{name}/{layer['name']}"
             # A mask that stands in the file already (a twin critic's) is stored once.
             layer["mask"] = stored.setdefault(bytes(str(mask.shape), "ascii") + code, key)
@@ -186,19 +191,33 @@ def _memory(header: Mapping[str, Any] | None, arrays: Arrays) -> Memory:
 
 
 def _mask(name: str, shape: Any, code: NDArray[Any]) -> BoolArray:
+    return decode_mask(code.tobytes(), _shape(name, shape))
+
+
+def _hashed(name: str, shape: Any, values: Any) -> tuple[LayerHash, BoolArray]:
+    """The hash of a layer, and its mask."""
+    height, width = _shape(name, shape)
+    return LayerHash(height, width, values["values"], values["seed"]), np.ones((height, width), np.bool_)
+
+
+def _shape(name: str, shape: Any) -> tuple[int, int]:
     height, width = (_count(size, "a layer's width") for size in shape)
     if height * width > MAX_POSITIONS:
         raise ValueError(f"layer {name} claims {height} × {width} weights")
-    return decode_mask(code.tobytes(), (height, width))
+    return height, width
 
 
 def _network(prefix: str, name: str, layers: Any, arrays: Arrays) -> NetworkState:
     hidden: dict[str, BoolArray] = {}
     heads: dict[str, BoolArray] = {}
+    hashes: dict[str, LayerHash] = {}
     for layer in layers:
-        mask = _mask(f"{name}.{layer['name']}", layer["shape"], arrays[layer["mask"]])
+        if "hashed" in layer:
+            hashes[layer["name"]], mask = _hashed(f"{name}.{layer['name']}", layer["shape"], layer["hashed"])
+        else:
+            mask = _mask(f"{name}.{layer['name']}", layer["shape"], arrays[layer["mask"]])
         (heads if layer["head"] else hidden)[layer["name"]] = mask
-    topology = Topology(hidden, heads)
+    topology = Topology(hidden, heads, hashes)
     vectors = {}
     for kind in _NETWORK_VECTORS:
         key = f"{prefix}network/{name}/{kind}"

@@ -28,15 +28,18 @@ def warn(message: str) -> None:
 
 def show_layers(reports: Sequence[LayerReport]) -> None:
     """The table of survivors, and a warning of collapsed layers."""
-    table = Table(title="Weights after pruning", title_justify="left")
-    for column in ("layer", "kept", "of", "density", "live inputs", "live outputs"):
+    hashed = any(report.stored != report.kept for report in reports)
+    title = "Weights, and values that they share" if hashed else "Weights after pruning"
+    table = Table(title=title, title_justify="left")
+    left = ("values", "weights", "share") if hashed else ("kept", "of", "density")
+    for column in ("layer", *left, "live inputs", "live outputs"):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for report in reports:
         style = "bold red" if report.collapsed else None
-        density = f"{report.kept / report.total:.2%}"
+        density = f"{report.stored / report.total:.2%}"
         cells = [
             report.full_name,
-            f"{report.kept}",
+            f"{report.stored}",
             f"{report.total}",
             density,
             f"{report.live_inputs}",
@@ -106,7 +109,13 @@ def show_summary(summary: Mapping[str, Any], run_dir: str, note: str) -> None:
         f"{note}: {summary['agent']} on {summary['env']} ({summary['dataset']}), {summary['prune']} sparsity {summary['sparsity']:g}"
     )
     say(f"  return        {summary['return_mean']:.1f} ± {summary['return_std']:.1f}{scored}")
-    say(f"  weights       {kept} of {total} kept ({kept / total:.2%}), {summary['engine']} engine")
+    stored = summary.get("stored_weights", kept)
+    how = (
+        f"{kept} of {total} kept ({kept / total:.2%})"
+        if stored == kept
+        else f"{total} share {stored} values ({stored / total:.2%})"
+    )
+    say(f"  weights       {how}, {summary['engine']} engine")
     say(f"  speed         {summary['updates_per_second']:.1f} updates/s, {summary['train_seconds']:.0f} s training")
     ratio = summary["policy_dense_bytes"] / summary["policy_bytes"]
     say(f"  policy file   {summary['policy_bytes']} bytes, {ratio:.1f} times smaller than dense float32")

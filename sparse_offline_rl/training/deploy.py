@@ -50,7 +50,7 @@ def _network(mlp: PrunableMLP) -> PolicyNetwork:
     topology = mlp.topology
     arrays: list[FloatArray] = [np.asarray(array, np.float32) for array in topology.unpack(mlp.packed_values())]
     layers = [
-        PolicyLayer(name, weight, mask, bias)
+        PolicyLayer(name, weight, mask, bias, hashing=topology.hashes.get(name))
         for (name, mask), weight, bias in zip(topology.layers.items(), arrays[0::2], arrays[1::2], strict=True)
     ]
     depth = len(topology.hidden)

@@ -10,6 +10,7 @@ import torch
 from sparse_offline_rl.agents.base import Agent, Metrics
 from sparse_offline_rl.config import Config, SoftConfig
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.hashed import HashedMLP
 from sparse_offline_rl.networks.mlp import MLP
 from sparse_offline_rl.networks.soft import SoftLayers
 from sparse_offline_rl.pruning.schedule import MaskSchedule
@@ -59,7 +60,7 @@ class SoftUpdate:
     def __init__(self, agent: Agent, phase: SoftPhase) -> None:
         self._agent, self._phase, self._done, self._layers = agent, phase, phase.update, SoftLayers()
         for mlp in (*agent.mlps().values(), *agent.target_mlps().values()):
-            if isinstance(mlp, MLP):
+            if isinstance(mlp, (MLP, HashedMLP)):
                 for layer in mlp.layers().values():
                     layer.product = self._layers.product
         self._set()

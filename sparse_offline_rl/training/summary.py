@@ -43,6 +43,7 @@ class _Shown(BaseModel):
     train_seconds: float
     nonzero_weights: int
     total_weights: PositiveInt
+    stored_weights: int | None = None  # values that weights share by a hash; None: each has its own
     policy_bytes: PositiveInt
     policy_dense_bytes: PositiveInt
 
@@ -83,6 +84,7 @@ def summarize(
     files: Mapping[str, int],
 ) -> dict[str, Any]:
     """The contents of ``summary.json``; ``files`` holds the three byte counts."""
+    kept, stored = sum(report.kept for report in reports), sum(report.stored for report in reports)
     return {
         "agent": config.agent.name,
         "prune": config.prune.name,
@@ -95,7 +97,8 @@ def summarize(
         "return_std": evaluation["eval/return_std"],
         "normalized_score": evaluation.get("eval/normalized_score"),
         "sparsity_achieved": sparsity_by_network(reports),
-        "nonzero_weights": sum(report.kept for report in reports),
+        "nonzero_weights": kept,
+        **({"stored_weights": stored} if stored != kept else {}),
         "total_weights": sum(report.total for report in reports),
         "layers": [report.as_dict() for report in reports],
         "collapsed_layers": [report.full_name for report in reports if report.collapsed],

@@ -188,7 +188,7 @@ class Learned(MaskSchedule):
         """Gates into values, then masks; a twin that follows another network has the gates of that one."""
         twins, state = moment.twins, moment.state
         leaders = {name: twins.pairs[name] if twins.follows(name) else name for name in state.networks}
-        extensions = {name: self._extension(name, state, moment.memory) for name in set(leaders.values())}
+        extensions = {name: self._extension(name, state, moment.memory) for name in dict.fromkeys(leaders.values())}
         networks = {name: _folded(it, extensions[leaders[name]]) for name, it in state.networks.items()}
         folded = replace(state, networks=networks)
         masks = self._masks(replace(moment, state=folded), state, extensions)
