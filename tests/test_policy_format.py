@@ -146,8 +146,8 @@ def test_foreign_files_are_refused(folder, data):
 
 
 def test_a_later_version_is_named(folder, sound):
-    body = sound[:8] + (4).to_bytes(4, "little") + sound[12:-32]
-    assert "format version 4 and this software reads versions 1 to 3" in refusal(
+    body = sound[:8] + (5).to_bytes(4, "little") + sound[12:-32]
+    assert "format version 5 and this software reads versions 1 to 4" in refusal(
         folder, body + hashlib.sha256(body).digest()
     )
 

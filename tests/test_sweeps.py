@@ -19,7 +19,7 @@ from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
 
-SWEEPS = {"paper_figure1": 330, "paper_figure2": 330, "study": 360, "masks": 1170}
+SWEEPS = {"paper_figure1": 330, "paper_figure2": 330, "study": 360, "masks": 1188}
 PARAMS = {"seed": "0,1", "grid.a": "prune=none", "grid.b": "prune=snip,grasp sparsity=0.5,0.9"}
 
 

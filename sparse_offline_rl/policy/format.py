@@ -33,8 +33,12 @@ from sparse_offline_rl.policy.rice import decode_mask, encode_mask
 from sparse_offline_rl.types import FloatArray
 
 MAGIC = b"\x89SORL\r\n\x1a"  # not text, and mangled visibly by a transfer that converts line ends
-VERSION = 3  # of files with integers in place of values; all others are of version 2, so that older software reads them
-_WITHOUT_LEVELS = 2
+# Each file has the oldest version that can hold it, so that older software reads it.
+_PLAIN, _WITH_LEVELS, VERSION = (
+    2,
+    3,
+    4,
+)  # version 3 has integers in place of values, version 4 hidden layers without ReLU, too
 MAX_HEADER_BYTES = 2**20  # of a header that is deflated
 _PREFIX = struct.Struct("<8sIQI")  # magic, version, length of the whole file, length of the JSON header
 _DIGEST_BYTES = 32
@@ -57,13 +61,16 @@ def write_policy(path: Path, content: PolicyContent) -> int:
     values = [vector if levels is None else levels.floats for vector, levels in vectors]
     raw, exponents = split_floats(np.concatenate([*spaces, *values]))
     sizes = [len(code) for code in masks]
-    header = json.dumps(describe(content, len(exponents), len(codes), sizes), allow_nan=False).encode()
-    if codes:
+    version = _WITH_LEVELS if codes else _PLAIN
+    if any(network.linear for network in content.networks.values()):
+        version = VERSION
+    code_bytes = len(codes) if version >= _WITH_LEVELS else None
+    header = json.dumps(describe(content, len(exponents), code_bytes, sizes), allow_nan=False).encode()
+    if version >= _WITH_LEVELS:
         if len(header) > MAX_HEADER_BYTES:
             raise ValueError(f"a header of more than {MAX_HEADER_BYTES} bytes does not fit the format")
         header = zlib.compress(header, 9)
     body = b"".join([header, raw, exponents, codes, *masks])
-    version = VERSION if codes else _WITHOUT_LEVELS
     data = _PREFIX.pack(MAGIC, version, _PREFIX.size + len(body) + _DIGEST_BYTES, len(header)) + body
     data += hashlib.sha256(data).digest()
     write_bytes(Path(path), data)
@@ -111,7 +118,7 @@ def _header(data: bytes, version: int, header_bytes: int) -> Header:
     if not 0 <= header_bytes <= available:
         raise ValueError("its header is longer than the file")
     text = data[_PREFIX.size : _PREFIX.size + header_bytes]
-    if version >= VERSION:
+    if version >= _WITH_LEVELS:
         text = _inflated_header(text)
     try:
         values: Any = json.loads(text)
@@ -143,7 +150,8 @@ def _content(data: bytes, header: Header, start: int) -> PolicyContent:
     networks = {}
     for sizes in header.networks:
         hidden, heads = (tuple(_layer(it, parts) for it in group) for group in (sizes.hidden, sizes.heads))
-        networks[sizes.name] = PolicyNetwork(sizes.name, hidden, heads)
+        linear = frozenset(it.name for it in sizes.hidden if it.linear)
+        networks[sizes.name] = PolicyNetwork(sizes.name, hidden, heads, linear)
     return PolicyContent(
         networks=networks, observation_mean=mean, observation_std=std, action_low=low, action_high=high, **header.fields
     )

@@ -52,6 +52,7 @@ class LayerSizes:
     weights: VectorSizes  # of those that are kept
     biases: VectorSizes
     mask_bytes: int
+    linear: bool  # a hidden layer without ReLU
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,16 @@ class Header:
         return [vector for layer in self.layers for vector in (layer.weights, layer.biases)]
 
 
-def describe(content: PolicyContent, exponent_bytes: int, code_bytes: int, mask_bytes: Sequence[int]) -> dict[str, Any]:
-    """The header of ``content`` as JSON values; ``mask_bytes`` has one entry a layer, in file order."""
+def describe(
+    content: PolicyContent, exponent_bytes: int, code_bytes: int | None, mask_bytes: Sequence[int]
+) -> dict[str, Any]:
+    """The header of ``content`` as JSON values; ``mask_bytes`` has one entry a layer, in file order.
+
+    ``code_bytes`` is None for a version that knows no integers.
+    """
     sizes = iter(mask_bytes)
 
-    def layers(some: tuple[PolicyLayer, ...]) -> list[dict[str, Any]]:
+    def layers(some: tuple[PolicyLayer, ...], linear: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
         return [
             {
                 "name": it.name,
@@ -114,6 +120,7 @@ def describe(content: PolicyContent, exponent_bytes: int, code_bytes: int, mask_
                 "mask_bytes": next(sizes),
                 **_describe_levels("weights", it.weight_levels),
                 **_describe_levels("biases", it.bias_levels),
+                **({"linear": True} if it.name in linear else {}),
             }
             for it in some
         ]
@@ -125,9 +132,9 @@ def describe(content: PolicyContent, exponent_bytes: int, code_bytes: int, mask_
         "action_dim": content.action_dim,
         "metadata": dict(content.metadata),
         "exponent_bytes": exponent_bytes,
-        **({"code_bytes": code_bytes} if code_bytes else {}),
+        **({} if code_bytes is None else {"code_bytes": code_bytes}),
         "networks": [
-            {"name": network.name, "hidden": layers(network.hidden), "heads": layers(network.heads)}
+            {"name": network.name, "hidden": layers(network.hidden, network.linear), "heads": layers(network.heads)}
             for network in content.networks.values()
         ],
     }
@@ -191,6 +198,8 @@ def _acting_of_version_1(values: Any) -> Acting:
 
 def _network(values: Any, version: int) -> NetworkSizes:
     hidden, heads = (tuple(_layer(entry, version) for entry in _get(values, key, list)) for key in ("hidden", "heads"))
+    if any(layer.linear for layer in heads):
+        raise ValueError("it says of a head that it is linear, as all heads are")
     return NetworkSizes(_get(values, "name", str), hidden, heads)
 
 
@@ -201,7 +210,8 @@ def _layer(values: Any, version: int) -> LayerSizes:
         raise ValueError(f"layer {name} claims {sizes['kept']} of {sizes['in']} × {sizes['out']} weights")
     counts = {"weights": sizes["kept"], "biases": sizes["out"]}
     weights, biases = (_vector(count, values.get(key) if version >= 3 else None, key) for key, count in counts.items())
-    return LayerSizes(name, sizes["in"], sizes["out"], weights, biases, sizes["mask_bytes"])
+    linear = version >= 4 and "linear" in values and _get(values, "linear", bool)
+    return LayerSizes(name, sizes["in"], sizes["out"], weights, biases, sizes["mask_bytes"], linear)
 
 
 def _vector(count: int, levels: Any, key: str) -> VectorSizes:
@@ -220,7 +230,7 @@ def _vector(count: int, levels: Any, key: str) -> VectorSizes:
 
 def _get(values: Any, key: str, kind: type | tuple[type, ...]) -> Any:
     value = values.get(key) if isinstance(values, dict) else None
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"its header lacks a valid {key}")
     return value
 

@@ -28,6 +28,9 @@ from sparse_offline_rl.pruning.schedule import Memory
 from sparse_offline_rl.types import BoolArray
 
 _FORMAT = "sparse_offline_rl.checkpoint/2"
+_FORMAT_WITH_FACTORS = (
+    "sparse_offline_rl.checkpoint/3"  # where a network has linear layers, which older software would not see
+)
 _NETWORK_VECTORS = ("values", "exp_avg", "exp_avg_sq", "target")
 _RANDOM = "random_state"
 
@@ -76,7 +79,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     arrays: Arrays = {_RANDOM: checkpoint.random_state}
     state = _store_state("", checkpoint.state, arrays)
     header = {
-        "format": _FORMAT,
+        "format": _FORMAT_WITH_FACTORS
+        if any(it.topology.linear for it in checkpoint.state.networks.values())
+        else _FORMAT,
         "update": checkpoint.update,
         **state,
         "progress": vars(checkpoint.progress),
@@ -95,6 +100,7 @@ def _store_state(prefix: str, state: AgentState, arrays: Arrays) -> dict[str, An
         topology = network.topology
         layers = [
             {"name": layer, "head": layer in topology.heads, "shape": list(mask.shape)}
+            | ({"linear": True} if layer in topology.linear else {})
             for layer, mask in topology.layers.items()
         ]
         for layer, mask in zip(layers, topology.layers.values(), strict=True):
@@ -141,8 +147,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path} is a safetensors file but not a checkpoint of sparse_offline_rl: {remedy}.")
     try:
         header = json.loads(metadata)
-        if header["format"] != _FORMAT:
-            raise UserError(f"{path} has format {header['format']!r}, this version reads {_FORMAT!r}: {remedy}.")
+        if header["format"] not in (_FORMAT, _FORMAT_WITH_FACTORS):
+            raise UserError(
+                f"{path} has format {header['format']!r}, this version reads {_FORMAT!r} and {_FORMAT_WITH_FACTORS!r}: {remedy}."
+            )
         if header.pop("sha256") != _digest(header, arrays):
             raise ValueError("its checksum does not match its contents")
         return _checkpoint(header, arrays)
@@ -198,7 +206,9 @@ def _network(prefix: str, name: str, layers: Any, arrays: Arrays) -> NetworkStat
     for layer in layers:
         mask = _mask(f"{name}.{layer['name']}", layer["shape"], arrays[layer["mask"]])
         (heads if layer["head"] else hidden)[layer["name"]] = mask
-    topology = Topology(hidden, heads)
+    topology = Topology(
+        hidden, heads, frozenset(layer["name"] for layer in layers if layer.get("linear", False) is True)
+    )
     vectors = {}
     for kind in _NETWORK_VECTORS:
         key = f"{prefix}network/{name}/{kind}"

@@ -1,0 +1,214 @@
+"""EigenDamage (Wang, Grosse, Fidler and Zhang 2019): layers pruned in the eigenbasis of their curvature, which leaves them in factors.
+
+With the Fisher information of a layer approximated by ``A ⊗ G`` (K-FAC), ``A = Q_A diag(d_A) Q_Aᵀ`` and ``G = Q_G diag(d_G) Q_Gᵀ``, the
+weights ``W* = Q_Gᵀ W Q_A`` have a curvature that is nearly diagonal, so that what each costs alone is nearly what it costs together with
+others. Rows and columns of W*, output and input directions, leave; ``W = Q_G W* Q_Aᵀ`` becomes three thin layers without anything between
+them: ``rotate_in`` ``[r_A, in]``, ``core`` ``[r_G, r_A]`` and, under the layer's old name, ``[out, r_G]`` with the bias and, in a hidden
+layer, ReLU. The two new layers have biases, as all layers have; they start at zero. All three are trained.
+
+All heads are one layer here, which shares ``rotate_in`` and ``core``: they read the same inputs, and their G are the blocks of one. As in
+the authors' code a layer stays one matrix, of which nothing is pruned, where its factors would not have fewer weights. That is so for every
+narrow head: one of a single output always stays, one of six that reads 300 units unless five input directions or fewer are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.networks.packing import Topology
+from sparse_offline_rl.networks.state import AgentState, NetworkState
+from sparse_offline_rl.pruning.allocate import require_finite, survivors
+from sparse_offline_rl.pruning.curvature import Curvature
+from sparse_offline_rl.pruning.prune import naming
+from sparse_offline_rl.pruning.units import ranks
+from sparse_offline_rl.types import BoolArray, FloatArray
+
+EIGENDAMAGE = "eigendamage"
+_HEADS = "heads"  # the name of all heads as one layer
+
+
+class Rotation(NamedTuple):
+    """A layer in the eigenbasis of its curvature, in float64."""
+
+    outputs: Tensor  # Q_G, [out, out], a direction a column
+    inputs: Tensor  # Q_A, [in, in]
+    importance: Tensor  # [out, in], of each weight of W*
+
+
+class Directions(NamedTuple):
+    """The directions of a layer that stay: their numbers in ascending order."""
+
+    outputs: Tensor  # [r_G]
+    inputs: Tensor  # [r_A]
+
+
+def rotations(network: NetworkState, curvature: Curvature) -> dict[str, Rotation]:
+    """Of each hidden layer, and of all heads as one: ``½ W*² ⊙ (d_G ⊗ d_A)`` and the two bases.
+
+    A is that of the weights' inputs: the constant that a bias reads is left out, for biases are not rotated. The authors leave out
+    the factor ½, rotate biases, and their last layer not at all.
+    """
+    layers, found = network.layers(), {}
+    for name, members in _members(network.topology).items():
+        weight = torch.cat([torch.from_numpy(layers[it][0]) for it in members]).double()
+        reads = curvature.inputs[members[0]][:-1, :-1]
+        (d_a, inputs), (d_g, outputs) = map(
+            torch.linalg.eigh, (reads, torch.block_diag(*(curvature.outputs[it] for it in members)))
+        )
+        scale = torch.outer(d_g.clamp(min=0), d_a.clamp(min=0))  # rounding makes zeros negative
+        found[name] = Rotation(outputs, inputs, 0.5 * (outputs.T @ weight @ inputs).square() * scale)
+    return found
+
+
+def require_directions_of(state: AgentState, sparsity: float) -> None:
+    """Raise UserError naming the network if ``sparsity`` would leave less than it has with one direction on each side of a layer."""
+    for name, network in state.networks.items():
+        topology = network.topology
+        smallest = sum(_size(shape, 1, 1) for shape in _shapes(topology).values())
+        with naming(name):
+            if survivors(topology.total, sparsity) < smallest:
+                raise UserError(
+                    f"sparsity={sparsity:g} would leave fewer weights than the {smallest} of one direction in each layer: choose a "
+                    f"sparsity of at most {1 - smallest / topology.total:.6g}, or a method that prunes single weights, e.g. prune=obs."
+                )
+
+
+def strongest(rotated: Mapping[str, Rotation], sparsity: float, scope: str = "network") -> dict[str, Directions]:
+    """The directions of all layers but those of the lowest importance; a layer that stays one matrix is left out.
+
+    The importance of a direction is that of its row or column of W* in sum. They leave in that order (one threshold for all layers, as in
+    the paper; sums are not renewed as others leave) until the number of weights, those of all factors, is nearest to ``round((1 - s) n)``;
+    of two equally near ones the larger. The authors' ratio counts directions, and what it leaves of the weights follows. Each layer keeps
+    one direction on either side. ``scope``: ``network`` (one order over all layers) or ``layer`` (the same fraction of each side of each
+    layer). Raises UserError for an importance that is not finite.
+    """
+    sides = {f"{name}.{side}": (name, side) for name in rotated for side in (0, 1)}
+    sums = {key: rotated[name].importance.sum(1 - side) for key, (name, side) in sides.items()}
+    require_finite(sums)
+    shapes = {name: tuple(it.importance.shape) for name, it in rotated.items()}
+    stay = {key: list(range(len(it))) for key, it in sums.items()}
+    left = {name: list(shape) for name, shape in shapes.items()}
+    sizes = {name: _size(shape, *shape) for name, shape in shapes.items()}
+    kept = sum(sizes.values())
+    wanted = survivors(kept, sparsity)
+    for _, key, direction in sorted(ranks(sums, stay, scope)):
+        name, side = sides[key]
+        if left[name][side] == 1:
+            continue
+        fewer = [count - (i == side) for i, count in enumerate(left[name])]
+        freed = sizes[name] - _size(shapes[name], *fewer)
+        if wanted - (kept - freed) >= kept - wanted:
+            break
+        stay[key].remove(direction)
+        left[name], kept, sizes[name] = fewer, kept - freed, sizes[name] - freed
+    return {
+        name: Directions(*(torch.tensor(stay[f"{name}.{side}"]) for side in (0, 1)))
+        for name, shape in shapes.items()
+        if sizes[name] < shape[0] * shape[1]
+    }
+
+
+def as_many(rotated: Mapping[str, Rotation], first: Mapping[str, Directions]) -> dict[str, Directions]:
+    """For a twin: of each layer as many directions as ``first`` keeps of its own, those of the highest importance here.
+
+    Hidden units of two networks have nothing to do with each other, so neither have their bases.
+    """
+    return {
+        name: Directions(*(_highest(rotated[name].importance.sum(1 - side), len(it)) for side, it in enumerate(stay)))
+        for name, stay in first.items()
+    }
+
+
+def factored(network: NetworkState, rotated: Mapping[str, Rotation], stay: Mapping[str, Directions]) -> NetworkState:
+    """``network``, of which nothing is pruned, with each layer that ``stay`` names in factors of the directions that stay.
+
+    A target has the same two rotations, and its own weights between them: it was near to the network, and is near to it in any basis.
+    Adam's moments of all factors begin at zero; those of the old biases, and of layers that stay one matrix, go on.
+    """
+    old = network.topology
+    hidden: dict[str, BoolArray] = {}
+    heads: dict[str, BoolArray] = {}
+    linear: set[str] = set()
+    for name, members in _members(old).items():
+        group = heads if name == _HEADS else hidden
+        if name not in stay:
+            group |= {it: old.layers[it] for it in members}
+            continue
+        r_g, r_a = map(len, stay[name])
+        factors = _factors(name)
+        hidden |= {factors[0]: np.ones((r_a, old.layers[members[0]].shape[1]), bool), factors[1]: np.ones((r_g, r_a), bool)}
+        linear.update(factors)
+        group |= {it: np.ones((len(old.layers[it]), r_g), bool) for it in members}
+    new = Topology(hidden, heads, frozenset(linear))
+
+    def move(vector: FloatArray, moments: bool) -> FloatArray:
+        layers = dict(zip(old.layers, _pairs(old.unpack(vector)), strict=True))
+        for name, it in stay.items():
+            layers |= _split(name, _members(old)[name], layers, rotated[name], it, moments)
+        return new.pack([array for name in new.layers for array in layers[name]])
+
+    moved = {kind: move(vector, kind.startswith("exp_avg")) for kind, vector in network.vectors().items()}
+    return NetworkState(new, moved["values"], moved["exp_avg"], moved["exp_avg_sq"], moved.get("target"))
+
+
+def _split(
+    name: str,
+    members: Iterable[str],
+    layers: Mapping[str, tuple[FloatArray, FloatArray]],
+    rotation: Rotation,
+    stay: Directions,
+    moments: bool,
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Weights and biases of the factors of a layer; with ``moments`` zeros in the place of weights."""
+    q_g, q_a = rotation.outputs[:, stay.outputs], rotation.inputs[:, stay.inputs]
+    weight = torch.cat([torch.from_numpy(layers[it][0]) for it in members]).double()
+    matrices = [q_a.T, q_g.T @ weight @ q_a, q_g]
+    rotate_in, core, out = (np.zeros(it.shape, np.float32) if moments else it.float().numpy() for it in matrices)
+    zeros = (np.zeros(len(it), np.float32) for it in (rotate_in, core))
+    found = dict(zip(_factors(name), zip((rotate_in, core), zeros, strict=True), strict=True))
+    row = 0
+    for it in members:
+        bias = layers[it][1]
+        found[it] = (out[row : row + len(bias)], bias)
+        row += len(bias)
+    return found
+
+
+def _factors(name: str) -> tuple[str, str]:
+    return f"{name}.rotate_in", f"{name}.core"
+
+
+def _members(topology: Topology) -> dict[str, list[str]]:
+    """The layers that are rotated as one: each hidden layer, and all heads."""
+    return {name: [name] for name in topology.hidden} | {_HEADS: list(topology.heads)}
+
+
+def _shapes(topology: Topology) -> dict[str, tuple[int, int]]:
+    """``(out, in)`` of each of :func:`_members`."""
+    layers = topology.layers
+    return {
+        name: (sum(len(layers[it]) for it in members), layers[members[0]].shape[1])
+        for name, members in _members(topology).items()
+    }
+
+
+def _size(shape: tuple[int, ...], r_g: int, r_a: int) -> int:
+    """The weights of a layer ``(out, in)`` with so many directions: those of its factors, or of the matrix if they are fewer."""
+    outputs, inputs = shape
+    return min(outputs * inputs, inputs * r_a + r_a * r_g + r_g * outputs)
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    """The numbers of the ``count`` highest scores in ascending order; of equal ones the later go first, as in :func:`strongest`."""
+    order = sorted(range(len(scores)), key=lambda i: (float(scores[i]), i))
+    return torch.tensor(sorted(order[len(order) - count :]))
+
+
+def _pairs(arrays: list[FloatArray]) -> Iterable[tuple[FloatArray, FloatArray]]:
+    return zip(arrays[0::2], arrays[1::2], strict=True)
