@@ -142,7 +142,10 @@ def factored(network: NetworkState, rotated: Mapping[str, Rotation], stay: Mappi
             continue
         r_g, r_a = map(len, stay[name])
         factors = _factors(name)
-        hidden |= {factors[0]: np.ones((r_a, old.layers[members[0]].shape[1]), bool), factors[1]: np.ones((r_g, r_a), bool)}
+        hidden |= {
+            factors[0]: np.ones((r_a, old.layers[members[0]].shape[1]), bool),
+            factors[1]: np.ones((r_g, r_a), bool),
+        }
         linear.update(factors)
         group |= {it: np.ones((len(old.layers[it]), r_g), bool) for it in members}
     new = Topology(hidden, heads, frozenset(linear))

@@ -206,9 +206,9 @@ def _network(prefix: str, name: str, layers: Any, arrays: Arrays) -> NetworkStat
     for layer in layers:
         mask = _mask(f"{name}.{layer['name']}", layer["shape"], arrays[layer["mask"]])
         (heads if layer["head"] else hidden)[layer["name"]] = mask
-    topology = Topology(
-        hidden, heads, frozenset(layer["name"] for layer in layers if layer.get("linear", False) is True)
-    )
+        if not isinstance(layer.get("linear", False), bool):
+            raise ValueError(f"it says of layer {name}.{layer['name']} that linear is {layer['linear']!r}")
+    topology = Topology(hidden, heads, frozenset(layer["name"] for layer in layers if layer.get("linear")))
     vectors = {}
     for kind in _NETWORK_VECTORS:
         key = f"{prefix}network/{name}/{kind}"
