@@ -6,14 +6,14 @@ others. Rows and columns of W*, output and input directions, leave; ``W = Q_G W*
 them: ``rotate_in`` ``[r_A, in]``, ``core`` ``[r_G, r_A]`` and, under the layer's old name, ``[out, r_G]`` with the bias and, in a hidden
 layer, ReLU. The two new layers have biases, as all layers have; they start at zero. All three are trained.
 
-All heads are one layer here, which shares ``rotate_in`` and ``core``: they read the same inputs, and their G are the blocks of one. As in
-the authors' code a layer stays one matrix, of which nothing is pruned, where its factors would not have fewer weights. That is so for every
-narrow head: one of a single output always stays, one of six that reads 300 units unless five input directions or fewer are left.
+As in the authors' code a layer stays one matrix, of which nothing is pruned, where its factors would not have fewer weights, and so do the
+heads in any case: in factors that are smaller a matrix has a rank below its number of rows, so an actor of three actions would move in a
+plane.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,6 @@ from sparse_offline_rl.pruning.units import ranks
 from sparse_offline_rl.types import BoolArray, FloatArray
 
 EIGENDAMAGE = "eigendamage"
-_HEADS = "heads"  # the name of all heads as one layer
 
 
 class Rotation(NamedTuple):
@@ -49,54 +48,54 @@ class Directions(NamedTuple):
 
 
 def rotations(network: NetworkState, curvature: Curvature) -> dict[str, Rotation]:
-    """Of each hidden layer, and of all heads as one: ``½ W*² ⊙ (d_G ⊗ d_A)`` and the two bases.
+    """Of each hidden layer ``½ W*² ⊙ (d_G ⊗ d_A)`` and the two bases.
 
-    A is that of the weights' inputs: the constant that a bias reads is left out, for biases are not rotated. The authors leave out
-    the factor ½, rotate biases, and their last layer not at all.
+    A is that of the weights' inputs: the constant that a bias reads is left out, for biases are not rotated. The authors leave out the
+    factor ½ and rotate biases.
     """
     layers, found = network.layers(), {}
-    for name, members in _members(network.topology).items():
-        weight = torch.cat([torch.from_numpy(layers[it][0]) for it in members]).double()
-        reads = curvature.inputs[members[0]][:-1, :-1]
-        (d_a, inputs), (d_g, outputs) = map(
-            torch.linalg.eigh, (reads, torch.block_diag(*(curvature.outputs[it] for it in members)))
-        )
+    for name in network.topology.hidden:
+        weight = torch.from_numpy(layers[name][0]).double()
+        moments = curvature.inputs[name][:-1, :-1], curvature.outputs[name]
+        (d_a, inputs), (d_g, outputs) = map(torch.linalg.eigh, moments)
         scale = torch.outer(d_g.clamp(min=0), d_a.clamp(min=0))  # rounding makes zeros negative
         found[name] = Rotation(outputs, inputs, 0.5 * (outputs.T @ weight @ inputs).square() * scale)
     return found
 
 
 def require_directions_of(state: AgentState, sparsity: float) -> None:
-    """Raise UserError naming the network if ``sparsity`` would leave less than it has with one direction on each side of a layer."""
+    """Raise UserError naming the network if ``sparsity`` would leave less than its heads and one direction on each side of a layer."""
     for name, network in state.networks.items():
         topology = network.topology
-        smallest = sum(_size(shape, 1, 1) for shape in _shapes(topology).values())
+        total, heads = topology.total, sum(mask.size for mask in topology.heads.values())
+        smallest = heads + sum(_size(mask.shape, 1, 1) for mask in topology.hidden.values())
         with naming(name):
-            if survivors(topology.total, sparsity) < smallest:
+            if survivors(total, sparsity) < smallest:
                 raise UserError(
-                    f"sparsity={sparsity:g} would leave fewer weights than the {smallest} of one direction in each layer: choose a "
-                    f"sparsity of at most {1 - smallest / topology.total:.6g}, or a method that prunes single weights, e.g. prune=obs."
+                    f"sparsity={sparsity:g} would leave fewer weights than the {smallest} of the heads and of one direction in each hidden "
+                    f"layer: choose a sparsity of at most {1 - smallest / total:.6g}, or a method that prunes single weights, e.g. prune=obs."
                 )
 
 
-def strongest(rotated: Mapping[str, Rotation], sparsity: float, scope: str = "network") -> dict[str, Directions]:
-    """The directions of all layers but those of the lowest importance; a layer that stays one matrix is left out.
+def strongest(
+    rotated: Mapping[str, Rotation], topology: Topology, sparsity: float, scope: str = "network"
+) -> dict[str, Directions]:
+    """The directions of the hidden layers but those of the lowest importance; a layer that stays one matrix is left out.
 
     The importance of a direction is that of its row or column of W* in sum. They leave in that order (one threshold for all layers, as in
-    the paper; sums are not renewed as others leave) until the number of weights, those of all factors, is nearest to ``round((1 - s) n)``;
-    of two equally near ones the larger. The authors' ratio counts directions, and what it leaves of the weights follows. Each layer keeps
-    one direction on either side. ``scope``: ``network`` (one order over all layers) or ``layer`` (the same fraction of each side of each
-    layer). Raises UserError for an importance that is not finite.
+    the paper; sums are not renewed as others leave) until the number of weights, those of all factors and heads, is nearest to
+    ``round((1 - s) n)``; of two equally near ones the larger. The authors' ratio counts directions, and what it leaves of the weights
+    follows. Each layer keeps one direction on either side. ``scope``: ``network`` (one order over all layers) or ``layer`` (the same
+    fraction of each side of each layer). Raises UserError for an importance that is not finite.
     """
     sides = {f"{name}.{side}": (name, side) for name in rotated for side in (0, 1)}
     sums = {key: rotated[name].importance.sum(1 - side) for key, (name, side) in sides.items()}
     require_finite(sums)
-    shapes = {name: tuple(it.importance.shape) for name, it in rotated.items()}
+    shapes = {name: topology.shapes[name] for name in rotated}
     stay = {key: list(range(len(it))) for key, it in sums.items()}
     left = {name: list(shape) for name, shape in shapes.items()}
     sizes = {name: _size(shape, *shape) for name, shape in shapes.items()}
-    kept = sum(sizes.values())
-    wanted = survivors(kept, sparsity)
+    kept, wanted = topology.total, survivors(topology.total, sparsity)
     for _, key, direction in sorted(ranks(sums, stay, scope)):
         name, side = sides[key]
         if left[name][side] == 1:
@@ -109,8 +108,8 @@ def strongest(rotated: Mapping[str, Rotation], sparsity: float, scope: str = "ne
         left[name], kept, sizes[name] = fewer, kept - freed, sizes[name] - freed
     return {
         name: Directions(*(torch.tensor(stay[f"{name}.{side}"]) for side in (0, 1)))
-        for name, shape in shapes.items()
-        if sizes[name] < shape[0] * shape[1]
+        for name, (outputs, inputs) in shapes.items()
+        if sizes[name] < outputs * inputs
     }
 
 
@@ -133,72 +132,38 @@ def factored(network: NetworkState, rotated: Mapping[str, Rotation], stay: Mappi
     """
     old = network.topology
     hidden: dict[str, BoolArray] = {}
-    heads: dict[str, BoolArray] = {}
-    linear: set[str] = set()
-    for name, members in _members(old).items():
-        group = heads if name == _HEADS else hidden
-        if name not in stay:
-            group |= {it: old.layers[it] for it in members}
-            continue
-        r_g, r_a = map(len, stay[name])
-        factors = _factors(name)
-        hidden |= {
-            factors[0]: np.ones((r_a, old.layers[members[0]].shape[1]), bool),
-            factors[1]: np.ones((r_g, r_a), bool),
-        }
-        linear.update(factors)
-        group |= {it: np.ones((len(old.layers[it]), r_g), bool) for it in members}
-    new = Topology(hidden, heads, frozenset(linear))
+    for name, mask in old.hidden.items():
+        if name in stay:
+            r_g, r_a = map(len, stay[name])
+            shapes = (r_a, mask.shape[1]), (r_g, r_a), (len(mask), r_g)
+            hidden |= {it: np.ones(shape, bool) for it, shape in zip((*_before(name), name), shapes, strict=True)}
+        else:
+            hidden[name] = mask
+    new = Topology(hidden, old.heads, frozenset(it for name in stay for it in _before(name)))
 
     def move(vector: FloatArray, moments: bool) -> FloatArray:
-        layers = dict(zip(old.layers, _pairs(old.unpack(vector)), strict=True))
+        arrays = old.unpack(vector)
+        layers = dict(zip(old.layers, zip(arrays[0::2], arrays[1::2], strict=True), strict=True))
         for name, it in stay.items():
-            layers |= _split(name, _members(old)[name], layers, rotated[name], it, moments)
+            weight, bias = layers[name]
+            factors = [np.zeros_like(x) if moments else x for x in _factors(weight, rotated[name], it)]
+            biases = (*(np.zeros(len(x), np.float32) for x in factors[:2]), bias)
+            layers |= zip((*_before(name), name), zip(factors, biases, strict=True), strict=True)
         return new.pack([array for name in new.layers for array in layers[name]])
 
     moved = {kind: move(vector, kind.startswith("exp_avg")) for kind, vector in network.vectors().items()}
     return NetworkState(new, moved["values"], moved["exp_avg"], moved["exp_avg_sq"], moved.get("target"))
 
 
-def _split(
-    name: str,
-    members: Iterable[str],
-    layers: Mapping[str, tuple[FloatArray, FloatArray]],
-    rotation: Rotation,
-    stay: Directions,
-    moments: bool,
-) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Weights and biases of the factors of a layer; with ``moments`` zeros in the place of weights."""
+def _factors(weight: FloatArray, rotation: Rotation, stay: Directions) -> list[FloatArray]:
+    """What ``weight`` ``[out, in]`` is the product of, from input to output, but for the directions that leave."""
     q_g, q_a = rotation.outputs[:, stay.outputs], rotation.inputs[:, stay.inputs]
-    weight = torch.cat([torch.from_numpy(layers[it][0]) for it in members]).double()
-    matrices = [q_a.T, q_g.T @ weight @ q_a, q_g]
-    rotate_in, core, out = (np.zeros(it.shape, np.float32) if moments else it.float().numpy() for it in matrices)
-    zeros = (np.zeros(len(it), np.float32) for it in (rotate_in, core))
-    found = dict(zip(_factors(name), zip((rotate_in, core), zeros, strict=True), strict=True))
-    row = 0
-    for it in members:
-        bias = layers[it][1]
-        found[it] = (out[row : row + len(bias)], bias)
-        row += len(bias)
-    return found
+    return [it.float().numpy() for it in (q_a.T, q_g.T @ torch.from_numpy(weight).double() @ q_a, q_g)]
 
 
-def _factors(name: str) -> tuple[str, str]:
+def _before(name: str) -> tuple[str, str]:
+    """The names of the two factors before a layer."""
     return f"{name}.rotate_in", f"{name}.core"
-
-
-def _members(topology: Topology) -> dict[str, list[str]]:
-    """The layers that are rotated as one: each hidden layer, and all heads."""
-    return {name: [name] for name in topology.hidden} | {_HEADS: list(topology.heads)}
-
-
-def _shapes(topology: Topology) -> dict[str, tuple[int, int]]:
-    """``(out, in)`` of each of :func:`_members`."""
-    layers = topology.layers
-    return {
-        name: (sum(len(layers[it]) for it in members), layers[members[0]].shape[1])
-        for name, members in _members(topology).items()
-    }
 
 
 def _size(shape: tuple[int, ...], r_g: int, r_a: int) -> int:
@@ -208,10 +173,6 @@ def _size(shape: tuple[int, ...], r_g: int, r_a: int) -> int:
 
 
 def _highest(scores: Tensor, count: int) -> Tensor:
-    """The numbers of the ``count`` highest scores in ascending order; of equal ones the later go first, as in :func:`strongest`."""
+    """The numbers of the ``count`` highest scores in ascending order; of equal ones the later, which also :func:`strongest` keeps."""
     order = sorted(range(len(scores)), key=lambda i: (float(scores[i]), i))
     return torch.tensor(sorted(order[len(order) - count :]))
-
-
-def _pairs(arrays: list[FloatArray]) -> Iterable[tuple[FloatArray, FloatArray]]:
-    return zip(arrays[0::2], arrays[1::2], strict=True)

@@ -147,7 +147,7 @@ class Surgery(MaskSchedule):
                 stay[name] = (
                     as_many(rotated, stay[twins.pairs[name]])
                     if twins.follows(name)
-                    else strongest(rotated, self.sparsity, self.config.scope)
+                    else strongest(rotated, view.topology, self.sparsity, self.config.scope)
                 )
             networks[name] = factored(networks[name], rotated, stay[name])
         return replace(moment.state, networks=networks)
