@@ -3,8 +3,8 @@
 With the Fisher information of a layer approximated by ``A ⊗ G`` (K-FAC), ``A = Q_A diag(d_A) Q_Aᵀ`` and ``G = Q_G diag(d_G) Q_Gᵀ``, the
 weights ``W* = Q_Gᵀ W Q_A`` have a curvature that is nearly diagonal, so that what each costs alone is nearly what it costs together with
 others. Rows and columns of W*, output and input directions, leave; ``W = Q_G W* Q_Aᵀ`` becomes three thin layers without anything between
-them: ``rotate_in`` ``[r_A, in]``, ``core`` ``[r_G, r_A]`` and, under the layer's old name, ``[out, r_G]`` with the bias and, in a hidden
-layer, ReLU. The two new layers have biases, as all layers have; they start at zero. All three are trained.
+them: ``rotate_in`` ``[r_A, in]``, ``core`` ``[r_G, r_A]`` and, under the layer's old name, ``[out, r_G]`` with the bias and
+ReLU. The two new layers have biases, as all layers have; they start at zero. All three are trained.
 A direction on either side costs a row and a column, so that of a layer of 256 × 256 a twentieth of the weights is a rank of six.
 
 As in the authors' code a layer stays one matrix, of which nothing is pruned, where its factors would not have fewer weights, and so do the
