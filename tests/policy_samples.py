@@ -33,14 +33,16 @@ def make_layer(rng, name, inputs, outputs, density):
     return PolicyLayer(name, weight, mask, rng.uniform(-bound, bound, outputs).astype(np.float32))
 
 
-def make_network(rng, name, widths, density, heads=None):
-    """An MLP of ``widths`` from input to output; ``heads`` splits the output over several."""
+def make_network(rng, name, widths, density, heads=None, linear=()):
+    """An MLP of ``widths`` from input to output; ``heads`` splits the output over several; no ReLU after ``linear`` layers."""
     hidden = [make_layer(rng, f"hidden{i}", widths[i], widths[i + 1], density) for i in range(len(widths) - 2)]
     outputs = [make_layer(rng, f"head{i}", widths[-2], width, density) for i, width in enumerate(heads or widths[-1:])]
-    return PolicyNetwork(name, tuple(hidden), tuple(outputs))
+    return PolicyNetwork(name, tuple(hidden), tuple(outputs), frozenset(linear))
 
 
-def make_policy(kind="bcq", density=0.3, state=5, action=3, hidden=(40, 30), candidates=7, perturbation=0.05, seed=0):
+def make_policy(
+    kind="bcq", density=0.3, state=5, action=3, hidden=(40, 30), candidates=7, perturbation=0.05, seed=0, linear=()
+):
     """A policy that acts as BCQ does, as BC does, or by its actor alone (TD3+BC, IQL)."""
     rng = np.random.default_rng(seed)
     latents = {"latent_dim": 2 * action, "latent_clip": 0.5}
@@ -51,7 +53,7 @@ def make_policy(kind="bcq", density=0.3, state=5, action=3, hidden=(40, 30), can
         "actor": Acting("actor"),
     }[kind]
     networks = {
-        name: make_network(rng, name, [inputs, *hidden, outputs], density)
+        name: make_network(rng, name, [inputs, *hidden, outputs], density, linear=linear)
         for name, (inputs, outputs) in acting.shapes(state, action).items()
     }
     return PolicyContent(
@@ -103,7 +105,8 @@ def halfcheetah_policy(kind, density=0.05):
 def forward(network, x):
     """``x`` ``[n, in]`` through the network in float64."""
     for layer in network.hidden:
-        x = np.maximum(x @ layer.weight.T.astype(float) + layer.bias, 0)
+        x = x @ layer.weight.T.astype(float) + layer.bias
+        x = x if layer.name in network.linear else np.maximum(x, 0)
     return np.concatenate([x @ head.weight.T.astype(float) + head.bias for head in network.heads], axis=1)
 
 
@@ -146,6 +149,7 @@ def assert_same(a, b):
     for name, network in a.networks.items():
         other = b.networks[name]
         assert (len(network.hidden), len(network.heads)) == (len(other.hidden), len(other.heads))
+        assert network.linear == other.linear
         for x, y in zip(network.layers, other.layers, strict=True):
             assert x.name == y.name
             assert x.mask.shape == y.mask.shape and np.array_equal(x.mask, y.mask)

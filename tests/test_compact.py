@@ -19,10 +19,12 @@ from sparse_offline_rl.networks.mlp import MLP
 HEADS = {"mean": 2, "log_std": 3}
 
 
-def pruned_mlp(hidden, density, cut, seed):
+def pruned_mlp(hidden, density, cut, seed, linear=()):
     """Random masks in float64; of each layer about a fraction ``cut`` of the rows and of the columns is empty."""
     g = torch.Generator().manual_seed(seed)
     mlp = MLP(4, hidden, HEADS, g).double()
+    names = [f"hidden{i}" for i in range(len(hidden))]
+    mlp.name_hidden(names, frozenset(names[i] for i in linear if i < len(names)))
     for layer in mlp.layers().values():
         rows, columns = (torch.rand(n, generator=g) >= cut for n in layer.weight.shape)
         mask = torch.rand(layer.weight.shape, generator=g) < density
@@ -44,9 +46,10 @@ def output_and_gradients(network, a, b):
     density=st.sampled_from([0.0, 0.1, 0.3, 1.0]),
     cut=st.sampled_from([0.0, 0.4, 0.8]),
     seed=st.integers(0, 1000),
+    linear=st.sets(st.integers(0, 2)),
 )
-def test_function_gradients_and_packing_are_those_of_the_mlp(hidden, density, cut, seed):
-    mlp = pruned_mlp(hidden, density, cut, seed)
+def test_function_gradients_and_packing_are_those_of_the_mlp(hidden, density, cut, seed, linear):
+    mlp = pruned_mlp(hidden, density, cut, seed, linear)
     compact = compacted(mlp)
     g = torch.Generator().manual_seed(seed)
     a, b = torch.randn(7, 3, generator=g).double(), torch.randn(7, 1, generator=g).double()

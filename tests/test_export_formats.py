@@ -68,6 +68,10 @@ POLICIES = {
     "actor, 16 bits": compressed_policy("actor", 16),
     "bcq, hashed": hashed_policy(),
     "bc, hashed, 8 bits": hashed_policy("bc", bits=8),
+    "linear layers": make_policy("bcq", 0.2, linear=["hidden1"]),
+    "linear layers, dense": make_policy("actor", 1.0, linear=["hidden0"]),
+    "linear layers, 8 bits": compressed_policy("bcq", 8, linear=["hidden0", "hidden1"]),
+    "linear layers, all pruned": make_policy("bc", 0.0, linear=["hidden0"]),
     "shared weights, all pruned": compressed_policy("bc", density=0.0),
 }
 

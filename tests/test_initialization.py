@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -109,8 +111,10 @@ def test_a_run_begins_with_them(cli, tmp_path, init):
     assert ("exactly zero" in err) == (init == "zero")
 
 
-def test_singular_values_are_those_of_the_jacobian_by_autograd():
+@pytest.mark.parametrize("linear", [frozenset(), frozenset({"hidden0"})])
+def test_singular_values_are_those_of_the_jacobian_by_autograd(linear):
     state = network(np.random.default_rng(0).random((8, 5)) < 0.7, np.ones((3, 8), bool))
+    state = replace(state, topology=replace(state.topology, linear=linear))
     mlp = MLP.from_packed(state.topology, state.values)
     inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     wanted = [torch.linalg.svdvals(torch.autograd.functional.jacobian(lambda x: mlp(x[None])[0], x)) for x in inputs]

@@ -118,7 +118,7 @@ def hashed_weights(hashed, size, values):
 def read_document(data):
     """Header, the four vectors, and (network, layer, mask, weights, biases) of each layer."""
     magic, version, length, header_bytes = struct.unpack_from("<8sIQI", data)
-    assert (magic, length) == (b"\x89SORL\r\n\x1a", len(data)) and version in (2, 3, 5)
+    assert (magic, length) == (b"\x89SORL\r\n\x1a", len(data)) and version in (2, 3, 4, 5)
     assert hashlib.sha256(data[:-32]).digest() == data[-32:]
     text = data[24 : 24 + header_bytes]
     header = json.loads(zlib.decompress(text) if version >= 3 else text)
@@ -155,9 +155,15 @@ def read_document(data):
     return header, vectors, layers
 
 
+def linear_layers(header):
+    return [(net["name"], it["name"]) for net in header["networks"] for it in net["hidden"] if it.get("linear", False)]
+
+
 SIZES = {"hidden": (40, 30)}
 POLICIES = {f"density {density}": make_policy("bcq", density, **SIZES) for density in (0.0, 0.08, 0.9, 1.0)}
 POLICIES |= {f"{bits} bits": compressed_policy("bcq", bits, density=0.08, **SIZES) for bits in (4, 8, 16)}
+POLICIES |= {f"linear {density}": make_policy("bcq", density, linear=["hidden1"], **SIZES) for density in (0.08, 1.0)}
+POLICIES |= {"linear, 8 bits": compressed_policy("bcq", 8, density=0.08, linear=["hidden0"], **SIZES)}
 POLICIES |= {"shared": compressed_policy("bcq", density=0.08, **SIZES), "nothing": compressed_policy(density=0.0)}
 POLICIES |= {"hashed": hashed_policy(**SIZES), "hashed, 4 bits": hashed_policy(bits=4, **SIZES)}
 
@@ -191,6 +197,7 @@ def test_the_document_describes_the_file(tmp_path, name):
         "rank",
         "candidates",
     ]
+    assert linear_layers(header) == [(name, it) for name, net in content.networks.items() for it in sorted(net.linear)]
     known = [(name, layer) for name, network in content.networks.items() for layer in network.layers]
     for (network, name, mask, weights, biases), (known_network, layer) in zip(layers, known, strict=True):
         assert (network, name) == (known_network, layer.name)

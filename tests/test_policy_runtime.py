@@ -41,8 +41,9 @@ def noise_for(content, count, seed=2):
 @pytest.mark.parametrize("count", [1, 2, 5, 700])
 @pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("kind", ["bc", "bcq", "actor"])
-def test_actions_follow_the_rule(kind, density, count):
-    content = make_policy(kind, density)
+@pytest.mark.parametrize("linear", [(), ("hidden0",), ("hidden0", "hidden1")])
+def test_actions_follow_the_rule(kind, density, count, linear):
+    content = make_policy(kind, density, linear=linear)
     states, noise = observations(content, count), noise_for(content, count)
     actions = Policy(content).act(states, noise=noise)
     assert_follows_rule(content, states, noise, actions)

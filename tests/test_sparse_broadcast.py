@@ -16,9 +16,11 @@ from sparse_offline_rl.engines.sparse.split import SplitPlan
 from sparse_offline_rl.networks.mlp import MLP
 
 
-def pruned(widths, hidden, outputs, density, seed):
+def pruned(widths, hidden, outputs, density, seed, linear=()):
     generator = torch.Generator().manual_seed(seed)
     mlp = MLP(sum(widths), hidden, {"out": outputs}, generator)
+    names = [f"hidden{i}" for i in range(len(hidden))]
+    mlp.name_hidden(names, frozenset(names[i] for i in linear if i < len(names)))
     for layer in mlp.layers().values():
         layer.set_mask(torch.rand(layer.weight.shape, generator=generator) < density)
     return mlp
@@ -33,9 +35,10 @@ def pruned(widths, hidden, outputs, density, seed):
     outputs=st.integers(1, 20),
     density=st.sampled_from([0.0, 0.03, 0.1, 0.3, 1.0]),
     seed=st.integers(0, 1000),
+    linear=st.sets(st.integers(0, 2)),
 )
-def test_it_equals_float64_dense(distinct, repeats, widths, hidden, outputs, density, seed):
-    mlp = pruned(widths, hidden, outputs, density, seed)
+def test_it_equals_float64_dense(distinct, repeats, widths, hidden, outputs, density, seed, linear):
+    mlp = pruned(widths, hidden, outputs, density, seed, linear)
     sparse = sparse_twin(mlp)
     rows = (distinct, *[distinct * repeats] * (len(widths) - 1))
     inputs = [torch.randn(n, width) for n, width in zip(rows, widths, strict=True)]

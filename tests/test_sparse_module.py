@@ -20,9 +20,10 @@ from sparse_offline_rl.networks.mlp import MLP
 BATCHES = [1, 15, 16, 17, 63, 64, 65, 100, 112, 113, 1000]
 
 
-def pruned_mlp(density: float, seed: int = 0, hidden: tuple[int, ...] = (40, 30)) -> MLP:
+def pruned_mlp(density: float, seed: int = 0, hidden: tuple[int, ...] = (40, 30), linear: tuple[str, ...] = ()) -> MLP:
     generator = torch.Generator().manual_seed(seed)
     mlp = MLP(9, hidden, {"mean": 4, "log_std": 2}, generator)
+    mlp.name_hidden([f"hidden{i}" for i in range(len(hidden))], frozenset(linear))
     for layer in mlp.layers().values():
         layer.set_mask(torch.rand(layer.weight.shape, generator=generator) < density)
     return mlp
@@ -35,8 +36,9 @@ def inputs(batch: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
-def test_forward_and_gradients_equal_float64_dense(batch: int, density: float) -> None:
-    mlp = pruned_mlp(density)
+@pytest.mark.parametrize("linear", [(), ("hidden0",), ("hidden0", "hidden1")])
+def test_forward_and_gradients_equal_float64_dense(batch: int, density: float, linear: tuple[str, ...]) -> None:
+    mlp = pruned_mlp(density, linear=linear)
     sparse = sparse_twin(mlp)
     a, b = inputs(batch)
     a.requires_grad_()

@@ -21,8 +21,10 @@ from sparse_offline_rl.pruning.views import NetworkView
 from sparse_offline_rl.types import Objective
 
 
-def two_heads(seed: int = 0) -> MLP:
-    return MLP(4, [5, 3], {"mean": 2, "log_std": 1}, torch.Generator().manual_seed(seed))
+def two_heads(seed: int = 0, linear: frozenset[str] = frozenset()) -> MLP:
+    mlp = MLP(4, [5, 3], {"mean": 2, "log_std": 1}, torch.Generator().manual_seed(seed))
+    mlp.name_hidden(["hidden0", "hidden1"], linear)
+    return mlp
 
 
 def state_of(mlp: MLP) -> NetworkState:
@@ -67,12 +69,13 @@ class Seen(NetworkView):
 
 
 @pytest.mark.parametrize("fisher", ["empirical", "sampled"])
-def test_second_moments_are_those_of_the_gradients_of_single_samples(fisher):
-    mlp = two_heads()
+@pytest.mark.parametrize("linear", [frozenset(), frozenset({"hidden0"})])
+def test_second_moments_are_those_of_the_gradients_of_single_samples(fisher, linear):
+    mlp = two_heads(linear=linear)
     objective, inputs, targets = regression(mlp)
     found = gather(state_of(mlp), passes(objective, fisher, draws(3)), 0.1)
     noise = torch.randn(20, 3, generator=draws(3)).double()
-    exact = two_heads().double()
+    exact = two_heads(linear=linear).double()
     layers = exact.layers()
     expected: dict[str, list[torch.Tensor]] = {name: [torch.zeros(()) for _ in range(3)] for name in layers}
     for i in range(20):
@@ -84,7 +87,7 @@ def test_second_moments_are_those_of_the_gradients_of_single_samples(fisher):
         loss.backward()
         for name, layer in layers.items():
             read = torch.cat([x, torch.ones(1, 1, dtype=torch.float64)], 1)
-            x = layer(x, relu=True).detach() if name.startswith("hidden") else x
+            x = layer(x, relu=name not in linear).detach() if name.startswith("hidden") else x
             slope, weight = layer.bias.grad[:, None], layer.weight.grad
             for k, part in enumerate((read.T @ read, slope @ slope.T, weight.square())):
                 expected[name][k] = expected[name][k] + part / 20

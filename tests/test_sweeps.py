@@ -27,7 +27,7 @@ SWEEPS = {
     "study_options": 216,
     "study_data": 540,
     "study_wide": 36,
-    "masks": 1206,
+    "masks": 1224,
 }
 PARAMS = {"seed": "0,1", "grid.a": "prune=none", "grid.b": "prune=snip,grasp sparsity=0.5,0.9"}
 

@@ -143,7 +143,7 @@ def flops_and_bytes(agent: Agent, batch_size: int) -> dict[str, float]:
     """
     work = work_of(agent, batch_size)
     pruned = {name: mlp.topology for name, mlp in agent.mlps().items()}
-    unpruned = {name: topology.unpruned for name, topology in pruned.items()}
+    unpruned = {name: topology.original for name, topology in pruned.items()}
     state = agent.state()
     others = sum(vector.nbytes for it in state.parameters.values() for vector in it.vectors().values())
     found: dict[str, float] = {}

@@ -37,7 +37,7 @@ def with_weights(network: PolicyNetwork, weights: Mapping[str, FloatArray]) -> P
         tuple(replace(layer, weight=weights[layer.name]) for layer in group)
         for group in (network.hidden, network.heads)
     )
-    return PolicyNetwork(network.name, hidden, heads)
+    return replace(network, hidden=hidden, heads=heads)
 
 
 def compacted(network: PolicyNetwork) -> PolicyNetwork:
@@ -48,15 +48,16 @@ def compacted(network: PolicyNetwork) -> PolicyNetwork:
     *hidden, last = compact(network)
     ends = np.cumsum([len(head.bias) for head in network.heads])[:-1]
     heads = zip(np.split(last.weight, ends), np.split(last.bias, ends), strict=True)
-    names = [layer.name for layer in network.hidden]
+    names = [layer.name for layer in network.hidden][: len(hidden)]  # none is left where nothing reaches the output
     return PolicyNetwork(
         network.name,
         tuple(
             PolicyLayer(name, layer.weight, layer.weight != 0, layer.bias)
-            for name, layer in zip(names, hidden, strict=False)  # none is left where nothing reaches the output
+            for name, layer in zip(names, hidden, strict=True)
         ),
         tuple(
             PolicyLayer(head.name, weight, weight != 0, bias)
             for head, (weight, bias) in zip(network.heads, heads, strict=True)
         ),
+        network.linear.intersection(names),
     )

@@ -103,4 +103,5 @@ def _on_levels(network: PolicyNetwork, levels: Mapping[str, Levels], bits: int) 
         weights = levels[layer.name] if layer.kept else None
         return replace(layer, weight_levels=weights, bias=biases.nearest(layer.bias), bias_levels=biases)
 
-    return PolicyNetwork(network.name, tuple(map(on_levels, network.hidden)), tuple(map(on_levels, network.heads)))
+    hidden, heads = (tuple(map(on_levels, group)) for group in (network.hidden, network.heads))
+    return replace(network, hidden=hidden, heads=heads)

@@ -39,10 +39,11 @@ class CompactMLP(PrunableMLP):
 
     A *dead* unit has no path to the output: its parameters have no gradient and keep the values they have. This is exact
     only as long as nothing but gradients moves parameters: weight decay would shrink these too.
-    A *constant* unit reads nothing, so it is ``relu(bias)`` in every row: what it gives to its readers is added to their
-    biases. It is trained as before.
+    A *constant* unit reads nothing, so it is ``relu(bias)`` in every row, or its bias in a linear layer: what it gives to its readers
+    is added to their biases. It is trained as before.
     """
 
+    linear: Tensor | None  # of each of ``biases`` whether its layer is linear; None: none is
     source: Tensor  # of each of ``weights`` the constant unit that is read, int64
     reader: Tensor  # … and the unit that reads it, among those of all layers but the first
 
@@ -69,6 +70,11 @@ class CompactMLP(PrunableMLP):
             rest += [positions[2 * i][outputs][:, kept[level]], positions[2 * i + 1][outputs]]
         # Positions of the parameters in the packed vector.
         self._trained = np.concatenate([biases.numpy(), weights.numpy(), self.small.pack(rest)])
+        rectified = self._topology.rectified
+        linear = torch.cat(
+            [units.new_full((int(units.sum()),), not it) for units, it in zip(constant[1:], rectified, strict=False)]
+        )
+        self.register_buffer("linear", linear if linear.any() else None)
         self.register_buffer("source", torch.searchsorted(biases, source))
         self.register_buffer("reader", reader)
         self.load_values(self._stored)
@@ -80,7 +86,10 @@ class CompactMLP(PrunableMLP):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """As :meth:`MLP.forward`."""
-        given = self.weights * self.biases.relu().index_select(0, self.source)
+        constants = self.biases.relu()
+        if self.linear is not None:
+            constants = torch.where(self.linear, self.biases, constants)
+        given = self.weights * constants.index_select(0, self.source)
         shift = given.new_zeros(sum(self._widths)).index_add(0, self.reader, given)
         return self.small.forward(*inputs, shifts=(None, *shift.split(self._widths)))
 
@@ -136,6 +145,7 @@ def _cut(mlp: MLP, kept: Sequence[Tensor]) -> MLP:
     """An MLP of the kept units, with the masks that it needs and with values that are still to be loaded."""
     heads = {name: mask.shape[0] for name, mask in mlp.topology.heads.items()}
     small = MLP(len(kept[0]), [int(units.sum()) for units in kept[1:]], heads, draw=False)
+    small.name_hidden(list(mlp.topology.hidden), mlp.topology.linear)
     small = small.to(next(mlp.parameters()))
     for smaller, (layer, level, outputs) in zip(small.layers().values(), _layers(mlp, kept), strict=True):
         smaller.set_mask(layer.mask[outputs][:, kept[level]])

@@ -44,7 +44,7 @@ class Engine:
             if name not in state.networks:
                 raise ValueError(f"it lacks the network {name}")
             stored = state.networks[name]
-            _check_shapes(name, stored.topology, Topology.dense(in_features, hidden, heads))
+            _check_shapes(name, stored.topology.shapes, Topology.dense(in_features, hidden, heads).shapes)
             make = HashedMLP if stored.topology.hashes else self.make
             network = make(stored.topology, stored.values)
             network.name = name
@@ -118,7 +118,6 @@ def _dense_compacted(topology: Topology, values: NDArray[Any]) -> PrunableMLP:
     return compacted(MLP.from_packed(topology, values))
 
 
-def _check_shapes(name: str, found: Topology, wanted: Topology) -> None:
-    shapes = [{layer: mask.shape for layer, mask in it.layers.items()} for it in (found, wanted)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"its network {name} has layers {shapes[0]}, and the configuration asks for {shapes[1]}")
+def _check_shapes(name: str, found: Mapping[str, tuple[int, int]], wanted: Mapping[str, tuple[int, int]]) -> None:
+    if found != wanted:
+        raise ValueError(f"its network {name} has layers {found}, and the configuration asks for {wanted}")

@@ -82,6 +82,7 @@ def export_c(content: PolicyContent, path: Path) -> list[Path]:
     if width > 2**16:
         raise UserError(f"a layer of this policy has {width} units and to=c takes 65536 at most: use to=onnx.")
     vectors, shared = self_test_vectors(content), _pays_to_share(layers)
+    linear = not all(layer.relu for group in networks.values() for layer in group[:-1])
     several = acting.candidates > 1
     lanes = f"#ifndef POLICY_LANES\n#define POLICY_LANES {_LANES}\n#endif" if several else "#define POLICY_LANES 1"
     facts = {
@@ -98,11 +99,13 @@ def export_c(content: PolicyContent, path: Path) -> list[Path]:
         "clip": c_float(acting.latent_clip),
         "tests": len(vectors),
     }
-    data = _vectors(content) + [line for role, group in networks.items() for line in _network(role, group, shared)]
+    data = _vectors(content) + [
+        line for role, group in networks.items() for line in _network(role, group, shared, linear)
+    ]
     data += _array("uint32_t", "policy_test_seed", [f"{vector.seed}u" for vector in vectors])
     data += _floats("policy_test_observation", np.concatenate([vector.observation for vector in vectors]))
     data += _floats("policy_test_action", np.concatenate([vector.action for vector in vectors]))
-    types, code = Path(__file__).with_name("runtime.c").read_text().split("POLICY_NETWORKS\n")
+    types, code = _runtime(linear).split("POLICY_NETWORKS\n")
     source = "".join([_SOURCE.format(**facts, lanes=lanes), types, "\n".join(data), "\n", code])
     header = path.with_suffix(".h")
     stack = 8 * width * (_LANES if several else 1)
@@ -143,7 +146,14 @@ def _pays_to_share(layers: Sequence[DenseLayer]) -> bool:
     return fit and sum(weights + 4 * values for values, weights in counts) < sum(4 * weights for _, weights in counts)
 
 
-def _network(role: str, layers: tuple[DenseLayer, ...], shared: bool) -> list[str]:
+def _runtime(linear: bool) -> str:
+    """The code that is the same for every policy; with a word a layer on its ReLU where some hidden layers are ``linear``."""
+    field, relu = ("    int relu;\n", "layers[i].relu") if linear else ("", "i + 1 < count")
+    text = Path(__file__).with_name("runtime.c").read_text()
+    return text.replace("POLICY_RELU_FIELD", field).replace("POLICY_RELU", relu)
+
+
+def _network(role: str, layers: tuple[DenseLayer, ...], shared: bool, linear: bool) -> list[str]:
     lines, records = [], []
     for i, layer in enumerate(layers):
         prefix = f"policy_{role}_{i}"
@@ -162,7 +172,7 @@ def _network(role: str, layers: tuple[DenseLayer, ...], shared: bool) -> list[st
             lines += _floats(f"{prefix}_weight", weights)
         lines += _floats(f"{prefix}_bias", layer.bias)
         names = ("start", "column", *(("index", "level") if shared else ("weight",)), "bias")
-        fields = ", ".join(f"{prefix}_{field}" for field in names)
+        fields = ", ".join([*(f"{prefix}_{field}" for field in names), *([str(int(layer.relu))] if linear else [])])
         records.append(f"    {{{len(layer.bias)}, {fields}}}")
     return [*lines, f"static const policy_layer policy_{role}[] = {{", ",\n".join(records), "};", ""]
 

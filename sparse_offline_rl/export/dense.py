@@ -17,7 +17,8 @@ from sparse_offline_rl.policy.content import PolicyContent
 def export_dense(content: PolicyContent, path: Path) -> list[Path]:
     """Write ``network/layer/weight`` ``[out, in]``, ``network/layer/bias`` and the four vectors; pruned weights are 0.
 
-    The metadata entry ``policy`` is JSON with the settings of acting and the layers of each network in order. Raises UserError
+    The metadata entry ``policy`` is JSON with the settings of acting and the layers of each network in order; hidden layers that are
+    ``linear`` have no ReLU. Raises UserError
     if the disk refuses.
     """
     tensors = {
@@ -33,6 +34,7 @@ def export_dense(content: PolicyContent, path: Path) -> list[Path]:
         network.name: {
             "hidden": [layer.name for layer in network.hidden],
             "heads": [layer.name for layer in network.heads],
+            **({"linear": sorted(network.linear)} if network.linear else {}),
         }
         for network in content.networks.values()
     }

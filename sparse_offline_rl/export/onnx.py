@@ -105,11 +105,10 @@ class _Graph:
 
     def _network(self, network: PolicyNetwork, *inputs: str) -> str:
         x = inputs[0] if len(inputs) == 1 else self._op("Concat", *inputs, axis=-1)
-        layers = compact(network)
-        for i, layer in enumerate(layers):
+        for layer in compact(network):
             product = self._op("MatMul", x, self._constant(np.ascontiguousarray(layer.weight.T)))
             x = self._op("Add", product, self._constant(layer.bias))
-            if i < len(layers) - 1:
+            if layer.relu:
                 x = self._op("Relu", x)
         return x
 

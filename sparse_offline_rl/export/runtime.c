@@ -9,7 +9,7 @@ typedef struct {
     const float *weight;
 #endif
     const float *bias;
-} policy_layer;
+POLICY_RELU_FIELD} policy_layer;
 
 #if POLICY_SHARED
 #define POLICY_WEIGHT(layer, k) ((layer)->level[(layer)->index[k]])
@@ -63,7 +63,7 @@ static const float *policy_run(const policy_layer *layers, int count, float *a, 
 
     for (i = 0; i < count; i++) {
         float *swap = a;
-        policy_apply(&layers[i], i + 1 < count, a, b);
+        policy_apply(&layers[i], POLICY_RELU, a, b);
         a = b;
         b = swap;
     }

@@ -67,6 +67,7 @@ def _vector(content: PolicyContent, layers: dict[str, tuple[DenseLayer, ...]], s
 
 def _forward(layers: tuple[DenseLayer, ...], *inputs: Float64Array) -> Float64Array:
     x: Float64Array = np.concatenate(inputs, axis=1)
-    for i, layer in enumerate(layers):
-        x = (np.maximum(x, 0) if i else x) @ layer.weight.T.astype(np.float64) + layer.bias
+    for layer in layers:
+        x = x @ layer.weight.T.astype(np.float64) + layer.bias
+        x = np.maximum(x, 0) if layer.relu else x
     return x

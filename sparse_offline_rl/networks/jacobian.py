@@ -15,8 +15,10 @@ def singular_values(network: NetworkState, inputs: FloatArray) -> FloatArray:
     signal, active = inputs, []
     for name in topology.hidden:
         weight, bias = layers[name]
-        signal = np.maximum(signal @ weight.T + bias, 0)
-        active.append(signal > 0)
+        signal = signal @ weight.T + bias
+        passes = np.ones_like(signal, bool) if name in topology.linear else signal > 0
+        signal = np.where(passes, signal, 0)
+        active.append(passes)
     heads = np.concatenate([layers[name][0] for name in topology.heads])
     # From the outputs, which are few, to the inputs: [n, out, units].
     jacobian = np.broadcast_to(heads, (len(inputs), *heads.shape))

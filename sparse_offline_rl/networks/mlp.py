@@ -16,7 +16,7 @@ from sparse_offline_rl.networks.packing import Topology
 
 
 class PrunableMLP(nn.Module, ABC):
-    """An MLP with ReLU hidden layers on some engine.
+    """An MLP on some engine, with ReLU after each hidden layer but the linear ones of its topology.
 
     Called with inputs ``[B, ·]``, which it concatenates along features, it returns the outputs of its heads side by side,
     ``[B, sum(heads)]``. The first input may have fewer rows, ``[B / r, ·]``: each of them then stands for ``r`` rows, as a state
@@ -71,7 +71,7 @@ def fresh_mlps(generator: torch.Generator | None = None) -> MLPBuilder:
 
 
 class MLP(PrunableMLP):
-    """Masked linear layers. Layers are named ``hidden0``, ``hidden1``, … and by the heads' own names, in that order."""
+    """Masked linear layers. Those of a new one are named ``hidden0``, ``hidden1``, … and by the heads' own names, in that order."""
 
     def __init__(
         self,
@@ -90,6 +90,12 @@ class MLP(PrunableMLP):
 
         self.hidden = nn.ModuleList(layer(n_in, n_out) for n_in, n_out in itertools.pairwise(sizes))
         self.heads = nn.ModuleDict({name: layer(sizes[-1], width) for name, width in heads.items()})
+        self.name_hidden([f"hidden{i}" for i in range(len(hidden))])
+
+    def name_hidden(self, names: Sequence[str], linear: frozenset[str] = frozenset()) -> None:
+        """Call the hidden layers so; no ReLU follows those that are ``linear``."""
+        self._names, self._linear = tuple(names), linear
+        self._relu = [name not in linear for name in names]
 
     @classmethod
     def from_packed(cls, topology: Topology, values: NDArray[Any]) -> MLP:
@@ -97,6 +103,7 @@ class MLP(PrunableMLP):
         widths = [mask.shape[0] for mask in topology.hidden.values()]
         heads = {name: mask.shape[0] for name, mask in topology.heads.items()}
         mlp = cls(topology.in_features, widths, heads, draw=False)
+        mlp.name_hidden(list(topology.hidden), topology.linear)
         for layer, mask in zip(mlp.layers().values(), topology.layers.values(), strict=True):
             if not mask.all():
                 layer.set_mask(torch.from_numpy(mask))
@@ -105,7 +112,7 @@ class MLP(PrunableMLP):
 
     def layers(self) -> dict[str, MaskedLinear]:
         """Layer name to layer, from input to output, heads last."""
-        hidden = {f"hidden{i}": layer for i, layer in enumerate(self.hidden)}
+        hidden = dict(zip(self._names, self.hidden, strict=True))
         return {name: layer for name, layer in {**hidden, **self.heads}.items() if isinstance(layer, MaskedLinear)}
 
     def forward(self, *inputs: Tensor, shifts: Sequence[Tensor | None] = ()) -> Tensor:
@@ -113,8 +120,8 @@ class MLP(PrunableMLP):
         inputs = repeat_first(inputs)
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
         shift = iter(shifts)
-        for layer in self.hidden:
-            x = layer(x, True, next(shift, None))
+        for layer, relu in zip(self.hidden, self._relu, strict=True):
+            x = layer(x, relu, next(shift, None))
         outputs = [head(x, False, next(shift, None)) for head in self.heads.values()]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
@@ -123,7 +130,7 @@ class MLP(PrunableMLP):
         """As :attr:`PrunableMLP.topology`; a copy of the masks as they are now."""
         masks = {name: layer.mask.cpu().numpy().copy() for name, layer in self.layers().items()}
         heads = {name: masks.pop(name) for name in self.heads}
-        return Topology(masks, heads)
+        return Topology(masks, heads, linear=self._linear)
 
     def pack(self, tensors: Sequence[Tensor]) -> NDArray[Any]:
         """As :meth:`PrunableMLP.pack`."""

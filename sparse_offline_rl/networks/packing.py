@@ -43,21 +43,25 @@ class Topology:
     """The masks of an MLP: hidden layers from input to output, then one or more heads on the last hidden layer.
 
     A mask is boolean ``[out, in]``, True where the weight survives. Several heads count as one layer whose outputs stand side by
-    side: in the packed vector the values of all heads come before the biases of all heads.
+    side: in the packed vector the values of all heads come before the biases of all heads. ReLU follows each hidden layer but those
+    that are ``linear``: they are factors of the layer after them (:attr:`factors`).
 
     A hashed network (HashedNets) has a hash for each layer and no weight pruned: the packed vector has the values that its weights share.
 
     Raises ValueError, naming the layer, unless the masks are boolean matrices of which each takes what the one before gives, and hashes
-    are of all layers, of their shapes, or of none.
+    are of all layers, none of which is linear, and of their shapes, or of none.
     """
 
     hidden: Mapping[str, BoolArray]
     heads: Mapping[str, BoolArray]
     hashes: Mapping[str, LayerHash] = field(default_factory=dict)
+    linear: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.heads:
             raise ValueError("an MLP needs at least one head")
+        if unknown := self.linear - self.hidden.keys():
+            raise ValueError(f"{min(unknown)} is to be linear and is no hidden layer")
         for name, mask in self.layers.items():
             if mask.dtype != np.bool_ or mask.ndim != 2:
                 raise ValueError(f"the mask of {name} must be a boolean matrix, not {mask.dtype} of shape {mask.shape}")
@@ -66,10 +70,11 @@ class Topology:
             if mask.shape[1] != width:
                 raise ValueError(f"the mask of {name} reads {mask.shape[1]} units and there are {width}")
             width = mask.shape[0] if name in self.hidden else width
-        if self.hashes and {name: it.shape for name, it in self.hashes.items()} != {
-            name: mask.shape for name, mask in self.layers.items() if mask.all()
-        }:
-            raise ValueError("a hashed network has a hash of the right shape for each layer, and no weight pruned")
+        whole = {name: mask.shape for name, mask in self.layers.items() if mask.all() and not self.linear}
+        if self.hashes and {name: it.shape for name, it in self.hashes.items()} != whole:
+            raise ValueError(
+                "a hashed network has a hash of the right shape for each layer, no weight pruned and no linear layer"
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Topology:
         return self  # nothing in it changes
@@ -86,8 +91,17 @@ class Topology:
     @property
     def unpruned(self) -> Topology:
         """The same layers with every weight there."""
-        widths = [len(mask) for mask in self.hidden.values()]
-        return self.dense(self.in_features, widths, {name: len(mask) for name, mask in self.heads.items()})
+        hidden, heads = (
+            {name: np.ones_like(mask) for name, mask in group.items()} for group in (self.hidden, self.heads)
+        )
+        return Topology(hidden, heads, linear=self.linear)
+
+    @property
+    def original(self) -> Topology:
+        """The network before anything was pruned: every layer in one matrix (:attr:`shapes`), with every weight there."""
+        masks = {name: np.ones(shape, bool) for name, shape in self.shapes.items()}
+        heads = {name: masks.pop(name) for name in self.heads}
+        return Topology(masks, heads)
 
     @property
     def expanded(self) -> Topology:
@@ -108,6 +122,32 @@ class Topology:
     def stacked(self) -> list[BoolArray]:
         """Masks from input to output, the heads stacked as one last mask."""
         return [*self.hidden.values(), np.concatenate(list(self.heads.values()))]
+
+    @property
+    def rectified(self) -> list[bool]:
+        """Whether ReLU follows each layer of :attr:`stacked`."""
+        return [*(name not in self.linear for name in self.hidden), False]
+
+    @property
+    def factors(self) -> dict[str, list[str]]:
+        """Name of each layer that is not linear -> the linear layers right before it, which all heads share.
+
+        With them it stands for one matrix, their product, that a pruning method left in factors.
+        """
+        found: dict[str, list[str]] = {}
+        before: list[str] = []
+        for name in self.hidden:
+            if name in self.linear:
+                before.append(name)
+            else:
+                found[name], before = before, []
+        return found | dict.fromkeys(self.heads, before)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Name of each layer that is not linear -> ``(out, in)`` of the matrix for which it stands with its :attr:`factors`."""
+        layers = self.layers
+        return {name: (len(layers[name]), layers[[*before, name][0]].shape[1]) for name, before in self.factors.items()}
 
     @cached_property
     def spans(self) -> dict[str, Span]:
@@ -141,8 +181,8 @@ class Topology:
 
     @property
     def total(self) -> int:
-        """Number of weights, pruned ones counted."""
-        return sum(mask.size for mask in self.layers.values())
+        """Number of weights before anything was pruned: those of :attr:`original`."""
+        return sum(outputs * inputs for outputs, inputs in self.shapes.values())
 
     def pack(self, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Weight ``[out, in]`` and bias ``[out]`` of each layer in turn (of :attr:`layers`) to one new vector ``[size]``.

@@ -93,6 +93,7 @@ def with_masks(
     new = Topology(
         {name: masks.get(name, mask) for name, mask in old.hidden.items()},
         {name: masks.get(name, mask) for name, mask in old.heads.items()},
+        linear=old.linear,
     )
     # Of each packed position its old one, counted from 1; 0 where a weight is grown.
     origin = new.pack(old.unpack(np.arange(1, old.size + 1, dtype=np.int32)))

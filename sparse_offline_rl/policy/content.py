@@ -67,7 +67,7 @@ class PolicyLayer:
 
 @dataclass(frozen=True, eq=False)
 class PolicyNetwork:
-    """Hidden layers with ReLU after each, then linear heads whose outputs stand side by side.
+    """Hidden layers with ReLU after each but those that are ``linear``, then linear heads whose outputs stand side by side.
 
     Raises ValueError unless each layer takes what the one before it gives.
     """
@@ -75,6 +75,7 @@ class PolicyNetwork:
     name: str
     hidden: tuple[PolicyLayer, ...]
     heads: tuple[PolicyLayer, ...]
+    linear: frozenset[str] = frozenset()  # names of hidden layers
 
     def __post_init__(self) -> None:
         _require(len(self.heads) > 0, self.name, "has no output layer")
@@ -85,6 +86,9 @@ class PolicyNetwork:
         width = len(self.hidden[-1].bias) if self.hidden else self.heads[0].weight.shape[1]
         for head in self.heads:
             _require(head.weight.shape[1] == width, self.name, f"has a head {head.name} that does not fit")
+        _require(
+            self.linear <= {layer.name for layer in self.hidden}, self.name, "has no hidden layer for each linear one"
+        )
 
     @property
     def layers(self) -> tuple[PolicyLayer, ...]:
@@ -95,7 +99,7 @@ class PolicyNetwork:
     def topology(self) -> Topology:
         """The masks, which say in which order the survivors are packed."""
         hidden, heads = ({layer.name: layer.mask for layer in group} for group in (self.hidden, self.heads))
-        return Topology(hidden, heads)
+        return Topology(hidden, heads, linear=self.linear)
 
     @property
     def in_features(self) -> int:
@@ -110,8 +114,8 @@ class PolicyNetwork:
     @property
     def density(self) -> float:
         """Fraction of the weights that survive; 1 for a network without weights."""
-        total = sum(layer.weight.size for layer in self.layers)
-        return sum(layer.kept for layer in self.layers) / total if total else 1.0
+        topology = self.topology
+        return topology.kept / topology.total if topology.total else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,10 +188,8 @@ class PolicyContent:
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of the networks as dense float32, biases included: what the file size is compared with."""
-        return sum(
-            layer.weight.nbytes + layer.bias.nbytes for network in self.networks.values() for layer in network.layers
-        )
+        """Bytes of the networks as dense float32 before pruning, biases included: what the file size is compared with."""
+        return sum(4 * network.topology.original.size for network in self.networks.values())
 
 
 def same_values(one: PolicyContent, other: PolicyContent) -> bool:

@@ -34,8 +34,8 @@ from sparse_offline_rl.types import FloatArray
 
 MAGIC = b"\x89SORL\r\n\x1a"  # not text, and mangled visibly by a transfer that converts line ends
 # A file has the version of the youngest part in it, so that older software reads what it can.
-_PLAIN, _WITH_LEVELS, _WITH_HASHES = 2, 3, 5
-VERSIONS = (1, _PLAIN, _WITH_LEVELS, _WITH_HASHES)  # those that are read
+_PLAIN, _WITH_LEVELS, _WITH_LINEAR, _WITH_HASHES = 2, 3, 4, 5
+VERSION = _WITH_HASHES
 MAX_HEADER_BYTES = 2**20  # of a header that is deflated
 _PREFIX = struct.Struct("<8sIQI")  # magic, version, length of the whole file, length of the JSON header
 _DIGEST_BYTES = 32
@@ -51,7 +51,7 @@ def write_policy(path: Path, content: PolicyContent) -> int:
     layers = [layer for network in content.networks.values() for layer in network.layers]
     if sum(layer.mask.size for layer in layers) > MAX_POSITIONS:
         raise ValueError(f"a policy of more than {MAX_POSITIONS} weights does not fit the format")
-    version = _version(layers)
+    version = _version(content)
     vectors = [vector for layer in layers for vector in layer.vectors]
     codes = b"" if all(levels is None for _, levels in vectors) else deflate(_planes(vectors))
     masks = [b"" if layer.hashing else encode_mask(layer.mask) for layer in layers]
@@ -91,12 +91,14 @@ def read_policy(path: Path) -> PolicyContent:
         ) from None
 
 
-def _version(layers: Sequence[PolicyLayer]) -> int:
-    """That of the youngest part that ``layers`` need."""
+def _version(content: PolicyContent) -> int:
+    """That of the youngest part in it."""
     parts = [_PLAIN]
-    for layer in layers:
-        parts += [_WITH_LEVELS] * (layer.weight_levels is not None or layer.bias_levels is not None)
-        parts += [_WITH_HASHES] * (layer.hashing is not None)
+    for network in content.networks.values():
+        parts += [_WITH_LINEAR] * bool(network.linear)
+        for layer in network.layers:
+            parts += [_WITH_LEVELS] * (layer.weight_levels is not None or layer.bias_levels is not None)
+            parts += [_WITH_HASHES] * (layer.hashing is not None)
     return max(parts)
 
 
@@ -106,11 +108,8 @@ def _read_whole(path: Path) -> tuple[bytes, int, int]:
         if len(prefix) < _PREFIX.size or not prefix.startswith(MAGIC):
             raise ValueError("it does not begin like one")
         _, version, length, header_bytes = _PREFIX.unpack(prefix)
-        if version not in VERSIONS:
-            known = ", ".join(map(str, VERSIONS[:-1]))
-            raise ValueError(
-                f"it has format version {version} and this software reads versions {known} and {VERSIONS[-1]}"
-            )
+        if not 1 <= version <= VERSION:
+            raise ValueError(f"it has format version {version} and this software reads versions 1 to {VERSION}")
         size = path.stat().st_size
         if size != length:
             raise ValueError(f"it is {size} bytes long and should be {length}")
@@ -157,7 +156,8 @@ def _content(data: bytes, header: Header, start: int) -> PolicyContent:
     networks = {}
     for sizes in header.networks:
         hidden, heads = (tuple(_layer(it, parts) for it in group) for group in (sizes.hidden, sizes.heads))
-        networks[sizes.name] = PolicyNetwork(sizes.name, hidden, heads)
+        linear = frozenset(it.name for it in sizes.hidden if it.linear)
+        networks[sizes.name] = PolicyNetwork(sizes.name, hidden, heads, linear)
     return PolicyContent(
         networks=networks, observation_mean=mean, observation_std=std, action_low=low, action_high=high, **header.fields
     )

@@ -53,6 +53,7 @@ class LayerSizes:
     weights: VectorSizes  # of those that are kept, or of the values that they share
     biases: VectorSizes
     mask_bytes: int
+    linear: bool  # a hidden layer without ReLU
     hashing: LayerHash | None = None
 
 
@@ -105,10 +106,13 @@ class Header:
 def describe(
     content: PolicyContent, exponent_bytes: int, code_bytes: int | None, mask_bytes: Sequence[int]
 ) -> dict[str, Any]:
-    """The header of ``content`` as JSON values; ``mask_bytes`` has one entry a layer, in file order; versions before 3 have no codes."""
+    """The header of ``content`` as JSON values; ``mask_bytes`` has one entry a layer, in file order.
+
+    ``code_bytes`` is None for a version that knows no integers.
+    """
     sizes = iter(mask_bytes)
 
-    def layers(some: tuple[PolicyLayer, ...]) -> list[dict[str, Any]]:
+    def layers(some: tuple[PolicyLayer, ...], linear: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
         return [
             {
                 "name": it.name,
@@ -117,6 +121,7 @@ def describe(
                 **_describe_positions(it, next(sizes)),
                 **_describe_levels("weights", it.weight_levels),
                 **_describe_levels("biases", it.bias_levels),
+                **({"linear": True} if it.name in linear else {}),
             }
             for it in some
         ]
@@ -130,7 +135,7 @@ def describe(
         "exponent_bytes": exponent_bytes,
         **({} if code_bytes is None else {"code_bytes": code_bytes}),
         "networks": [
-            {"name": network.name, "hidden": layers(network.hidden), "heads": layers(network.heads)}
+            {"name": network.name, "hidden": layers(network.hidden, network.linear), "heads": layers(network.heads)}
             for network in content.networks.values()
         ],
     }
@@ -201,6 +206,8 @@ def _acting_of_version_1(values: Any) -> Acting:
 
 def _network(values: Any, version: int) -> NetworkSizes:
     hidden, heads = (tuple(_layer(entry, version) for entry in _get(values, key, list)) for key in ("hidden", "heads"))
+    if any(layer.linear for layer in heads):
+        raise ValueError("it says of a head that it is linear, as all heads are")
     return NetworkSizes(_get(values, "name", str), hidden, heads)
 
 
@@ -214,7 +221,8 @@ def _layer(values: Any, version: int) -> LayerSizes:
         raise ValueError(f"layer {name} claims {sizes['kept']} of {sizes['in']} × {sizes['out']} weights")
     counts = {"weights": sizes["kept"], "biases": sizes["out"]}
     weights, biases = (_vector(count, values.get(key) if version >= 3 else None, key) for key, count in counts.items())
-    return LayerSizes(name, sizes["in"], sizes["out"], weights, biases, sizes["mask_bytes"], hashing)
+    linear = version >= 4 and "linear" in values and _get(values, "linear", bool)
+    return LayerSizes(name, sizes["in"], sizes["out"], weights, biases, sizes["mask_bytes"], linear, hashing)
 
 
 def _hashing(values: dict[str, Any]) -> LayerHash:
@@ -238,7 +246,7 @@ def _vector(count: int, levels: Any, key: str) -> VectorSizes:
 
 def _get(values: Any, key: str, kind: type | tuple[type, ...]) -> Any:
     value = values.get(key) if isinstance(values, dict) else None
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"its header lacks a valid {key}")
     return value
 

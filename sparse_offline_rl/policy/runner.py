@@ -53,24 +53,25 @@ class DenseRunner:
             np.concatenate([head.weight for head in network.heads]),
             np.concatenate([head.bias for head in network.heads]),
         )
-        self._layers = [*((layer.weight, layer.bias) for layer in network.hidden), head]
+        matrices = [*((layer.weight, layer.bias) for layer in network.hidden), head]
+        self._layers = [(*it, relu) for it, relu in zip(matrices, network.topology.rectified, strict=True)]
         self._buffers: list[FloatArray] = []
 
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
         """As :meth:`NetworkRunner.run`."""
         count = len(out.array)
         if not self._buffers or len(self._buffers[0]) < count:
-            widths = [weight.shape[1] for weight, _ in self._layers]
+            widths = [weight.shape[1] for weight, _, _ in self._layers]
             self._buffers = [np.empty((count, width), np.float32) for width in widths]
         x, *following = [*(buffer[:count] for buffer in self._buffers), out.array]
         x.reshape(len(first.array), -1, x.shape[1])[:, :, : first.width] = first.array[:, None]
         if second.width:
             x[:, first.width :] = second.array
-        for (weight, bias), y in zip(self._layers, following, strict=True):
-            if y is not following[0]:
-                np.maximum(x, 0, out=x)
+        for (weight, bias, relu), y in zip(self._layers, following, strict=True):
             np.matmul(x, weight.T, out=y)
             y += bias
+            if relu:
+                np.maximum(y, 0, out=y)
             x = y
 
 
@@ -86,7 +87,7 @@ class SparseRunner:
         arrays = [array for layer in network.layers for array in (layer.weight, layer.bias)]
         self._values: FloatArray = topology.pack(arrays)
         self._address = self._values.ctypes.data
-        self._engine = KernelEngine(SparsePlan.from_masks(topology.stacked))
+        self._engine = KernelEngine(SparsePlan.from_masks(topology.stacked, topology.rectified))
 
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
         """As :meth:`NetworkRunner.run`."""

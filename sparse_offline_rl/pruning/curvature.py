@@ -123,13 +123,14 @@ def _layers(network: NetworkState, one: Pass) -> dict[str, tuple[Tensor, Tensor]
     signal = torch.cat([one.inputs, constant], 1)
     for name in topology.hidden:
         reads[name] = signal
-        signal = torch.cat([(signal @ matrices[name].T).relu(), constant], 1)
+        signal = signal @ matrices[name].T
+        signal = torch.cat([signal if name in topology.linear else signal.relu(), constant], 1)
     reads |= dict.fromkeys(topology.heads, signal)
     widths = [len(mask) for mask in topology.heads.values()]
     gradients = dict(zip(topology.heads, one.gradients.split(widths, 1), strict=True))
     back = torch.stack([gradients[name] @ matrices[name][:, :-1] for name in topology.heads]).sum(0)
     for name in reversed(list(topology.hidden)):
-        gradients[name] = back * (signal[:, :-1] > 0)
+        gradients[name] = back if name in topology.linear else back * (signal[:, :-1] > 0)
         signal, back = reads[name], gradients[name] @ matrices[name][:, :-1]
     return {name: (reads[name], gradients[name]) for name in topology.layers}
 

@@ -8,12 +8,11 @@ import numpy as np
 
 from sparse_offline_rl.networks.liveness import live_units
 from sparse_offline_rl.networks.packing import Topology
-from sparse_offline_rl.types import BoolArray
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer after pruning."""
+    """One layer after pruning: its matrix, or the factors that are left of it."""
 
     network: str
     name: str
@@ -23,9 +22,7 @@ class LayerReport:
     live_inputs: int  # input units with a surviving outgoing weight
     live_outputs: int  # output units with a surviving incoming weight
     collapsed: bool  # no surviving weight lies on a way from the network's input to its output
-    stored: (
-        int  # values that are stored for its weights: as many as survive, or fewer where these share values by a hash
-    )
+    stored: int  # values for its weights: as many as survive, or fewer where these share values by a hash
 
     @property
     def full_name(self) -> str:
@@ -42,26 +39,39 @@ class LayerReport:
 
 
 def layer_reports(network: str, topology: Topology) -> list[LayerReport]:
-    """Reports for the network of that name, from input to output."""
-    hidden = list(topology.hidden.items())
-    reached: list[BoolArray] = [np.ones(topology.in_features, bool)]  # units that a signal from the input reaches
-    for _, mask in hidden:
-        reached.append(np.any(mask & reached[-1], axis=1))
-    useful = live_units(topology.stacked)
-    reports = []
-    for i, (name, mask) in enumerate(hidden):
-        alive = mask & reached[i] & useful[i + 1][:, None]
-        reports.append(_report(network, name, mask, bool(alive.any()), topology.stored[name]))
-    for name, mask in topology.heads.items():
-        reports.append(_report(network, name, mask, bool((mask & reached[-1]).any()), topology.stored[name]))
+    """Reports for the network of that name, from input to output.
+
+    A layer in factors is one report: the weights of them all against those of the matrix for which they stand. What several heads
+    share counts for each of them in equal parts.
+    """
+    masks, reached = topology.layers, np.ones(topology.in_features, bool)  # units that a signal from the input reaches
+    useful = dict(zip(topology.hidden, live_units(topology.stacked)[1:], strict=False))
+    alive = {}
+    for name, mask in topology.hidden.items():
+        alive[name] = bool((mask & reached & useful[name][:, None]).any())
+        reached = np.any(mask & reached, axis=1)
+    alive |= {name: bool((mask & reached).any()) for name, mask in topology.heads.items()}
+    reports, heads = [], list(topology.heads)
+    for name, (outputs, inputs) in topology.shapes.items():
+        before = topology.factors[name]
+        part, parts = (heads.index(name), len(heads)) if name in heads else (0, 1)
+        shared = sum(int(masks[it].sum()) for it in before)
+        kept = int(masks[name].sum()) + shared * (part + 1) // parts - shared * part // parts
+        first = masks[before[0] if before else name]
+        reports.append(
+            LayerReport(
+                network=network,
+                name=name,
+                kept=kept,
+                total=outputs * inputs,
+                outputs=outputs,
+                live_inputs=int(first.any(0).sum()),
+                live_outputs=int(masks[name].any(1).sum()),
+                collapsed=not all(alive[it] for it in (*before, name)),
+                stored=topology.stored[name] if topology.hashes else kept,
+            )
+        )
     return reports
-
-
-def _report(network: str, name: str, mask: BoolArray, alive: bool, stored: int) -> LayerReport:
-    live_inputs, live_outputs = int(mask.any(0).sum()), int(mask.any(1).sum())
-    return LayerReport(
-        network, name, int(mask.sum()), mask.size, len(mask), live_inputs, live_outputs, not alive, stored
-    )
 
 
 def coo_bytes(kept: int, biases: int) -> int:

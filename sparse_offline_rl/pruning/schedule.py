@@ -99,6 +99,7 @@ class MaskSchedule:
     STARTS_DENSE: ClassVar[bool] = False  # whether nothing is pruned before the first update
     LEARNS: ClassVar[bool] = False  # whether networks have extensions for a while, for which they must be dense
     HASHES: ClassVar[bool] = False  # whether weights share values by a hash, for which networks must be dense
+    factors: bool = False  # whether layers are left in factors, some without ReLU
     SCORES: ClassVar[Mapping[str, object]] = SCORERS  # what prune.score may be
     config: PruneConfig
 
@@ -266,11 +267,17 @@ def observed(change: Change) -> Change:
     """``change`` with the masks of now added to those that its memory has seen."""
     masks = dict(change.memory.masks)
     for name, network in change.state.networks.items():
-        for layer, mask in network.topology.layers.items():
+        for layer, mask in _own_weights(network.topology).items():
             key = f"{name}.{layer}"
             masks.setdefault(f"first/{key}", mask)
             masks[f"ever/{key}"] = mask | masks.get(f"ever/{key}", mask)
     return Change(change.state, replace(change.memory, masks=masks))
+
+
+def _own_weights(topology: Topology) -> dict[str, BoolArray]:
+    """Of each layer ``[out, in]`` the weights that are there as such: none of one that stands in factors."""
+    masks, factors = topology.layers, topology.factors
+    return {name: np.zeros(shape, bool) if factors[name] else masks[name] for name, shape in topology.shapes.items()}
 
 
 def movement(topologies: Mapping[str, Topology], memory: Memory) -> dict[str, float]:
@@ -279,7 +286,7 @@ def movement(topologies: Mapping[str, Topology], memory: Memory) -> dict[str, fl
     """
     found = {}
     for name, topology in topologies.items():
-        layers = [(mask, f"{name}.{layer}") for layer, mask in topology.layers.items()]
+        layers = [(mask, f"{name}.{layer}") for layer, mask in _own_weights(topology).items()]
         ever = sum(np.count_nonzero(memory.masks[f"ever/{key}"]) for _, key in layers)
         first = sum(np.count_nonzero(memory.masks[f"first/{key}"]) for _, key in layers)
         still = sum(np.count_nonzero(mask & memory.masks[f"first/{key}"]) for mask, key in layers)

@@ -1,4 +1,4 @@
-"""Train, prune by curvature and correct what is left, fine-tune: Optimal Brain Damage and Surgeon, their Kronecker forms, filter norms."""
+"""Train, prune by curvature and correct what is left, fine-tune: Optimal Brain Damage and Surgeon, their Kronecker forms, EigenDamage, filter norms."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.corrections import CORRECTIONS, corrected
 from sparse_offline_rl.pruning.curvature import CurvatureSettings, Fisher
+from sparse_offline_rl.pruning.eigendamage import (
+    EIGENDAMAGE,
+    Directions,
+    as_many,
+    factored,
+    require_directions_of,
+    rotations,
+    strongest,
+)
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import find_masks, naming, prune_state
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, exponential, require_choice
@@ -36,28 +45,31 @@ class SurgeryConfig(PruneConfig):
 class Surgery(MaskSchedule):
     """From the fraction ``prune.start`` of training on, ``prune.levels`` changes ``prune.every`` updates apart, training in between.
 
-    The scores of :data:`SCORERS` prune single weights, those of :data:`UNIT_SCORES` hidden units. The density falls exponentially.
+    The scores of :data:`SCORERS` prune single weights, those of :data:`UNIT_SCORES` hidden units, :data:`EIGENDAMAGE` directions of the
+    eigenbasis of a layer's curvature. The density falls exponentially.
     """
 
     Config: ClassVar[type[PruneConfig]] = SurgeryConfig
     CHANGES = True
     STARTS_DENSE = True
-    SCORES: ClassVar[Mapping[str, object]] = {**SCORERS, **UNIT_SCORES}
+    SCORES: ClassVar[Mapping[str, object]] = {**SCORERS, **UNIT_SCORES, EIGENDAMAGE: rotations}
     config: SurgeryConfig
 
     def __init__(self, config: SurgeryConfig, sparsity: float, updates: int) -> None:
         super().__init__(config, sparsity, updates)
         require_choice("prune.correct", config.correct, CORRECTIONS)
-        self.units = self.score in UNIT_SCORES
+        self.units, self.factors = self.score in UNIT_SCORES, self.score == EIGENDAMAGE
+        if self.factors:
+            self._require_once()
         if config.correct == "kron_obs" and not self.units:
             raise UserError(
                 f"prune.correct=kron_obs is about hidden units that leave, and prune.score={self.score} prunes single weights: set "
                 "prune.correct=obs, or prune.score=kron_obs."
             )
-        if config.scope == "erk" and self.units:
+        if config.scope == "erk" and (self.units or self.factors):
             raise UserError(
-                f"prune.scope=erk deals out single weights, and prune.score={self.score} prunes hidden units: set prune.scope=network "
-                "or prune.scope=layer."
+                f"prune.scope=erk deals out single weights, and prune.score={self.score} prunes "
+                f"{'hidden units' if self.units else 'directions'}: set prune.scope=network or prune.scope=layer."
             )
         self.first = max(math.ceil(config.start * updates), 1)
         self.every = config.every or max((updates - self.first) // config.levels, 1)
@@ -68,10 +80,25 @@ class Surgery(MaskSchedule):
                 f"updates={updates} to fine-tune: train longer, or lower prune.start, prune.levels or prune.every."
             )
 
+    def _require_once(self) -> None:
+        """Raise UserError if layers that are in factors are to be pruned or corrected once more."""
+        config = self.config
+        if config.correct != "none":
+            raise UserError(
+                f"prune.correct={config.correct} corrects weights that stay where they are, and prune.score={self.score} rotates them: set "
+                "prune.correct=none."
+            )
+        if config.levels > 1:
+            raise UserError(
+                f"prune.levels={config.levels} would prune layers that prune.score={self.score} has left in factors: set prune.levels=1."
+            )
+
     def start(self, moment: Moment) -> AgentState:
-        """As the base says. Raises UserError, too, if no whole number of units comes near the sparsity."""
+        """As the base says. Raises UserError, too, if no whole number of units or directions comes near the sparsity."""
         if self.units:
             require_units_of(moment.state, self.sparsity)
+        if self.factors:
+            require_directions_of(moment.state, self.sparsity)
         return super().start(moment)
 
     @property
@@ -96,6 +123,8 @@ class Surgery(MaskSchedule):
         config = self.config
         settings = CurvatureSettings(config.batches, config.fisher, config.damping)
         views = moment.views(settings=settings, followers=True)
+        if self.factors:
+            return Change(self._factored(views, moment), moment.memory)
         scored = {name: view for name, view in views.items() if not moment.twins.follows(name)}
         state = prune_state(moment.state, self._masks(scored, moment), moment.twins)
         correction = CORRECTIONS[config.correct]
@@ -107,6 +136,21 @@ class Surgery(MaskSchedule):
                 curvature = view.curvature(moment.draws)
             networks[name] = corrected(moment.state.networks[name], networks[name], curvature, correction)
         return Change(replace(state, networks=networks), moment.memory)
+
+    def _factored(self, views: Mapping[str, NetworkView], moment: Moment) -> AgentState:
+        """All networks in factors. A twin that follows another keeps as many directions as that one, of its own curvature."""
+        networks, twins = dict(moment.state.networks), moment.twins
+        stay: dict[str, dict[str, Directions]] = {}
+        for name, view in views.items():  # twins come last
+            with naming(name):
+                rotated = rotations(networks[name], view.curvature(moment.draws))
+                stay[name] = (
+                    as_many(rotated, stay[twins.pairs[name]])
+                    if twins.follows(name)
+                    else strongest(rotated, view.topology, self.sparsity, self.config.scope)
+                )
+            networks[name] = factored(networks[name], rotated, stay[name])
+        return replace(moment.state, networks=networks)
 
     def _masks(self, views: Mapping[str, NetworkView], moment: Moment) -> dict[str, Masks]:
         """What stays, by the name of the network."""

@@ -106,7 +106,7 @@ def without_units(topology: Topology, scores: UnitScores, sparsity: float, scope
     }
     there = {name: [unit for unit, it in enumerate(parts[name]) if any(map(np.any, it))] for name in hidden}
     kept, wanted = topology.kept, survivors(topology.total, sparsity)
-    for _, name, unit in sorted(_ranks(scores, there, scope)):
+    for _, name, unit in sorted(ranks(scores, there, scope)):
         if len(there[name]) == 1:
             continue
         freed = sum(int(np.count_nonzero(part)) for part in parts[name][unit])
@@ -119,13 +119,15 @@ def without_units(topology: Topology, scores: UnitScores, sparsity: float, scope
     return Masks({name: torch.from_numpy(mask) for name, mask in masks.items()})
 
 
-def _ranks(scores: UnitScores, there: dict[str, list[int]], scope: str) -> list[tuple[float, str, int]]:
-    """What units are ordered by, the layer and the number of each."""
-    ranks: list[tuple[float, str, int]] = []
+def ranks(scores: UnitScores, there: dict[str, list[int]], scope: str) -> list[tuple[float, str, int]]:
+    """What those units that are ``there`` are ordered by (their score, or with ``scope`` ``layer`` their place in their own layer), the
+    layer and the number of each.
+    """
+    found: list[tuple[float, str, int]] = []
     for name, units in there.items():
         ordered = sorted((float(scores[name][unit]), unit) for unit in units)
-        ranks += [
+        found += [
             (place / len(units) if scope == "layer" else score, name, unit)
             for place, (score, unit) in enumerate(ordered)
         ]
-    return ranks
+    return found

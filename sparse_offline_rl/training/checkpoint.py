@@ -29,6 +29,9 @@ from sparse_offline_rl.pruning.schedule import Memory
 from sparse_offline_rl.types import BoolArray
 
 _FORMAT = "sparse_offline_rl.checkpoint/2"
+_LATER_FORMAT = (
+    "sparse_offline_rl.checkpoint/3"  # where a network has linear or hashed layers, which older software does not know
+)
 _NETWORK_VECTORS = ("values", "exp_avg", "exp_avg_sq", "target")
 _RANDOM = "random_state"
 
@@ -76,8 +79,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint`` to ``path``, all or nothing. A full disk becomes a UserError; the older checkpoint stays."""
     arrays: Arrays = {_RANDOM: checkpoint.random_state}
     state = _store_state("", checkpoint.state, arrays)
+    topologies = [it.topology for it in checkpoint.state.networks.values()]
     header = {
-        "format": _FORMAT,
+        "format": _LATER_FORMAT if any(it.linear or it.hashes for it in topologies) else _FORMAT,
         "update": checkpoint.update,
         **state,
         "progress": vars(checkpoint.progress),
@@ -96,6 +100,7 @@ def _store_state(prefix: str, state: AgentState, arrays: Arrays) -> dict[str, An
         topology = network.topology
         layers: list[dict[str, Any]] = [
             {"name": layer, "head": layer in topology.heads, "shape": list(mask.shape)}
+            | ({"linear": True} if layer in topology.linear else {})
             for layer, mask in topology.layers.items()
         ]
         for layer, mask in zip(layers, topology.layers.values(), strict=True):
@@ -146,8 +151,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path} is a safetensors file but not a checkpoint of sparse_offline_rl: {remedy}.")
     try:
         header = json.loads(metadata)
-        if header["format"] != _FORMAT:
-            raise UserError(f"{path} has format {header['format']!r}, this version reads {_FORMAT!r}: {remedy}.")
+        if header["format"] not in (_FORMAT, _LATER_FORMAT):
+            raise UserError(
+                f"{path} has format {header['format']!r}, this version reads {_FORMAT!r} and {_LATER_FORMAT!r}: {remedy}."
+            )
         if header.pop("sha256") != _digest(header, arrays):
             raise ValueError("its checksum does not match its contents")
         return _checkpoint(header, arrays)
@@ -217,7 +224,10 @@ def _network(prefix: str, name: str, layers: Any, arrays: Arrays) -> NetworkStat
         else:
             mask = _mask(f"{name}.{layer['name']}", layer["shape"], arrays[layer["mask"]])
         (heads if layer["head"] else hidden)[layer["name"]] = mask
-    topology = Topology(hidden, heads, hashes)
+        if not isinstance(layer.get("linear", False), bool):
+            raise ValueError(f"it says of layer {name}.{layer['name']} that linear is {layer['linear']!r}")
+    linear = frozenset(layer["name"] for layer in layers if layer.get("linear"))
+    topology = Topology(hidden, heads, hashes, linear)
     vectors = {}
     for kind in _NETWORK_VECTORS:
         key = f"{prefix}network/{name}/{kind}"

@@ -54,4 +54,4 @@ def _network(mlp: PrunableMLP) -> PolicyNetwork:
         for (name, mask), weight, bias in zip(topology.layers.items(), arrays[0::2], arrays[1::2], strict=True)
     ]
     depth = len(topology.hidden)
-    return PolicyNetwork(mlp.name, tuple(layers[:depth]), tuple(layers[depth:]))
+    return PolicyNetwork(mlp.name, tuple(layers[:depth]), tuple(layers[depth:]), topology.linear)

@@ -39,6 +39,11 @@ def soft_phase(config: Config, schedule: MaskSchedule) -> SoftPhase | None:
     """
     if not config.soft.until:
         return None
+    if schedule.factors:
+        raise UserError(
+            f"soft.until={config.soft.until:g} softens layers of one matrix each, and prune={config.prune.name} leaves layers in factors: "
+            "set soft.until=0."
+        )
     first = schedule.found
     last = first + math.ceil(config.soft.until * config.updates)
     if last >= config.updates:

@@ -129,9 +129,9 @@ class BroadcastForward:
         state_only_in, state_only_out = 0, split.state_only_units[0]
         candidate_in, candidate_out = 0, split.candidate_units[0]
         for i, layer in enumerate(split.layers):
-            linear = int(layer is split.layers[-1])
+            linear = int(not self._plan.layers[i].relu)
             sums = state_only_out + split.state_only_units[i + 1]
-            state_only.append(self._record(layer.state_only, state_only_in, state_only_out, _FROM_BIAS, 0))
+            state_only.append(self._record(layer.state_only, state_only_in, state_only_out, _FROM_BIAS, linear))
             state_only.append(self._record(layer.sums, state_only_in, sums, _FROM_BIAS, 1))
             candidates.append(self._record(layer.mixed, candidate_in, candidate_out, sums, linear))
             candidates.append(self._record(layer.unmixed, candidate_in, candidate_out, _FROM_BIAS, linear))

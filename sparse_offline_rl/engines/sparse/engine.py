@@ -276,5 +276,5 @@ def _address_table(plan: SparsePlan) -> tuple[list[NDArray[np.generic]], NDArray
         rows = (table.row_unit, table.first, table.row_start, table.row_index, table.bias)
         columns = (table.column_unit, table.column_start, table.column_index, table.column_value)
         words += [len(table.row_unit), *map(address, rows), plan.unit_offsets[i], plan.unit_offsets[i + 1]]
-        words += [len(table.column_unit), *map(address, columns)]
+        words += [len(table.column_unit), *map(address, columns), int(plan.layers[i].relu)]
     return arrays, np.array(words, np.int64)

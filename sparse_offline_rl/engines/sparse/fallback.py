@@ -48,8 +48,8 @@ def dense_weight(values: Tensor, layer: LayerPlan) -> Tensor:
 def dense_forward(values: Tensor, plan: SparsePlan, inputs: Sequence[Tensor]) -> Tensor:
     """The MLP's output ``[B, out]`` by dense products on any device, for parameters ``values`` ``[n]``."""
     x = inputs[0] if len(inputs) == 1 else torch.cat(list(inputs), 1)
-    for i, layer in enumerate(plan.layers):
+    for layer in plan.layers:
         x = linear(x, dense_weight(values, layer), values[layer.bias])
-        if i + 1 < len(plan.layers):
+        if layer.relu:
             x = torch.relu(x)
     return x

@@ -27,6 +27,7 @@ from sparse_offline_rl.engines.sparse.tables import (
     OUT_UNIT,
     OUTPUTS,
     RECORD_BYTES,
+    RELU,
     ROW_INDEX,
     ROW_START,
     ROW_UNIT,
@@ -112,17 +113,18 @@ def add(total: Address, terms: Address, count: Count, rows: Count, stride: Bytes
 
 
 @serial
-def _single_layer(record: Address, values: Address, work: Address, last: bool) -> None:
+def _single_layer(record: Address, values: Address, work: Address) -> None:
     first, start, index = load_i64(record + FIRST), load_i64(record + ROW_START), load_i64(record + ROW_INDEX)
     bias, unit = load_i64(record + BIAS), load_i64(record + ROW_UNIT)
     x, out = work + FLOAT_BYTES * load_i64(record + IN_UNIT), work + FLOAT_BYTES * load_i64(record + OUT_UNIT)
+    relu = load_i64(record + RELU)
     for row in range(load_i64(record + ROWS)):
         begin = load_i32(start + INDEX_BYTES * row)
         count = load_i32(start + INDEX_BYTES * (row + 1)) - begin
         weights = values + FLOAT_BYTES * load_i32(first + INDEX_BYTES * row)
         total = row_gather(x, index + INDEX_BYTES * begin, weights, count)
         total += load_f32(values + FLOAT_BYTES * load_i32(bias + INDEX_BYTES * row))
-        if not last and total < 0:
+        if relu and total < 0:
             total = numba.float32(0.0)
         store_f32(out + FLOAT_BYTES * load_i32(unit + INDEX_BYTES * row), total)
 
@@ -138,9 +140,8 @@ def single(
         for i in range(count):
             store_f32(target + FLOAT_BYTES * i, load_f32(address + FLOAT_BYTES * i))
         target += FLOAT_BYTES * count
-    layers = load_i64(table)
-    for layer in range(layers):
-        _single_layer(table + HEADER_BYTES + layer * RECORD_BYTES, values, work, layer + 1 == layers)
+    for layer in range(load_i64(table)):
+        _single_layer(table + HEADER_BYTES + layer * RECORD_BYTES, values, work)
     outputs = load_i64(table + OUTPUTS)
     result = work + FLOAT_BYTES * (load_i64(table + UNITS) - outputs)
     for i in range(outputs):

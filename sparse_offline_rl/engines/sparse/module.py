@@ -54,7 +54,7 @@ class SparseMLP(PrunableMLP):
         """``values`` ``[n]`` are the survivors of ``topology`` in its packed order. ValueError for another length."""
         super().__init__()
         self._topology = topology
-        self.plan = SparsePlan.from_masks(topology.stacked)
+        self.plan = SparsePlan.from_masks(topology.stacked, topology.rectified)
         if values.shape != (self.plan.parameter_count,):
             raise ValueError(f"{self.plan.parameter_count} parameters are needed, not an array of shape {values.shape}")
         self.values = nn.Parameter(torch.from_numpy(values.copy()))

@@ -33,6 +33,7 @@ class LayerPlan:
     columns: IntArray
     live_inputs: IntArray
     live_outputs: IntArray
+    relu: bool  # whether its sums are cut at 0
 
     @property
     def nnz(self) -> int:
@@ -70,7 +71,7 @@ class LayerTables:
 
 
 class SparsePlan:
-    """Everything about an MLP with ReLU hidden layers and a linear last layer except its parameters.
+    """Everything about an MLP except its parameters.
 
     Parameters live in one float32 vector in packed order (:mod:`sparse_offline_rl.networks.packing`). A hidden unit without a path to the output has zero gradient for ever, so
     it is left out of every computation; its parameters keep their place in the vector and their gradient is 0.
@@ -78,24 +79,26 @@ class SparsePlan:
 
     layers: tuple[LayerPlan, ...]
 
-    def __init__(self, masks: Sequence[BoolArray]) -> None:
+    def __init__(self, masks: Sequence[BoolArray], rectified: Sequence[bool] | None = None) -> None:
         masks = [np.asarray(mask) for mask in masks]
         _check(masks)
+        if rectified is None:
+            rectified = [*(True for _ in masks[:-1]), False]
         live = [_int32(np.flatnonzero(units)) for units in live_units(masks)]
         spans = enumerate(packed_spans(masks))
-        self.layers = tuple(_layer(masks[i], span, live[i], live[i + 1]) for i, span in spans)
+        self.layers = tuple(_layer(masks[i], span, live[i], live[i + 1], rectified[i]) for i, span in spans)
         self.parameter_count = self.layers[-1].bias.stop
         self.in_features = self.layers[0].in_features
         self.out_features = self.layers[-1].out_features
         self._build_tables()
 
     @classmethod
-    def from_masks(cls, masks: Sequence[BoolArray]) -> SparsePlan:
+    def from_masks(cls, masks: Sequence[BoolArray], rectified: Sequence[bool] | None = None) -> SparsePlan:
         """Plan for masks ``[out, in]`` from input to output; several heads are stacked as one last mask.
 
-        Raises ValueError when there is no mask, one is not a boolean matrix, or two do not fit together.
+        ``rectified`` says which layers ReLU follows: all but the last if it is not given. Raises ValueError when there is no mask, one is not a boolean matrix, or two do not fit together.
         """
-        return cls(masks)
+        return cls(masks, rectified)
 
     @property
     def nnz(self) -> int:
@@ -113,7 +116,7 @@ class SparsePlan:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SparsePlan, (self.masks(),)
+        return SparsePlan, (self.masks(), [layer.relu for layer in self.layers])
 
     def _build_tables(self) -> None:
         position = np.arange(self.in_features, dtype=np.int32)  # every input is stored, read or not
@@ -150,7 +153,7 @@ def _check(masks: Sequence[BoolArray]) -> None:
             )
 
 
-def _layer(mask: BoolArray, span: Span, live_inputs: IntArray, live_outputs: IntArray) -> LayerPlan:
+def _layer(mask: BoolArray, span: Span, live_inputs: IntArray, live_outputs: IntArray, relu: bool) -> LayerPlan:
     out_features, in_features = mask.shape
     rows, columns = np.nonzero(mask)
     start = np.searchsorted(rows, np.arange(out_features + 1)).astype(np.int32)
@@ -163,6 +166,7 @@ def _layer(mask: BoolArray, span: Span, live_inputs: IntArray, live_outputs: Int
         columns=columns.astype(np.int32),
         live_inputs=live_inputs,
         live_outputs=live_outputs,
+        relu=relu,
     )
 
 

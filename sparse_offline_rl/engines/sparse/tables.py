@@ -24,8 +24,8 @@ MAX_VECTORS = 7  # of the widest tile: batch 100, the usual one, fits 7 · 16 co
 UNITS, OUTPUTS, DEAD, DEAD_LIST = range(8, 40, 8)
 HEADER_BYTES = 40
 ROWS, ROW_UNIT, FIRST, ROW_START, ROW_INDEX, BIAS, IN_UNIT, OUT_UNIT = range(0, 64, 8)
-COLUMNS, COLUMN_UNIT, COLUMN_START, COLUMN_INDEX, COLUMN_VALUE = range(64, 104, 8)
-RECORD_BYTES = 104
+COLUMNS, COLUMN_UNIT, COLUMN_START, COLUMN_INDEX, COLUMN_VALUE, RELU = range(64, 112, 8)
+RECORD_BYTES = 112
 
 # An entry for each tile of a batch (chunks.py): byte offset in the workspace, number of vectors, first row of the batch.
 TILE_OFFSET, TILE_VECTORS, TILE_ROW = range(0, 24, 8)

@@ -33,6 +33,7 @@ from sparse_offline_rl.engines.sparse.tables import (
     OUT_UNIT,
     OUTPUTS,
     RECORD_BYTES,
+    RELU,
     ROW_INDEX,
     ROW_START,
     ROW_UNIT,
@@ -45,6 +46,7 @@ from sparse_offline_rl.engines.sparse.tables import (
     Address,
     Bytes,
     Count,
+    Flag,
 )
 
 
@@ -76,14 +78,14 @@ def _unpack(
 
 
 @serial
-def _layer_forward(width: Any, record: Address, values: Address, base: Address, last: bool) -> None:
-    """The outputs of a layer: ReLU of their sums, or the sums of the last layer."""
+def _layer_forward(width: Any, record: Address, values: Address, base: Address, relu: Flag) -> None:
+    """The outputs of a layer: ReLU of their sums, or the sums themselves."""
     unit_bytes = VECTOR_BYTES * len(width)
     first, start, index = load_i64(record + FIRST), load_i64(record + ROW_START), load_i64(record + ROW_INDEX)
     bias, unit = load_i64(record + BIAS), load_i64(record + ROW_UNIT)
     x = base + unit_bytes * load_i64(record + IN_UNIT)
     out = base + unit_bytes * load_i64(record + OUT_UNIT)
-    floor = numba.float32(-numba.float32(float("inf")) if last else 0.0)
+    floor = numba.float32(0.0 if relu else -numba.float32(float("inf")))
     for row in range(load_i64(record + ROWS)):
         begin = load_i32(start + INDEX_BYTES * row)
         count = load_i32(start + INDEX_BYTES * (row + 1)) - begin
@@ -125,7 +127,7 @@ def forward_tile(
     layers = load_i64(table)
     for layer in range(layers):
         record = table + HEADER_BYTES + layer * RECORD_BYTES
-        call_with_width(_layer_forward, width, (record, values, base, layer + 1 == layers))
+        call_with_width(_layer_forward, width, (record, values, base, load_i64(record + RELU)))
     outputs = load_i64(table + OUTPUTS)
     result = base + VECTOR_BYTES * width * (load_i64(table + UNITS) - outputs)
     _unpack(result, width, first, batch, out, FLOAT_BYTES * outputs, outputs)
@@ -144,8 +146,8 @@ def begin_backward(
 @serial
 def backward_layer(record: Address, values: Address, tile: Address, work: Address) -> None:
     """Put the gradients of a layer's inputs, which are hidden units, in the place of their activations."""
-    # Typed, because Numba would compile everything below once more for literals.
-    gated, low = numba.int64(1), numba.int64(0)
+    gated = load_i64(record - RECORD_BYTES + RELU)  # what the layer before ends with
+    low = numba.int64(0)  # typed, because Numba would compile everything below once more for a literal
     arguments = (record, values, work + load_i64(tile + TILE_OFFSET), gated, low, load_i64(record + COLUMNS))
     call_with_width(_layer_backward, load_i64(tile + TILE_VECTORS), arguments)
 
@@ -154,7 +156,7 @@ def backward_layer(record: Address, values: Address, tile: Address, work: Addres
 def end_backward(table: Address, values: Address, tile: Address, work: Address, batch: Count, inputs: Any) -> None:
     """The wanted gradients of the network's inputs."""
     base, width = work + load_i64(tile + TILE_OFFSET), load_i64(tile + TILE_VECTORS)
-    gated, low = numba.int64(0), numba.int64(0)
+    gated, low = numba.int64(0), numba.int64(0)  # typed, as above
     for address, stride, count in inputs:
         if address != 0:
             arguments = (table + HEADER_BYTES, values, base, gated, low, low + count)
