@@ -15,6 +15,7 @@ from sparse_offline_rl.reports.compare import compare
 from sparse_offline_rl.reports.curves import learning_curves
 from sparse_offline_rl.reports.densities import layer_densities
 from sparse_offline_rl.reports.drawing import save, styled
+from sparse_offline_rl.reports.equal import equal_table
 from sparse_offline_rl.reports.groups import Study
 from sparse_offline_rl.reports.memory import memory_use
 from sparse_offline_rl.reports.over_axis import returns_over_axis, speed_over_axis
@@ -27,7 +28,7 @@ from sparse_offline_rl.reports.time_to_policy import time_to_policy
 from sparse_offline_rl.reports.topology import collapse_table, mask_movement, topology_table
 
 _TABLES = (
-    *(returns_table, time_table, cost_table, flops_table, memory_table),
+    *(returns_table, equal_table, time_table, cost_table, flops_table, memory_table),
     *(collapse_table, topology_table, survivors_table),
 )
 DATA = "data"  # folder of the CSVs from which the report can be made again
