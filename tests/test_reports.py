@@ -34,7 +34,7 @@ def sweep(tmp_path):
 def test_the_report_has_every_figure_and_table(sweep, tmp_path):
     report = write_report(sweep, tmp_path / "out")
     figures = ["returns", "time_to_policy", "curves_updates", "curves_seconds", "speed", "survivors", "memory"]
-    tables = ["returns", "time_to_policy", "cost", "flops", "memory", "collapsed", "survivors"]
+    tables = ["returns", "equal", "time_to_policy", "cost", "flops", "memory", "collapsed", "survivors"]
     data = ["runs", "layers", "evaluations", "densities", "movement"]
     wanted = {"report.html", "report.md", *(f"{name}.{kind}" for name in figures for kind in ("png", "svg"))}
     wanted |= {f"{name}.csv" for name in tables} | {f"data/{name}.csv" for name in data}
