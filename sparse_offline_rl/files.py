@@ -13,19 +13,17 @@ from sparse_offline_rl.errors import UserError
 
 
 @contextmanager
-def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; when the block ends well the file is synced and renamed over ``path``.
 
-    Without ``sync`` a loss of power may leave half a file: for what is checked when it is read, and can be made again.
     On any error the temporary file is removed and what ``path`` held stays. A full disk and the like become a UserError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if sync:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise UserError(

@@ -80,19 +80,37 @@ def test_runs_that_start_together_write_one_file(rows, folder):
     assert {line[4] for line in maps} == {str(path.stat().st_ino)} and len(maps) == 4
 
 
-def test_what_no_run_has_begun_with_for_a_day_is_removed_when_another_is_written(rows, folder):
+def test_what_no_run_has_begun_with_for_a_day_is_removed_when_one_begins(rows, folder):
     shared(rows, 1)
     shared(rows, 2)
     old, young = files(folder)
-    leftover = folder / ".3.f32.77.tmp"
+    leftover, foreign = folder / ".3.f32.77.tmp", folder / "notes.txt"
     leftover.write_bytes(b"half")
+    foreign.write_text("mine")
     long_ago = time.time() - 2 * 24 * 3600
-    for path in (old, young, leftover):
+    for path in (old, leftover, foreign):
         os.utime(path, (long_ago, long_ago))
     shared(rows, 2)
-    shared(rows, 3)
-    assert old not in files(folder) and leftover not in files(folder)
-    assert len(files(folder)) == 2 and young in files(folder)
+    assert files(folder) == [young, foreign]
+
+
+def test_a_folder_of_somebody_else_is_not_used(rows, folder, tmp_path):
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o770)
+    assert shared(rows, 1) is rows
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert shared(rows, 1) is rows
+    assert files(tmp_path / "elsewhere") == []
+
+
+def test_without_a_folder_for_temporary_files_nothing_is_shared(rows, monkeypatch):
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert shared(rows, 1) is rows
 
 
 def test_a_full_disk_or_a_foreign_folder_costs_only_the_sharing(rows, folder, monkeypatch):

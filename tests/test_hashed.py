@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -54,6 +55,19 @@ def test_weights_spread_evenly_over_values_and_signs(shape, share, seed):
         chi_square = float(((found - mean) ** 2 / mean).sum())
         assert abs(chi_square - freedom) < 6 * (2 * freedom) ** 0.5
     assert abs(int((places >= count).sum()) - size / 2) < 6 * (size / 4) ** 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 2**22), (2**22, 1), (3, 5)])
+def test_a_layer_is_hashed_in_blocks_whatever_its_shape(shape):
+    hashing = LayerHash(*shape, 7, 3)
+    tracemalloc.start()
+    weight = hashing.expand(np.arange(1, 8, dtype=np.float32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < weight.nbytes + 2**24  # what is hashed at a time takes 8 MB or so
+    both = np.concatenate([np.arange(1, 8), -np.arange(1, 8)])
+    assert np.array_equal(weight, both[hashing.places()]) and weight.shape == shape
+    assert np.array_equal(hashing.last(weight), np.arange(1, 8)) == (set(np.abs(weight).flat) == set(range(1, 8)))
 
 
 def test_neighbours_and_seeds_are_independent():

@@ -280,6 +280,10 @@ def test_sections_of_other_lengths_are_named(folder, sound):
         assert "bytes of values and masks, and there are" in refusal(folder, edit_header(sound, change))
 
 
+def test_two_layers_of_one_name_are_refused(folder, sound):
+    assert "names a layer twice" in refusal(folder, edit_header(sound, _claim(name="hidden1")))
+
+
 def test_a_small_file_cannot_claim_a_huge_network(folder):
     """Fully pruned layers take no bytes a weight, so only the limit of the format bounds what they claim."""
     write_policy(folder / "empty.sorl", make_policy("bc", 0.0, hidden=(1, 24_000)))

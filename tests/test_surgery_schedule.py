@@ -16,7 +16,7 @@ from run_results import assert_same, run_result
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.state import NetworkState
 from sparse_offline_rl.pruning.curvature import Curvature, CurvatureSettings, Pass, gather
-from sparse_offline_rl.pruning.prune import Twins
+from sparse_offline_rl.pruning.prune import Twins, copy_twins
 from sparse_offline_rl.pruning.surgery import Surgery
 
 METHODS = ["obd", "obs", "kron_obd", "kron_obs", "structured"]
@@ -123,6 +123,18 @@ def test_a_loss_that_overflowed_is_a_sentence():
     change.state.networks["decoder"].values[:] = np.float32(np.inf)
     with pytest.raises(UserError, match=r"network \w+: the curvature of layer \w+ is not finite"):
         plan.change(moment(agent, change.state, plan.first))
+
+
+@pytest.mark.parametrize("method", ["obs", "kron_obs", "eigendamage"])
+def test_twins_that_are_copies_stay_copies(method):
+    """Although the curvature of each is sampled anew."""
+    agent, plan = small_agent("bcq", twin="copy"), schedule(method, 0.5, batches=1)
+    state = copy_twins(trained(begin(plan, agent).state, 1), Twins(agent.TWINS, "copy"))
+    after = plan.change(moment(agent, state, plan.first)).state.networks
+    first, twin = after["critic1"], after["critic2"]
+    assert first.topology.kept < first.topology.total
+    assert all(np.array_equal(a, b) for a, b in zip(first.topology.stacked, twin.topology.stacked, strict=True))
+    assert all(np.array_equal(vector, twin.vectors()[key]) for key, vector in first.vectors().items())
 
 
 def test_a_twin_is_corrected_by_what_its_own_layers_read():

@@ -139,7 +139,8 @@ def work_of(agent: Agent, batch_size: int) -> Work:
 
 def flops_and_bytes(agent: Agent, batch_size: int) -> dict[str, float]:
     """``act_flops`` of one action, ``update_flops`` of a mean update, ``act_bytes`` of the float32 parameters that acting reads, and
-    ``update_bytes`` of all parameters, targets and moments; and each as ``…_dense_…``, as it would be if nothing were pruned.
+    ``update_bytes`` of all parameters, targets and moments; and each as ``…_dense_…``, as it would be if nothing were pruned. Of a hashed
+    network the bytes are those of the values that its weights share.
     """
     work = work_of(agent, batch_size)
     pruned = {name: mlp.topology for name, mlp in agent.mlps().items()}

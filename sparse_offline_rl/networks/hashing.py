@@ -51,24 +51,26 @@ class LayerHash:
     def places(self) -> Places:
         """Of each weight ``[out, in]`` its place in ``[v, -v]``: that of its value, ``k`` later where its sign is negative."""
         found = np.empty(self.shape, np.int32)
-        for rows, block in self._blocks():
-            found[rows] = block
+        flat = found.reshape(-1)
+        for part, block in self._blocks():
+            flat[part] = block
         return found
 
     def expand(self, values: NDArray[Any]) -> NDArray[Any]:
         """The weights ``[out, in]`` that have ``values`` ``[k]``."""
         both = np.concatenate([values, -values])
         weight = np.empty(self.shape, values.dtype)
-        for rows, block in self._blocks():
-            weight[rows] = both[block]
+        flat = weight.reshape(-1)
+        for part, block in self._blocks():
+            flat[part] = both[block]
         return weight
 
     def last(self, weight: FloatArray) -> FloatArray:
         """Of each value what the last of its weights in row-major order says, ``[k]``; 0 where no weight has it."""
-        values = np.zeros(self.values, np.float32)
-        for rows, block in self._blocks():
+        values, flat = np.zeros(self.values, np.float32), weight.reshape(-1)
+        for part, block in self._blocks():
             bucket, negative = block % self.values, block >= self.values
-            values[bucket] = np.where(negative, -weight[rows], weight[rows])  # of equal indices the last counts
+            values[bucket] = np.where(negative, -flat[part], flat[part])  # of equal indices the last counts
         return values
 
     def collect(self, weight: FloatArray) -> FloatArray:
@@ -79,15 +81,14 @@ class LayerHash:
         return values
 
     def _blocks(self) -> Iterator[tuple[slice, Places]]:
-        """:meth:`places` in blocks of rows."""
-        height = max(1, _BLOCK // self.inputs)
-        for first in range(0, self.outputs, height):
-            rows = slice(first, min(first + height, self.outputs))
-            positions = np.arange(rows.start * self.inputs, rows.stop * self.inputs, dtype=np.uint64)
+        """:meth:`places` in row-major order, in blocks."""
+        for first in range(0, self.outputs * self.inputs, _BLOCK):
+            part = slice(first, min(first + _BLOCK, self.outputs * self.inputs))
+            positions = np.arange(part.start, part.stop, dtype=np.uint64)
             mixed = _mixed(positions | np.uint64(self.seed << 32))
             bucket = (mixed >> np.uint64(32)) * np.uint64(self.values) >> np.uint64(32)
             place = bucket + (mixed & np.uint64(1)) * np.uint64(self.values)
-            yield rows, place.astype(np.int32).reshape(-1, self.inputs)
+            yield part, place.astype(np.int32)
 
 
 def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

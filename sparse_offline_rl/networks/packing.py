@@ -70,8 +70,9 @@ class Topology:
             if mask.shape[1] != width:
                 raise ValueError(f"the mask of {name} reads {mask.shape[1]} units and there are {width}")
             width = mask.shape[0] if name in self.hidden else width
-        whole = {name: mask.shape for name, mask in self.layers.items() if mask.all() and not self.linear}
-        if self.hashes and {name: it.shape for name, it in self.hashes.items()} != whole:
+        if self.hashes and {name: it.shape for name, it in self.hashes.items()} != {
+            name: mask.shape for name, mask in self.layers.items() if mask.all() and not self.linear
+        }:
             raise ValueError(
                 "a hashed network has a hash of the right shape for each layer, no weight pruned and no linear layer"
             )
@@ -106,7 +107,7 @@ class Topology:
     @property
     def expanded(self) -> Topology:
         """The same masks, and a value of its own for each weight."""
-        return Topology(self.hidden, self.heads)
+        return Topology(self.hidden, self.heads, linear=self.linear)
 
     @property
     def layers(self) -> dict[str, BoolArray]:

@@ -97,7 +97,7 @@ class PolicyNetwork:
 
     @property
     def topology(self) -> Topology:
-        """The masks, which say in which order the survivors are packed."""
+        """The masks, and which layers are linear; of a hashed network, with a value of its own for each weight."""
         hidden, heads = ({layer.name: layer.mask for layer in group} for group in (self.hidden, self.heads))
         return Topology(hidden, heads, linear=self.linear)
 

@@ -208,6 +208,8 @@ def _network(values: Any, version: int) -> NetworkSizes:
     hidden, heads = (tuple(_layer(entry, version) for entry in _get(values, key, list)) for key in ("hidden", "heads"))
     if any(layer.linear for layer in heads):
         raise ValueError("it says of a head that it is linear, as all heads are")
+    if len({layer.name for layer in (*hidden, *heads)}) < len(hidden) + len(heads):
+        raise ValueError("it names a layer twice")
     return NetworkSizes(_get(values, "name", str), hidden, heads)
 
 

@@ -22,7 +22,7 @@ from sparse_offline_rl.pruning.eigendamage import (
     strongest,
 )
 from sparse_offline_rl.pruning.masks import Masks
-from sparse_offline_rl.pruning.prune import find_masks, naming, prune_state
+from sparse_offline_rl.pruning.prune import copy_twins, find_masks, naming, prune_state
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, exponential, require_choice
 from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.units import UNIT_SCORES, require_units_of, without_units
@@ -119,23 +119,25 @@ class Surgery(MaskSchedule):
         return exponential(self.sparsity, (update - self.first) // self.every + 1, self.config.levels)
 
     def change(self, moment: Moment) -> Change:
-        """Prune, then correct the values of what is left, those of twins by their own curvature."""
-        config = self.config
-        settings = CurvatureSettings(config.batches, config.fisher, config.damping)
+        """Prune, then correct the values of what is left, those of twins by their own curvature; twins that are copies stay copies."""
+        settings = CurvatureSettings(self.config.batches, self.config.fisher, self.config.damping)
         views = moment.views(settings=settings, followers=True)
-        if self.factors:
-            return Change(self._factored(views, moment), moment.memory)
+        state = self._factored(views, moment) if self.factors else self._pruned(views, moment)
+        return Change(copy_twins(state, moment.twins), moment.memory)
+
+    def _pruned(self, views: Mapping[str, NetworkView], moment: Moment) -> AgentState:
+        """All networks with fewer weights, corrected if that is asked for."""
         scored = {name: view for name, view in views.items() if not moment.twins.follows(name)}
         state = prune_state(moment.state, self._masks(scored, moment), moment.twins)
-        correction = CORRECTIONS[config.correct]
+        correction = CORRECTIONS[self.config.correct]
         if correction is None:
-            return Change(state, moment.memory)
+            return state
         networks = dict(state.networks)
         for name, view in views.items():
             with naming(name):
                 curvature = view.curvature(moment.draws)
             networks[name] = corrected(moment.state.networks[name], networks[name], curvature, correction)
-        return Change(replace(state, networks=networks), moment.memory)
+        return replace(state, networks=networks)
 
     def _factored(self, views: Mapping[str, NetworkView], moment: Moment) -> AgentState:
         """All networks in factors. A twin that follows another keeps as many directions as that one, of its own curvature."""

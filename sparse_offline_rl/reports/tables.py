@@ -143,7 +143,10 @@ def cost_table(study: Study) -> Table:
         *(Column("smaller than dense", "{:.1f}"), Column("checkpoint, kB", "{:.1f}")),
     )
     rows = [_cost_row(panel, group, hashed) for panel in study.panels for group in panel.groups if group.finished]
-    note = "Means over the finished seeds. The formats are those of the policy's networks; 1 kB is 1000 bytes."
+    note = (
+        "Means over the finished seeds. The formats hold all kept weights of the policy's networks, zeros or not, and know neither factors nor "
+        "shared values; 1 kB is 1000 bytes."
+    )
     if hashed:
         note += (
             " Values stored: of all weights; a hashed network keeps and computes with all weights, which share them."
@@ -192,7 +195,7 @@ def flops_table(study: Study) -> Table:
         "Two FLOPs for each surviving weight and row that it is multiplied with, forward and backward; what depends on the state alone counts "
         "once for all its candidate actions, pruned or not. Biases, activations and the optimiser's steps are not counted, nor are changes of "
         "masks: it is the last masks that count. Act: one action; its bytes are the float32 parameters that it reads. Update: its bytes are "
-        "all parameters, targets and moments; indices are not counted."
+        "all parameters, targets and moments; indices are not counted. Of a hashed network they are those of the values that weights share."
     )
     return Table("flops", "Table of FLOPs and bytes", note, tuple(columns), tuple(rows))
 

@@ -35,7 +35,7 @@ class MaskChanges:
         self._twins = Twins(self._kind.TWINS, config.agent.twin)
         self.schedule = mask_schedule(config.prune, config.sparsity, config.updates)
         self._soft = soft_phase(config, self.schedule)
-        if config.prune.name != "none":
+        if config.prune.name != "none" and not self.schedule.HASHES:
             buffer.require(config.prune.batch_size, "prune.batch_size")
 
     def start(self) -> Change:

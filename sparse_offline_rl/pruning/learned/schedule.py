@@ -237,25 +237,25 @@ def _folded(network: NetworkState, extension: Extension) -> NetworkState:
         weight, bias = extension.factors(layer)
         factors.append(torch.ones(mask.shape) if weight is None else weight.expand(mask.shape))
         factors.append(torch.ones(len(mask)) if bias is None else bias)
-    return _multiplied(network, topology.pack([it.numpy() for it in factors]))
+    factor = topology.pack([it.numpy() for it in factors])
+    inverse = torch.from_numpy(factor).reciprocal().nan_to_num(posinf=0, neginf=0).numpy()
+    target = None if network.target is None else network.target * factor
+    return NetworkState(
+        topology, network.values * factor, network.exp_avg * inverse, network.exp_avg_sq * inverse * inverse, target
+    )
 
 
 def _rescaled(before: NetworkState, after: NetworkState) -> NetworkState:
     """``after``, which was ``before`` until it was pruned, with the weights of each layer scaled to the norm that they had.
 
-    The rescaled start of sparse training's toolkit (Jaiswal et al. 2022), whose authors learn each layer's factor on batches.
+    The rescaled start of sparse training's toolkit (Jaiswal et al. 2022), whose authors learn each layer's factor on batches. It is
+    another function from then on, so Adam's moments stay: nothing says what they would be.
     """
-    arrays = []
+    arrays, whole = [], before.layers()
     for layer, (weight, bias) in after.layers().items():
         left = np.linalg.norm(weight)
-        factor = np.linalg.norm(before.layers()[layer][0]) / left if left else np.float32(1)
+        factor = np.linalg.norm(whole[layer][0]) / left if left else np.float32(1)
         arrays += [np.full(weight.shape, factor, np.float32), np.ones_like(bias)]
-    return _multiplied(after, after.topology.pack(arrays))
-
-
-def _multiplied(network: NetworkState, factor: FloatArray) -> NetworkState:
-    """``network`` with values and target times ``factor`` ``[n]``, and the moments that the products would have."""
-    inverse = torch.from_numpy(factor).reciprocal().nan_to_num(posinf=0, neginf=0).numpy()
-    target = None if network.target is None else network.target * factor
-    moments = network.exp_avg * inverse, network.exp_avg_sq * inverse * inverse
-    return NetworkState(network.topology, network.values * factor, *moments, target)
+    factors = after.topology.pack(arrays)
+    target = None if after.target is None else after.target * factors
+    return replace(after, values=after.values * factors, target=target)
