@@ -46,7 +46,7 @@ def allocate(
     kept = survivors(sum(sizes), sparsity)
     if scope == "network":
         return highest(scores, kept, among)
-    weights = [1.0] * len(scores) if scope == "layer" else [sum(it.shape) / it.numel() for it in scores.values()]
+    weights = [1.0] * len(scores) if scope == "layer" else [erk_density(it.shape) for it in scores.values()]
     room = sizes
     if among is not None:
         # Proportional to weight · size all the same, and what a layer has no room for goes to the others.
@@ -54,6 +54,12 @@ def allocate(
         weights = [w * size / max(most, 1) for w, size, most in zip(weights, sizes, room, strict=True)]
     counts = distribute(kept, room, weights)
     return highest_by_layer(scores, dict(zip(scores, counts, strict=True)), among)
+
+
+def erk_density(shape: Sequence[int]) -> float:
+    """What the density of a layer ``[out, in]`` is proportional to in an Erdős–Rényi network: ``(in + out) / (in · out)``."""
+    outputs, inputs = shape
+    return (outputs + inputs) / (outputs * inputs)
 
 
 def highest(scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor] | None = None) -> Masks:

@@ -14,7 +14,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.hashing import LayerHash
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, NetworkState, with_values
-from sparse_offline_rl.pruning.allocate import distribute, survivors
+from sparse_offline_rl.pruning.allocate import distribute, erk_density, survivors
 from sparse_offline_rl.pruning.prune import naming
 from sparse_offline_rl.pruning.schedule import MaskSchedule, Moment
 
@@ -87,7 +87,7 @@ def value_counts(topology: Topology, sparsity: float, scope: str) -> dict[str, i
             f"sparsity={sparsity:g} would leave {total} values for {len(sizes)} layers, and each needs one: choose a sparsity of at most "
             f"{1 - len(sizes) / topology.total:.6g}."
         )
-    weights = {name: sum(mask.shape) / mask.size if scope == "erk" else 1.0 for name, mask in topology.layers.items()}
+    weights = {name: erk_density(it.shape) if scope == "erk" else 1.0 for name, it in topology.layers.items()}
     tiny: set[str] = set()  # layers that would get none get one, and the others share the rest
     while True:
         others = [name for name in sizes if name not in tiny]
