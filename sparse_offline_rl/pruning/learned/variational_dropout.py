@@ -39,7 +39,7 @@ class VariationalDropout(Extension):
         return summed(divergence(self.log_alpha(name, it)) for name, it in weights.items())
 
     def log_alpha(self, layer: str, weight: Tensor) -> Tensor:
-        """``log σ² - log w²``, ``[out, in]``."""
+        """``log σ² - log w²``, ``[out, in]``; 1e-8 beside w² keeps it finite where a weight is zero (the authors cut it at ±8)."""
         return self.gates[layer] - (weight.square() + _TINY).log()
 
     def importance(self, layer: str, weight: Tensor) -> Tensor:
