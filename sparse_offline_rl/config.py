@@ -183,18 +183,22 @@ def _section(
     try:
         return models[name].model_validate(found)
     except ValidationError as error:
-        raise UserError(_sentence(error, section + ".")) from None
+        raise UserError(_sentence(error, section + ".", f"{section}.{key}={name}")) from None
 
 
 _SPARSITY_HINT = "give the fraction of weights to remove, at least 0 and less than 1, e.g. sparsity=0.95"
 
 
-def _sentence(error: ValidationError, section: str = "") -> str:
+def _sentence(error: ValidationError, section: str = "", chosen: str = "") -> str:
+    """What is wrong with the first bad key of ``section``, whose keys are those of what was ``chosen``."""
     first = error.errors(include_url=False)[0]
     if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ") + "."
     key = section + ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     if first["type"] == "extra_forbidden":
-        return f"{key}={first['input']!r}: there is no such key here; remove it."
+        where = f"with {chosen}" if chosen else "here"
+        return f"{key}={first['input']!r}: there is no such key {where}; remove it."
+    if first["type"] == "missing":
+        return f"{key} is missing{f', which {chosen} needs' if chosen else ''}: set it."
     hint = _SPARSITY_HINT if key == "sparsity" else first["msg"][0].lower() + first["msg"][1:]
     return f"{key}={first['input']!r} cannot be used: {hint}."

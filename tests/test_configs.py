@@ -151,7 +151,9 @@ def test_bc_acts_as_in_the_paper():
 def test_an_agent_has_its_own_keys_only():
     with pytest.raises(UserError, match=r"there is no key 'agent.vae_hidden'"):
         check("agent=td3bc", "agent.vae_hidden=[5]")
-    with pytest.raises(UserError, match=r"agent.vae_hidden=\[5\]: there is no such key here"):
+    with pytest.raises(
+        UserError, match=r"agent.vae_hidden=\[5\]: there is no such key with agent.name=td3bc; remove it"
+    ):
         values = composed("agent=td3bc")
         read_config({**values, "agent": {**values["agent"], "vae_hidden": [5]}})
     check("-m", "agent=bcq,td3bc", "agent.policy_noise=0.1")

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT, TINY, small
 from helpers import flat, on_engine, random_batch, small_agent
 from hypothesis import given, settings
@@ -17,16 +18,21 @@ from hypothesis import strategies as st
 from mask_changes import begin, moment, schedule
 
 from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.cli.configs import config_dir
 from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.networks.packing import Topology
-from sparse_offline_rl.pruning.learned.extension import ExtensionState
+from sparse_offline_rl.pruning.learned.extension import Extension, ExtensionState
 from sparse_offline_rl.pruning.learned.registry import EXTENSIONS
 from sparse_offline_rl.pruning.prune import Twins
 from sparse_offline_rl.pruning.schedule import Change, observed
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 from sparse_offline_rl.training.extended import ExtendedUpdate, Extensions
 
-METHODS = ["espn", "bernoulli", "l0", "vardrop", "slimming", "group_lasso", "sensitivity", "decorrelation"]
+METHODS = sorted(
+    path.stem
+    for path in (config_dir() / "prune").glob("*.yaml")
+    if yaml.safe_load(path.read_text(encoding="utf-8"))["schedule"] == "learned"
+)
 UNITS = {"slimming", "group_lasso"}
 TOPOLOGY = Topology.dense(3, [2], {"out": 1})
 WEIGHTS = {"hidden0": torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]]), "out": torch.tensor([[2.0, -4.0]])}
@@ -158,10 +164,16 @@ def extended(agent, plan, change, update, twins):
     return built, ExtendedUpdate(built, Extensions(update, found, plan, twins, seed=0))
 
 
-def learning(name: str, method: str, steps: int, seed: int = 0, **options: object):
+def fast_gates(method: str) -> dict[str, float]:
+    """A learning rate with which gates get somewhere in a few updates, where there are gates."""
+    kind = EXTENSIONS[schedule(method).config.learn]
+    return {} if kind.INITIAL is None else {"gate_lr": 0.05}
+
+
+def learning(name: str, method: str, steps: int, seed: int = 0, twin: str = "copy_mask", **options: object):
     """An agent that has trained with extensions for so many updates: its schedule, the agent, the update, and what is remembered."""
-    agent = small_agent(name, seed=seed)
-    options = {"gate_lr": 0.05} | options
+    agent = small_agent(name, seed=seed, twin=twin)
+    options = fast_gates(method) | options
     plan = schedule(method, 0.8, 100, start=0.01, until=0.5, every=2, **options)
     twins = Twins(agent.TWINS, agent.config.twin)
     begun = begin(plan, agent)
@@ -251,6 +263,51 @@ def test_gates_get_the_gradient_of_loss_and_penalty(method):
     assert (penalty is None) == (method in ("group_lasso", "sensitivity"))
 
 
+class Lasso(Extension):
+    """An L1 penalty on weights, without gates."""
+
+    SWITCHES = False
+
+    def penalty(self, weights):
+        return torch.stack([weight.abs().sum() for weight in weights.values()]).sum()
+
+
+@pytest.mark.parametrize("method", ["lasso", "vardrop", "decorrelation", "espn"])
+@pytest.mark.parametrize("twin", ["copy_mask", "independent"])
+def test_a_penalty_on_weights_reaches_both_critics_and_one_on_gates_each_gate_once(monkeypatch, method, twin):
+    monkeypatch.setitem(EXTENSIONS, "lasso", Lasso)
+    options = {"learn": "lasso"} if method == "lasso" else {}
+    _, agent, update, _ = learning("td3bc", "sensitivity" if method == "lasso" else method, 0, twin=twin, **options)
+    companion = next(it for it in update._companions if "critic1" in it.own)
+    assert set(companion.own) == ({"critic1"} if twin == "copy_mask" else {"critic1", "critic2"})
+    for name in companion.own:
+        companion._extension[name].begin_update(torch.Generator().manual_seed(3), 0.5)
+    for name in ("critic1", "critic2"):  # what decorrelation looks at
+        agent.mlps()[name](torch.randn(40, agent.mlps()[name].topology.in_features))
+    weights = {n: {k: v.weight for k, v in agent.mlps()[n].layers().items()} for n in ("critic1", "critic2")}
+    penalty = companion.penalty()
+    found = {
+        n: torch.autograd.grad(penalty, list(it.values()), retain_graph=True, allow_unused=True)
+        for n, it in weights.items()
+    }
+    for name, layers in weights.items():
+        extension = companion._extension[name]
+        if method == "espn":
+            assert found[name] == (None,) * len(layers)
+        elif method != "decorrelation":
+            own = extension.added_loss(layers)
+            wanted = torch.autograd.grad(own, list(layers.values()))
+            assert all(bool(it.any()) for it in wanted)
+            assert all(torch.allclose(a, b) for a, b in zip(found[name], wanted, strict=True))
+        else:
+            assert bool(found[name][0].any())
+    gates = companion.parameters
+    if method == "espn":
+        terms = [companion._extension[name].added_loss(weights[name]) for name in companion.own]
+        wanted = torch.autograd.grad(torch.stack(terms).sum(), gates)
+        assert all(torch.equal(a, b) for a, b in zip(torch.autograd.grad(penalty, gates), wanted, strict=True))
+
+
 def test_networks_that_no_optimiser_moves_are_pruned_by_magnitude():
     """Their gates are all alike and would keep the first weights by index."""
     agent = small_agent("bc", train_critic=False)
@@ -278,7 +335,7 @@ def test_networks_that_no_optimiser_moves_are_pruned_by_magnitude():
 )
 def test_what_is_learned_becomes_masks_that_keep_their_word(name, method, sparsity, twin, after, seed):
     agent = small_agent(name, seed=seed, twin=twin)
-    plan = schedule(method, sparsity, 20, start=0.1, until=0.4, every=2, gate_lr=0.05, after=after)
+    plan = schedule(method, sparsity, 20, start=0.1, until=0.4, every=2, after=after, **fast_gates(method))
     twins = Twins(agent.TWINS, agent.config.twin)
     change = begin(plan, agent)
     plan.check_memory(0, change.state, change.memory, twins)
@@ -373,6 +430,17 @@ def test_a_run_reports_what_is_left_and_forgets_its_gates(cli, tmp_path):
         (["prune=espn", "sparsity=0"], "prune=espn with sparsity=0 would remove nothing"),
         (["prune=espn", "engine=sparse"], "engine=sparse cannot learn masks"),
         (["prune=espn", "prune.gate_lr=0"], "prune.gate_lr=0 cannot be used"),
+        (
+            ["prune=espn", "prune.polarize=3"],
+            "prune.polarize=3 has no meaning with prune.learn=soft_mask: set prune.polarize=0.",
+        ),
+        (["prune=sensitivity", "prune.gate_lr=5"], "prune.gate_lr=5 has no meaning with prune.learn=sensitivity"),
+        (["prune=espn", "prune.schedule=pipeline"], "prune.then is missing, which prune.schedule=pipeline needs"),
+        (["prune=espn", "prune.schedule=surgery"], "there is no such key with prune.schedule=surgery; remove it"),
+        (
+            ["prune=snip", "prune.name=mine"],
+            "prune.score=null stands for mine, which is no score: set prune.score to one of",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_sentence(refusal, overrides, sentence):

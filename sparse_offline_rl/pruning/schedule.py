@@ -111,6 +111,10 @@ class MaskSchedule:
                 f"prune=none with prune.schedule={config.schedule} names no pruning method: choose one, e.g. prune=rigl."
             )
         if config.name != "none":
+            if config.score is None and self.score not in self.SCORES:
+                raise UserError(
+                    f"prune.score=null stands for {self.score}, which is no score: set prune.score to one of {', '.join(self.SCORES)}."
+                )
             require_choice("prune.score", self.score, self.SCORES)
         if self.STARTS_DENSE:
             for key, default in {"rounds": 1, "revive": False, "shuffle_layerwise": False, "reinit": False}.items():

@@ -60,10 +60,12 @@ class _Companion:
     def penalty(self) -> Tensor | None:
         """As :class:`~sparse_offline_rl.agents.optimizers.Companion` says."""
         found = []
-        for name, mlp in self.own.items():
-            added = self._extension[name].added_loss(_weights(mlp))
-            if added is not None:
-                found.append(added)
+        for name, mlp in self._members:
+            extension = self._extension[name]
+            if name in self.own or extension.penalises_twins():
+                added = extension.added_loss(_weights(mlp))
+                if added is not None:
+                    found.append(added)
         return torch.stack(found).sum() if found else None
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ class BernoulliMask(Extension):
     """
 
     INITIAL = 0.5
+    POLARIZES = True
 
     def factors(self, layer: str) -> tuple[Tensor | None, Tensor | None]:
         """As the base says."""

@@ -17,6 +17,11 @@ class Decorrelation(Extension):
     SWITCHES = False
 
     @classmethod
+    def penalises_twins(cls) -> bool:
+        """They do not: what the twin's units say has been seen as well."""
+        return False
+
+    @classmethod
     def unit(cls, effects: Mapping[str, Tensor]) -> float:
         """The sum of ``|w · ∂L/∂w|``: of the order by which the loss would change if all weights did."""
         return float(torch.cat([effect.flatten() for effect in effects.values()]).abs().sum())

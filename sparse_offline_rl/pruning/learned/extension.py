@@ -71,6 +71,7 @@ class Extension:
     INITIAL: ClassVar[float | None] = None  # of every gate; None: there are no gates
     LAYERS: ClassVar[str] = "all"  # layers that have gates: "all" or "hidden"
     SWITCHES: ClassVar[bool] = True  # whether weights are switched off, which `left` then counts
+    POLARIZES: ClassVar[bool] = False  # whether `prune.polarize` says something to it
 
     def __init__(self, settings: LearnedConfig, state: ExtensionState, topology: Topology, device: str = "cpu") -> None:
         self.settings, self.state = settings, state
@@ -110,6 +111,11 @@ class Extension:
         Losses of an agent's networks differ by factors of a thousand, so one absolute coefficient cannot be right for all of them.
         """
         return float(torch.cat([effect.flatten() for effect in effects.values()]).abs().mean())
+
+    @classmethod
+    def penalises_twins(cls) -> bool:
+        """Whether a twin that follows a network has a :meth:`penalty` of its own, by its own weights; gates they have in common."""
+        return cls.INITIAL is None
 
     def product(self, layer: str, x: Tensor, weight: Tensor, bias: Tensor, keep: Tensor | None, relu: bool) -> Tensor:
         """What the layer computes: ``[B, in]`` to ``[B, out]``, as :func:`masked_product` does it with the gated weights."""

@@ -58,6 +58,13 @@ class Learned(MaskSchedule):
             raise UserError(
                 f"prune.rewind={config.rewind} must lie before masks begin to be learned, update {self.first}."
             )
+        usual = LearnedConfig.model_fields
+        for key, asked in (("polarize", self.kind.POLARIZES), ("gate_lr", self.kind.INITIAL is not None)):
+            default = usual[key].default
+            if not asked and getattr(config, key) != default:
+                raise UserError(
+                    f"prune.{key}={getattr(config, key):g} has no meaning with prune.learn={config.learn}: set prune.{key}={default:g}."
+                )
         if config.score is not None and (self.kind.INITIAL is not None or self._units):
             raise UserError(
                 f"prune.score={config.score} has no meaning with prune.learn={config.learn}, which says itself what is kept: "

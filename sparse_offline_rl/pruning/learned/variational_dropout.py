@@ -21,6 +21,11 @@ class VariationalDropout(Extension):
 
     INITIAL = -10.0
 
+    @classmethod
+    def penalises_twins(cls) -> bool:
+        """They do: α is relative to a network's own weights."""
+        return True
+
     def product(self, layer: str, x: Tensor, weight: Tensor, bias: Tensor, keep: Tensor | None, relu: bool) -> Tensor:
         """In training the output is drawn, not the weights (local reparameterisation; equation 17); else it is the mean."""
         if not torch.is_grad_enabled():
