@@ -22,7 +22,7 @@ from sparse_offline_rl.pruning.eigendamage import (
     strongest,
 )
 from sparse_offline_rl.pruning.masks import Masks
-from sparse_offline_rl.pruning.prune import copy_twins, find_masks, naming, prune_state
+from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
 from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, exponential, require_choice
 from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.units import UNIT_SCORES, require_units_of, without_units
@@ -119,11 +119,11 @@ class Surgery(MaskSchedule):
         return exponential(self.sparsity, (update - self.first) // self.every + 1, self.config.levels)
 
     def change(self, moment: Moment) -> Change:
-        """Prune, then correct the values of what is left, those of twins by their own curvature; twins that are copies stay copies."""
+        """Prune, then correct the values of what is left, those of twins by their own curvature unless they are copies."""
         settings = CurvatureSettings(self.config.batches, self.config.fisher, self.config.damping)
         views = moment.views(settings=settings, followers=True)
         state = self._factored(views, moment) if self.factors else self._pruned(views, moment)
-        return Change(copy_twins(state, moment.twins), moment.memory)
+        return Change(state, moment.memory)
 
     def _pruned(self, views: Mapping[str, NetworkView], moment: Moment) -> AgentState:
         """All networks with fewer weights, corrected if that is asked for."""
@@ -133,9 +133,9 @@ class Surgery(MaskSchedule):
         if correction is None:
             return state
         networks = dict(state.networks)
-        for name, view in views.items():
+        for name in views:
             with naming(name):
-                curvature = view.curvature(moment.draws)
+                curvature = views[_judge(name, moment.twins)].curvature(moment.draws)
             networks[name] = corrected(moment.state.networks[name], networks[name], curvature, correction)
         return replace(state, networks=networks)
 
@@ -145,7 +145,7 @@ class Surgery(MaskSchedule):
         stay: dict[str, dict[str, Directions]] = {}
         for name, view in views.items():  # twins come last
             with naming(name):
-                rotated = rotations(networks[name], view.curvature(moment.draws))
+                rotated = rotations(networks[name], views[_judge(name, twins)].curvature(moment.draws))
                 stay[name] = (
                     as_many(rotated, stay[twins.pairs[name]])
                     if twins.follows(name)
@@ -164,3 +164,8 @@ class Surgery(MaskSchedule):
                 scores = UNIT_SCORES[self.score](view, moment.draws)
                 masks[name] = without_units(view.topology, scores, sparsity, self.config.scope)
         return masks
+
+
+def _judge(name: str, twins: Twins) -> str:
+    """The network by whose curvature ``name`` is changed: copies would drift apart, each with noise of its own."""
+    return twins.pairs[name] if twins.rule == "copy" and twins.follows(name) else name
