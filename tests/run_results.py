@@ -59,8 +59,11 @@ def vectors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def assert_same(left: RunResult, right: RunResult) -> None:
     """Both runs ended with the same bits."""
-    for part in ("summary", "metrics", "points", "episodes", "policy"):
+    for part in ("summary", "metrics", "episodes", "policy"):
         assert getattr(left, part) == getattr(right, part), part
+    assert left.points.keys() == right.points.keys()
+    for tag, points in left.points.items():
+        assert points == right.points[tag], f"{tag}: {sorted(set(points) ^ set(right.points[tag]))[:10]}"
     assert left.checkpoint.update == right.checkpoint.update
     assert np.array_equal(left.checkpoint.random_state, right.checkpoint.random_state), "random state"
     assert left.checkpoint.state.steps == right.checkpoint.state.steps, "steps"
