@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -411,3 +412,12 @@ def test_a_kill_changes_nothing_for_any_agent(tmp_path, agent, engine):
     found = kill_at_file_operations(tmp_path, 6, *settings)
     assert found["killed"] > 4
     assert found["wrong"] == []
+
+
+def test_a_session_has_an_event_file_that_is_read_after_all_others(tmp_path):
+    """Two in one second: their names go on with the numbers of the processes, in no order that means anything."""
+    before = tmp_path / f"events.out.tfevents.{int(time.time()):010d}.zzz.99999.0"
+    before.write_bytes(b"")
+    with closing(MetricsWriter(tmp_path, ["update", "loss/vae"])) as metrics:
+        metrics.write(1, {"loss/vae": 1.0})
+    assert sorted(tmp_path.glob("events.*"))[0] == before and len(list(tmp_path.glob("events.*"))) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from sparse_offline_rl.training.appended_csv import AppendedCsv, disk_errors
+
+_LONGEST_WAIT = 40  # times a twentieth of a second; a clock that was set back is not waited for
 
 # What an evaluation adds to a row.
 EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std", "eval/normalized_score")
@@ -31,6 +34,7 @@ class MetricsWriter:
             opened.callback(self._csv.close)
             with disk_errors(run_dir):
                 opened.enter_context(_writer_threads_are_quiet())
+                _wait_for_a_new_second(run_dir)
                 self._board = SummaryWriter(str(run_dir), purge_step=update + 1 if update else None)
             self._opened = opened.pop_all()
 
@@ -65,6 +69,19 @@ class EpisodesWriter(AppendedCsv):
         """Add the ``returns [episodes]`` of the evaluation after ``update``, to seven digits."""
         named = {f"return_{number}": f"{value:.7g}" for number, value in enumerate(returns)}
         self.write({"update": update} | named)
+
+
+def _wait_for_a_new_second(run_dir: Path) -> None:
+    """Wait until a new event file is named after all others: TensorBoard reads them by name, which begins with the second.
+
+    Of two sessions in one second the numbers of the processes would decide, and the earlier one may purge what the later one wrote.
+    """
+    newest = max((path.name for path in run_dir.glob("events.out.tfevents.*")), default="")
+    for _ in range(_LONGEST_WAIT):
+        name = f"events.out.tfevents.{int(time.time()):010d}."
+        if newest[: len(name)] < name:
+            return
+        time.sleep(0.05)
 
 
 @contextmanager
