@@ -43,11 +43,8 @@ def shared(rows: FloatArray, checksum: int) -> FloatArray:
                 with replacing(path) as temporary:
                     rows.tofile(temporary)
                 found = _mapped(path, rows)
-    except (
-        OSError,
-        NotImplementedError,
-        UserError,
-    ):  # a lock that times out is an OSError, one that no file system has is not
+    except (OSError, NotImplementedError, UserError):
+        # A lock that times out is an OSError; one that the file system does not have is not.
         return rows
     return rows if found is None else found
 

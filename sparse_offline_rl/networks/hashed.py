@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparse_offline_rl.networks.hashing import LayerHash
 from sparse_offline_rl.networks.masked import Product, masked_product
-from sparse_offline_rl.networks.mlp import PrunableMLP, repeat_first
+from sparse_offline_rl.networks.mlp import PrunableMLP, joined
 from sparse_offline_rl.networks.packing import Topology
 
 
@@ -63,8 +63,7 @@ class HashedMLP(PrunableMLP):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """As :class:`PrunableMLP` says."""
-        inputs = repeat_first(inputs)
-        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
+        x = joined(inputs)
         for name in self._topology.hidden:
             x = self._layers[name](x, True)
         outputs = [self._layers[name](x) for name in self._topology.heads]

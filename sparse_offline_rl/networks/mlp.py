@@ -117,8 +117,7 @@ class MLP(PrunableMLP):
 
     def forward(self, *inputs: Tensor, shifts: Sequence[Tensor | None] = ()) -> Tensor:
         """As :class:`PrunableMLP` says. ``shifts``, if given, holds for each layer nothing or ``[out]`` to add to its bias."""
-        inputs = repeat_first(inputs)
-        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
+        x = joined(inputs)
         shift = iter(shifts)
         for layer, relu in zip(self.hidden, self._relu, strict=True):
             x = layer(x, relu, next(shift, None))
@@ -157,6 +156,12 @@ def repeat_first(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """``inputs`` with all rows of the first one."""
     repeats = repeats_of_first(inputs)
     return inputs if repeats == 1 else (inputs[0].repeat_interleave(repeats, 0), *inputs[1:])
+
+
+def joined(inputs: tuple[Tensor, ...]) -> Tensor:
+    """The inputs of a network side by side, ``[B, ·]``, with all rows of the first one."""
+    inputs = repeat_first(inputs)
+    return inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
 
 
 def mlps_below(root: nn.Module) -> Iterator[PrunableMLP]:

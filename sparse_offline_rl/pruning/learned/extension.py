@@ -13,6 +13,7 @@ from torch import Tensor
 from sparse_offline_rl.networks.masked import masked_product
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.pruning.learned.config import LearnedConfig
+from sparse_offline_rl.pruning.masks import count
 from sparse_offline_rl.types import FloatArray
 
 _VECTORS = ("gates", "exp_avg", "exp_avg_sq")
@@ -161,7 +162,7 @@ class Extension:
     @torch.no_grad()
     def count_left(self, weights: Mapping[str, Tensor]) -> int:
         """How many of the network's weights are not switched off."""
-        return sum(int(self.left(name, weight).sum()) for name, weight in weights.items())
+        return sum(count(self.left(name, weight)) for name, weight in weights.items())
 
     def normal(self, shape: torch.Size) -> Tensor:
         """Standard normal noise of this update."""
@@ -186,8 +187,8 @@ class UnitExtension(Extension):
     @torch.no_grad()
     def count_left(self, weights: Mapping[str, Tensor]) -> int:
         """As the base says: a weight is there if the units on both of its ends are."""
-        count, inputs = 0, next(iter(weights.values())).shape[1]
+        found, inputs = 0, next(iter(weights.values())).shape[1]
         for name in self.hidden:
-            outputs = int(self.alive(name, weights[name]).sum())
-            count, inputs = count + inputs * outputs, outputs
-        return count + inputs * sum(len(weight) for name, weight in weights.items() if name not in self.hidden)
+            outputs = count(self.alive(name, weights[name]))
+            found, inputs = found + inputs * outputs, outputs
+        return found + inputs * sum(len(weight) for name, weight in weights.items() if name not in self.hidden)
