@@ -1,0 +1,120 @@
+"""Which part of an agent's way to choose actions gains or costs return: its finished policies, played whole and with parts left out.
+
+``python scripts/acting_study.py runs=runs/study/bcq out=results/study/acting.csv`` plays each policy below a folder in up to five
+ways. BCQ perturbs an action for each of many latents and does the one that its critic values most, so either network may
+lead it away from the data; without both it acts as BC does. Nothing is trained. A run that the file already holds is not
+played again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from sparse_offline_rl.cli.arguments import Options, parse_options
+from sparse_offline_rl.cli.errors import user_errors
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.evaluation.returns import evaluate
+from sparse_offline_rl.files import write_bytes
+from sparse_offline_rl.policy.content import PolicyContent
+from sparse_offline_rl.policy.runtime import FILE_NAME, Policy, load_policy
+from sparse_offline_rl.types import Acting
+
+WHOLE = "whole"
+COLUMNS = ("run", "acting", "episodes", "return_mean", "return_median", "return_min", "return_max", "fell")
+_FELL = 0.5  # of the best episode of all ways: below it an episode fell
+Row = dict[str, str | float]
+
+
+class ActingOptions(Options):
+    """Study what each part of acting does to the return: python scripts/acting_study.py runs=runs/study/bcq out=acting.csv"""
+
+    runs: Path = Field(description="a folder; all finished runs below it are played")
+    out: Path = Field(Path("results/study/acting.csv"), description="CSV file to write, or to add to")
+    episodes: int = Field(20, ge=1, description="episodes of each policy and way")
+    seed: int = Field(1, ge=0, lt=2**31, description="episode i starts from seed + i")
+
+
+def main() -> None:
+    """Entry point."""
+    with user_errors():
+        options = parse_options(ActingOptions, sys.argv[1:])
+        policies = sorted(options.runs.rglob(f"policy/{FILE_NAME}"))
+        if not policies:
+            raise UserError(f"runs={options.runs} holds no policy/{FILE_NAME}: give a folder with finished runs.")
+        rows = _read(options.out)
+        known = {row["run"] for row in rows}
+        for path in policies:
+            run = path.parent.parent.relative_to(options.runs).as_posix()
+            if run in known:
+                continue
+            rows += play(run, load_policy(path).content, options.episodes, options.seed)
+            _write(options.out, rows)
+            print(
+                "\n".join(f"{run}: {r['acting']} {r['return_mean']:.0f}" for r in rows if r["run"] == run), flush=True
+            )
+        print(f"written to {options.out}")
+
+
+def play(run: str, content: PolicyContent, episodes: int, seed: int) -> list[Row]:
+    """A row for each way to act; ``fell`` is the share of episodes under half of the best episode of all ways, if that is positive."""
+    settings = json.loads(content.metadata.get("env_kwargs", "{}"))
+    returns = {}
+    for name, acting in ways_to_act(content.acting):
+        networks = {key: content.networks[key] for key in acting.networks}
+        policy = Policy(replace(content, acting=acting, networks=networks), seed)
+        returns[name] = evaluate(policy.act, content.env_id, episodes, seed, settings)
+    limit = _FELL * max(values.max() for values in returns.values())
+    return [
+        {
+            "run": run, "acting": name, "episodes": episodes,
+            "return_mean": float(values.mean()), "return_median": float(np.median(values)),
+            "return_min": float(values.min()), "return_max": float(values.max()), "fell": float((values < limit).mean()) if limit > 0 else "",
+        }
+        for name, values in returns.items()
+    ]  # fmt: skip
+
+
+def ways_to_act(acting: Acting) -> Iterator[tuple[str, Acting]]:
+    """The agent's own way first, then those that lack a part of it; an agent without the part has no such way."""
+    yield WHOLE, acting
+    still = replace(acting, perturb=None, perturbation=0.0)
+    neither = replace(still, rank=None, candidates=1)
+    if acting.perturb is not None and acting.rank is not None:
+        yield "not perturbed", still
+        yield "not ranked", replace(acting, rank=None, candidates=1)
+    if acting.perturb is not None or acting.rank is not None:
+        yield "neither", neither
+    if acting.latent_dim:
+        yield "neither, latent 0", replace(neither, latent_clip=0.0)
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UserError(f"out={path} is not a file of this study: give another name.")
+        return [dict(line) for line in reader]
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    main()
