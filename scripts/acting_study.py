@@ -9,7 +9,6 @@ played again.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.returns import evaluate
-from sparse_offline_rl.files import write_bytes
+from sparse_offline_rl.files import write_csv
 from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.runtime import FILE_NAME, Policy, load_policy
 from sparse_offline_rl.types import Acting
@@ -57,7 +56,7 @@ def main() -> None:
             if run in known:
                 continue
             rows += play(run, load_policy(path).content, options.episodes, options.seed)
-            _write(options.out, rows)
+            write_csv(options.out, [COLUMNS, *([row[column] for column in COLUMNS] for row in rows)])
             print(
                 "\n".join(f"{run}: {r['acting']} {r['return_mean']:.0f}" for r in rows if r["run"] == run), flush=True
             )
@@ -105,15 +104,6 @@ def _read(path: Path) -> list[Row]:
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise UserError(f"out={path} is not a file of this study: give another name.")
         return [dict(line) for line in reader]
-
-
-def _write(path: Path, rows: list[Row]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

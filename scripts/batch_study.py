@@ -33,7 +33,7 @@ from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
-from sparse_offline_rl.files import read_json, write_bytes, write_json
+from sparse_offline_rl.files import read_json, write_bytes, write_csv, write_json
 from sparse_offline_rl.reports.drawing import plain_log_ticks, round_log_limits
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.active import put_on_engine
@@ -274,9 +274,7 @@ def _write(options: BatchOptions, outcomes: Sequence[Outcome]) -> None:
         ("lipschitz.csv", (*Cell._fields, *Point._fields), points),
         ("steps.csv", (*Cell._fields, "steps"), runs),
     ):
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        write_bytes(options.out / name, text.getvalue().encode())
+        write_csv(options.out / name, [header, *rows])
 
 
 def _read(folder: Path) -> list[Outcome]:

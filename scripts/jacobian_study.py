@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.configs import config_dir
 from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.experiment import load_training_data, read_config
-from sparse_offline_rl.files import write_bytes
+from sparse_offline_rl.files import write_bytes, write_csv
 from sparse_offline_rl.networks.jacobian import singular_values
 from sparse_offline_rl.training.mask_changes import MaskChanges
 
@@ -46,12 +45,7 @@ def main() -> None:
     with user_errors():
         options = parse_options(JacobianOptions, sys.argv[1:])
         rows = list(measure(options))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_bytes(options.out / "jacobian.csv", text.getvalue().encode())
+        write_csv(options.out / "jacobian.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
         picture = io.BytesIO()
         draw(rows).savefig(picture, dpi=110)
         write_bytes(options.out / "jacobian.png", picture.getvalue())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,13 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, all or nothing."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write ``rows``, the first of them the header, as a CSV file with Unix line ends, all or nothing."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparse_offline_rl.errors import UserError, reason
-from sparse_offline_rl.files import write_bytes
+from sparse_offline_rl.files import write_csv
 from sparse_offline_rl.reports.progress import Evaluation, Movement
 from sparse_offline_rl.reports.runs import COUNTS, UNREADABLE, Run, checked_run, checked_summary, read_run_folders
 
@@ -44,15 +43,8 @@ def write_store(runs: Sequence[Run], folder: Path) -> list[Path]:
     tables = {RUNS: _run_rows(runs), LAYERS: _layer_rows(runs), EVALUATIONS: _evaluation_rows(runs)}
     tables |= {DENSITIES: _density_rows(runs), MOVEMENT: _movement_rows(runs)}
     for name, rows in tables.items():
-        write_bytes(folder / name, csv_text(rows).encode())
+        write_csv(folder / name, rows)
     return [folder / name for name in tables]
-
-
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows, the first of them the header, as the text of a CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _run_rows(runs: Sequence[Run]) -> list[list[object]]:

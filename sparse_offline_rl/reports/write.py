@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.files import write_bytes
+from sparse_offline_rl.files import write_bytes, write_csv
 from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.compare import compare
 from sparse_offline_rl.reports.curves import learning_curves
@@ -21,7 +21,7 @@ from sparse_offline_rl.reports.memory import memory_use
 from sparse_offline_rl.reports.over_axis import returns_over_axis, speed_over_axis
 from sparse_offline_rl.reports.page import FigurePart, html_page
 from sparse_offline_rl.reports.paper_table import memory_table
-from sparse_offline_rl.reports.store import csv_text, read_runs, write_store
+from sparse_offline_rl.reports.store import read_runs, write_store
 from sparse_offline_rl.reports.survivors import layer_survivors
 from sparse_offline_rl.reports.tables import Table, cost_table, flops_table, returns_table, survivors_table, time_table
 from sparse_offline_rl.reports.time_to_policy import time_to_policy
@@ -146,7 +146,7 @@ def write_report(runs_dir: Path, out: Path, axes: Axes | None = None) -> Report:
             parts.append(FigurePart(name, f"{title}, page {page}" if page > 1 else title, kind.caption, svg, listed))
     for table in tables:
         files.append(out / f"{table.name}.csv")
-        write_bytes(files[-1], csv_text(table.csv_rows()).encode())
+        write_csv(files[-1], table.csv_rows())
     files += write_store(runs, out / DATA)
     opening = f"{len(shown)} runs, {finished} finished."
     write_bytes(files[0], html_page(study, opening, parts, tables, notes).encode())
