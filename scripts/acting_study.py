@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,9 @@ class ActingOptions(Options):
     """Study what each part of acting does to the return: python scripts/acting_study.py runs=runs/study/bcq out=acting.csv"""
 
     runs: Path = Field(description="a folder; all finished runs below it are played")
+    only: str = Field(
+        "*", description="of these, the ones whose folder below `runs` fits this pattern, such as walker2d*seed0"
+    )
     out: Path = Field(Path("results/study/acting.csv"), description="CSV file to write, or to add to")
     episodes: int = Field(20, ge=1, description="episodes of each policy and way")
     seed: int = Field(1, ge=0, lt=2**31, description="episode i starts from seed + i")
@@ -46,20 +50,24 @@ def main() -> None:
     """Entry point."""
     with user_errors():
         options = parse_options(ActingOptions, sys.argv[1:])
-        policies = sorted(options.runs.rglob(f"policy/{FILE_NAME}"))
-        if not policies:
-            raise UserError(f"runs={options.runs} holds no policy/{FILE_NAME}: give a folder with finished runs.")
+        runs = {
+            path.parent.parent.relative_to(options.runs).as_posix(): path
+            for path in sorted(options.runs.rglob(f"policy/{FILE_NAME}"))
+        }
+        wanted = [run for run in runs if fnmatchcase(run, options.only)]
+        if not wanted:
+            raise UserError(
+                f"runs={options.runs} holds no policy/{FILE_NAME} of only={options.only}: give a folder with finished runs."
+            )
         rows = _read(options.out)
         known = {row["run"] for row in rows}
-        for path in policies:
-            run = path.parent.parent.relative_to(options.runs).as_posix()
+        for run in wanted:
             if run in known:
                 continue
-            rows += play(run, load_policy(path).content, options.episodes, options.seed)
+            played = play(run, load_policy(runs[run]).content, options.episodes, options.seed)
+            rows += played
             write_csv(options.out, [COLUMNS, *([row[column] for column in COLUMNS] for row in rows)])
-            print(
-                "\n".join(f"{run}: {r['acting']} {r['return_mean']:.0f}" for r in rows if r["run"] == run), flush=True
-            )
+            print(f"{run}: " + ", ".join(f"{row['acting']} {row['return_mean']:.0f}" for row in played), flush=True)
         print(f"written to {options.out}")
 
 

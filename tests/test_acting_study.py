@@ -118,10 +118,20 @@ def test_a_run_that_the_file_holds_is_not_played_again(tmp_path, study):
     assert "a: whole" not in out
 
 
+def test_a_pattern_picks_runs(tmp_path, study):
+    for run in ("walker2d/seed0", "walker2d/seed1", "hopper/seed0"):
+        write_policy(tmp_path / "runs" / run / "policy" / "policy.sorl", policy("actor"))
+    assert study("only=walker2d*1")[0] == 0
+    assert [row["run"] for row in rows_of(tmp_path / "acting.csv")] == ["walker2d/seed1"]
+    status, _, err = study("only=ant*")
+    assert status == 2
+    assert "of only=ant*" in err
+
+
 def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path, study):
     status, _, err = study()
     assert (status, err.count("\n")) == (2, 1)
-    assert "holds no policy/policy.sorl: give a folder with finished runs" in err
+    assert "holds no policy/policy.sorl of only=*: give a folder with finished runs" in err
     write_policy(tmp_path / "runs" / "a" / "policy" / "policy.sorl", policy("bc"))
     (tmp_path / "acting.csv").write_text("update,loss\n1,2\n")
     status, _, err = study()
