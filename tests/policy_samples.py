@@ -177,5 +177,9 @@ def edit_header(data, change):
 def with_header(data, text, body):
     """A policy file of the version of ``data`` with another header and body, lengths and checksum made right."""
     total = PREFIX_BYTES + len(text) + len(body) + DIGEST_BYTES
-    data = data[:12] + total.to_bytes(8, "little") + len(text).to_bytes(4, "little") + text + body
-    return data + hashlib.sha256(data).digest()
+    return signed(data[:12] + total.to_bytes(8, "little") + len(text).to_bytes(4, "little") + text + body)
+
+
+def signed(body):
+    """``body`` and its checksum, as a file ends."""
+    return bytes(body) + hashlib.sha256(body).digest()

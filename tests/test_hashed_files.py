@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import hashlib
 import json
 from dataclasses import replace
 
@@ -13,16 +11,24 @@ import pytest
 from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_samples import assert_follows_rule, assert_same, edit_header, halfcheetah_policy, hashed_policy, make_policy
+from policy_damage import assert_a_changed_byte_is_refused_or_read, measured_refusal, refusal
+from policy_samples import (
+    assert_follows_rule,
+    assert_same,
+    edit_header,
+    halfcheetah_policy,
+    hashed_policy,
+    make_policy,
+    signed,
+)
 from test_checkpoint_claims import repaired
-from test_policy_levels import refusal
 
 from sparse_offline_rl.cli import compress as compress_cli
 from sparse_offline_rl.cli import report as report_cli
 from sparse_offline_rl.compression.compress import quantized, share
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.hashing import LayerHash
-from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer
+from sparse_offline_rl.policy.content import PolicyLayer
 from sparse_offline_rl.policy.format import read_policy, write_policy
 from sparse_offline_rl.policy.runtime import Policy, load_policy
 from sparse_offline_rl.reports.store import read_runs, write_store
@@ -114,30 +120,24 @@ def _first(change):
     ids=str,
 )
 def test_claims_of_hashes_are_checked_before_memory_is_taken(folder, sound, hashed):
-    _, peak = refusal(folder, edit_header(sound, _first({"hashed": hashed})))
-    assert peak < 2_000_000
+    assert measured_refusal(folder, edit_header(sound, _first({"hashed": hashed})))[1] < 2_000_000
 
 
 @pytest.mark.parametrize("sizes", [{"in": 2**20, "out": 2**20}, {"out": 2**26}, {"in": 0}, {"out": 2**27}, {"in": -1}])
 def test_claims_of_sizes_are_checked_before_memory_is_taken(folder, sound, sizes):
-    _, peak = refusal(folder, edit_header(sound, _first(sizes)))
-    assert peak < 2_000_000
+    assert measured_refusal(folder, edit_header(sound, _first(sizes)))[1] < 2_000_000
 
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_an_older_version_has_no_hashes(folder, sound, version):
     body = sound[:8] + version.to_bytes(4, "little") + sound[12:-32]
-    refusal(folder, body + hashlib.sha256(body).digest())
+    refusal(folder, signed(body))
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_one_changed_byte_below_a_right_checksum_is_refused_or_read(folder, sound, data):
-    damaged = bytearray(sound[:-32])
-    damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
-    (folder / "odd.sorl").write_bytes(bytes(damaged) + hashlib.sha256(damaged).digest())
-    with contextlib.suppress(UserError):
-        assert isinstance(read_policy(folder / "odd.sorl"), PolicyContent)
+    assert_a_changed_byte_is_refused_or_read(folder, sound, data)
 
 
 def test_compress_puts_the_values_on_steps(tmp_path):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -12,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_damage import assert_a_changed_byte_is_refused_or_read, measured_refusal, refusal
 from policy_samples import assert_same, compressed_policy, edit_header, make_policy, with_header
 
 from sparse_offline_rl.compression.quantize import kmeans, linear_levels
-from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.policy.content import PolicyContent, PolicyLayer, PolicyNetwork
+from sparse_offline_rl.policy.content import PolicyLayer, PolicyNetwork
 from sparse_offline_rl.policy.deflate import deflate, inflate
 from sparse_offline_rl.policy.format import MAX_HEADER_BYTES, read_policy, write_policy
 from sparse_offline_rl.policy.levels import LinearLevels, SharedLevels
@@ -34,20 +31,6 @@ def sound(folder, request):
     """The bytes of a small sound file."""
     write_policy(folder / "sound.sorl", compressed_policy(hidden=(8, 6), **request.param))
     return (folder / "sound.sorl").read_bytes()
-
-
-def refusal(folder, data):
-    """The sentence with which ``data`` is refused, and the memory that reading took."""
-    path = folder / "refused.sorl"
-    path.write_bytes(data)
-    tracemalloc.start()
-    with pytest.raises(UserError) as error:
-        read_policy(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    sentence = str(error.value)
-    assert str(path) in sentence and "\n" not in sentence and sentence.endswith(".")
-    return sentence, peak
 
 
 @st.composite
@@ -178,11 +161,7 @@ def test_one_changed_byte_anywhere_is_refused(folder, sound, data):
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_one_changed_byte_below_a_right_checksum_is_refused_or_read(folder, sound, data):
-    damaged = bytearray(sound[:-32])
-    damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
-    (folder / "odd.sorl").write_bytes(bytes(damaged) + hashlib.sha256(damaged).digest())
-    with contextlib.suppress(UserError):
-        assert isinstance(read_policy(folder / "odd.sorl"), PolicyContent)
+    assert_a_changed_byte_is_refused_or_read(folder, sound, data)
 
 
 def _levels(key, value):
@@ -199,14 +178,12 @@ def _levels(key, value):
     ids=str,
 )  # fmt: skip
 def test_claims_of_levels_are_checked_before_memory_is_taken(folder, sound, key, value):
-    _, peak = refusal(folder, edit_header(sound, _levels(key, value)))
-    assert peak < 2_000_000
+    assert measured_refusal(folder, edit_header(sound, _levels(key, value)))[1] < 2_000_000
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, 2**27, 2**40, None, "1"])
 def test_claims_of_integers_are_checked_before_memory_is_taken(folder, sound, value):
-    _, peak = refusal(folder, edit_header(sound, lambda header: header.update(code_bytes=value)))
-    assert peak < 2_000_000
+    assert measured_refusal(folder, edit_header(sound, lambda header: header.update(code_bytes=value)))[1] < 2_000_000
 
 
 @pytest.mark.parametrize("change", [-1, 1])
@@ -214,7 +191,7 @@ def test_other_numbers_of_integers_are_refused(folder, sound, change):
     def count(header):
         header["networks"][0]["hidden"][1]["kept"] += change
 
-    assert "as many integers as values" in refusal(folder, edit_header(sound, count))[0]
+    assert "as many integers as values" in refusal(folder, edit_header(sound, count))
 
 
 def test_a_deflated_header_is_bounded(folder, sound):
@@ -227,7 +204,7 @@ def test_a_deflated_header_is_bounded(folder, sound):
         (b"{}", "cannot be inflated"),
         (b"", "no whole stream"),
     ):
-        sentence, peak = refusal(folder, with_header(sound, text, sound[24 + length : -32]))
+        sentence, peak = measured_refusal(folder, with_header(sound, text, sound[24 + length : -32]))
         assert word in sentence and peak < 3 * MAX_HEADER_BYTES
 
 
@@ -244,7 +221,7 @@ def test_integers_beyond_their_number_are_not_inflated(folder, sound):
     header = read_header(sound)
     before = 3 * float_count(header) + header["exponent_bytes"]
     body = floats[:before] + bomb + floats[before + header["code_bytes"] : -32]
-    sentence, peak = refusal(folder, with_header(grown, grown[24:start], body))
+    sentence, peak = measured_refusal(folder, with_header(grown, grown[24:start], body))
     assert "as many integers as values" in sentence and peak < 2_000_000
 
 

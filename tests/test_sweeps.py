@@ -23,7 +23,7 @@ SWEEPS = {
     "paper_figure1": 330,
     "paper_figure2": 330,
     "study": 360,
-    "study_time": 60,
+    "study_time": 108,
     "study_long": 12,
     "study_options": 216,
     "study_data": 540,

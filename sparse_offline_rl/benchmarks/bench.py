@@ -10,6 +10,7 @@ from sparse_offline_rl.benchmarks.results import Cell, Table
 from sparse_offline_rl.benchmarks.scale import Scale
 
 OBSERVATIONS, ACTIONS, BATCH = 17, 6, 100  # HalfCheetah and the paper's batch
+TRANSITION_NUMBERS = 2 * OBSERVATIONS + ACTIONS + 2  # state, action, next state, reward, whether it ended
 Measure = Callable[["Bench"], list[Table]]
 
 

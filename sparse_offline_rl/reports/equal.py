@@ -12,15 +12,16 @@ from sparse_offline_rl.reports.tables import Column, Table, Value
 
 
 def equal_table(study: Study) -> Table:
-    """Returns after as many updates, and after as many seconds of training, as the shortest experiment of the panel has."""
+    """Returns after as many updates, and after as many seconds of training: see ``_limit``."""
     columns = (
         *(Column("panel"), Column("experiment"), Column("updates", "{:.0f}"), Column("return then", "{:.1f}")),
         *(Column("seconds", "{:.1f}"), Column("return by then", "{:.1f}")),
         *(Column("updates in all", "{:.0f}"), Column("seconds in all", "{:.1f}"), Column("return", "{:.1f}")),
     )
     note = (
-        "Means over the finished seeds: the last evaluation within as many updates as all runs of the panel have, within as many seconds of "
-        "training as its quickest experiment took, and at the end of each. Empty where a run had no evaluation by then, or no times."
+        "Means over the finished seeds: the last evaluation within equal updates, within equal seconds of training, and at the end of each. "
+        "Equal is what the shortest experiment of the panel took, or more where another one's first evaluation came later. Empty where a run "
+        "had no times."
     )
     rows = [row for panel in study.panels for row in _rows(panel)]
     return Table("equal", "Table of equal training", note, columns, tuple(rows))
@@ -30,7 +31,7 @@ def _rows(panel: Panel) -> list[tuple[Value, ...]]:
     groups = [group for group in panel.groups if group.finished and all(run.evaluations for run in group.finished)]
     if not groups:
         return []
-    limits = {measure: _shortest(groups, measure) for measure in ("update", "seconds")}
+    limits = {measure: _limit(groups, measure) for measure in ("update", "seconds")}
     rows = []
     for group in groups:
         cells: list[Value] = []
@@ -41,9 +42,11 @@ def _rows(panel: Panel) -> list[tuple[Value, ...]]:
     return rows
 
 
-def _shortest(groups: list[Group], measure: str) -> float | None:
+def _limit(groups: list[Group], measure: str) -> float | None:
+    """Where the shortest experiment ends, or all have been evaluated once, whichever is later."""
     totals = [total for group in groups if (total := _total(group, measure)) is not None]
-    return min(totals, default=None)
+    firsts = [_of(run.evaluations[0], measure) for group in groups for run in group.finished]
+    return max(min(totals), *(first for first in firsts if first is not None)) if totals else None
 
 
 def _total(group: Group, measure: str) -> float | None:

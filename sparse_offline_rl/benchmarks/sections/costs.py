@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from sparse_offline_rl.benchmarks.bench import Bench, remark
+from sparse_offline_rl.benchmarks.bench import TRANSITION_NUMBERS, Bench, remark
 from sparse_offline_rl.benchmarks.contestants.agents import count_weights
 from sparse_offline_rl.benchmarks.race import Entry, Outcome
 from sparse_offline_rl.benchmarks.results import Row, Table
@@ -57,7 +57,7 @@ def _side_by_side(bench: Bench) -> Table:
         rows.append(row)
     count = bench.scale.transitions
     notes = [
-        f"BCQ, SNIP at {_SPARSITY:g}, on {count:,} transitions of {4 * 42 * count / 1e6:.0f} MB, which runs map from one file. After "
+        f"BCQ, SNIP at {_SPARSITY:g}, on {count:,} transitions of {4 * TRANSITION_NUMBERS * count / 1e6:.0f} MB, which runs map from one file. After "
         f"{bench.scale.memory_updates} updates; what several processes map is counted in proportion (Pss).",
     ]
     return Table("Memory of runs side by side", rows, notes)
