@@ -2,14 +2,13 @@
 
 ``python scripts/acting_study.py runs=runs/study/bcq out=results/study/acting.csv`` plays each policy below a folder in up to five
 ways. BCQ perturbs an action for each of many latents and does the one that its critic values most, so either network may
-lead it away from the data; without both it acts as BC does. Nothing is trained. A run that the file already holds is not
-played again.
+lead it away from the data; without both it acts as BC does, and with the latent 0 it always does what is most likely. Nothing is
+trained. A run that the file already holds is not played again.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,14 +22,15 @@ from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.returns import evaluate
+from sparse_offline_rl.evaluation.video import check_opengl
 from sparse_offline_rl.files import write_csv
 from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.runtime import FILE_NAME, Policy, load_policy
 from sparse_offline_rl.types import Acting
 
 WHOLE = "whole"
-COLUMNS = ("run", "acting", "episodes", "return_mean", "return_median", "return_min", "return_max", "fell")
-_FELL = 0.5  # of the best episode of all ways: below it an episode fell
+SETTINGS = ("episodes", "seed")
+COLUMNS = ("run", "acting", *SETTINGS, "return_mean", "return_median", "return_min", "return_max", "under_half_of_best")
 Row = dict[str, str | float]
 
 
@@ -59,7 +59,9 @@ def main() -> None:
             raise UserError(
                 f"runs={options.runs} holds no policy/{FILE_NAME} of only={options.only}: give a folder with finished runs."
             )
+        check_opengl()
         rows = _read(options.out)
+        _require_same_settings(rows, options)
         known = {row["run"] for row in rows}
         for run in wanted:
             if run in known:
@@ -72,19 +74,19 @@ def main() -> None:
 
 
 def play(run: str, content: PolicyContent, episodes: int, seed: int) -> list[Row]:
-    """A row for each way to act; ``fell`` is the share of episodes under half of the best episode of all ways, if that is positive."""
-    settings = json.loads(content.metadata.get("env_kwargs", "{}"))
+    """A row for each way to act, with the share of episodes under half of the best episode of all ways, if that is positive."""
     returns = {}
     for name, acting in ways_to_act(content.acting):
         networks = {key: content.networks[key] for key in acting.networks}
         policy = Policy(replace(content, acting=acting, networks=networks), seed)
-        returns[name] = evaluate(policy.act, content.env_id, episodes, seed, settings)
-    limit = _FELL * max(values.max() for values in returns.values())
+        returns[name] = evaluate(policy.act, content.env_id, episodes, seed, content.env_kwargs)
+    half = max(values.max() for values in returns.values()) / 2
     return [
         {
-            "run": run, "acting": name, "episodes": episodes,
+            "run": run, "acting": name, "episodes": episodes, "seed": seed,
             "return_mean": float(values.mean()), "return_median": float(np.median(values)),
-            "return_min": float(values.min()), "return_max": float(values.max()), "fell": float((values < limit).mean()) if limit > 0 else "",
+            "return_min": float(values.min()), "return_max": float(values.max()),
+            "under_half_of_best": float((values < half).mean()) if half > 0 else "",
         }
         for name, values in returns.items()
     ]  # fmt: skip
@@ -107,11 +109,22 @@ def ways_to_act(acting: Acting) -> Iterator[tuple[str, Acting]]:
 def _read(path: Path) -> list[Row]:
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"out={path} is not a file of this study: give another name.")
-        return [dict(line) for line in reader]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"out={path} cannot be read ({error}): give another name.") from error
+    if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
+        raise UserError(f"out={path} is not a file of this study: give another name.")
+    return [dict(zip(COLUMNS, line, strict=True)) for line in lines[1:]]
+
+
+def _require_same_settings(rows: list[Row], options: ActingOptions) -> None:
+    """Raises UserError if ``rows`` were played otherwise: one file is one comparison."""
+    for row in rows:
+        for key in SETTINGS:
+            if row[key] != str(getattr(options, key)):
+                raise UserError(f"out={options.out} has {key}={row[key]}: give the same, or another name.")
 
 
 if __name__ == "__main__":

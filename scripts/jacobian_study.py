@@ -23,6 +23,7 @@ from sparse_offline_rl.experiment import load_training_data, read_config
 from sparse_offline_rl.files import write_bytes, write_csv
 from sparse_offline_rl.networks.jacobian import singular_values
 from sparse_offline_rl.training.mask_changes import MaskChanges
+from sparse_offline_rl.training.process import prepare_process
 
 PRUNERS = ("random", "snip", "grasp", "synflow")
 INITS = ("default", "sparse", "isometry")
@@ -44,6 +45,7 @@ def main() -> None:
     """Entry point."""
     with user_errors():
         options = parse_options(JacobianOptions, sys.argv[1:])
+        prepare_process(threads=1)
         rows = list(measure(options))
         write_csv(options.out / "jacobian.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
         picture = io.BytesIO()

@@ -49,9 +49,9 @@ def policy(kind, **options):
 
 @pytest.fixture
 def study(tmp_path, monkeypatch, capsys):
-    def run(*arguments):
+    def run(*arguments, episodes=EPISODES, seed=SEED):
         monkeypatch.setattr(sys, "argv", ["acting_study.py", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'acting.csv'}",
-                                          f"episodes={EPISODES}", f"seed={SEED}", *arguments])  # fmt: skip
+                                          f"episodes={episodes}", f"seed={seed}", *arguments])  # fmt: skip
         status = 0
         try:
             acting_study.main()
@@ -93,7 +93,8 @@ def test_each_way_to_act_is_that_of_a_policy_made_so(tmp_path, study):
         values = returns(content)
         found = [float(row[f"return_{what}"]) for what in ("mean", "median", "min", "max")]
         assert found == pytest.approx([values.mean(), np.median(values), values.min(), values.max()], rel=1e-5)
-        assert float(row["fell"]) == np.mean(values < best / 2)
+        assert (row["episodes"], row["seed"]) == (str(EPISODES), str(SEED))
+        assert float(row["under_half_of_best"]) == np.mean(values < best / 2)
     assert len({row["return_mean"] for row in rows}) == 5
     assert "walker/seed0: whole" in out
 
@@ -133,8 +134,25 @@ def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path, study):
     assert (status, err.count("\n")) == (2, 1)
     assert "holds no policy/policy.sorl of only=*: give a folder with finished runs" in err
     write_policy(tmp_path / "runs" / "a" / "policy" / "policy.sorl", policy("bc"))
-    (tmp_path / "acting.csv").write_text("update,loss\n1,2\n")
+    columns = ",".join(acting_study.COLUMNS)
+    for foreign in (b"update,loss\n1,2\n", b"", f"{columns}\na,whole\n".encode(), b"\xff\xfe"):
+        (tmp_path / "acting.csv").write_bytes(foreign)
+        status, _, err = study()
+        assert (status, err.count("\n")) == (2, 1)
+        assert "acting.csv" in err
+        assert "give another name" in err
+        assert (tmp_path / "acting.csv").read_bytes() == foreign
+    (tmp_path / "acting.csv").unlink()
+    (tmp_path / "acting.csv").mkdir()
     status, _, err = study()
     assert (status, err.count("\n")) == (2, 1)
-    assert "is not a file of this study: give another name" in err
-    assert (tmp_path / "acting.csv").read_text() == "update,loss\n1,2\n"
+    assert "cannot be read" in err
+
+
+@pytest.mark.parametrize(("other", "held"), [({"episodes": 8}, f"episodes={EPISODES}"), ({"seed": 4}, f"seed={SEED}")])
+def test_a_file_holds_one_comparison(tmp_path, study, other, held):
+    write_policy(tmp_path / "runs" / "a" / "policy" / "policy.sorl", policy("bc"))
+    assert study()[0] == 0
+    status, _, err = study(**other)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"has {held}: give the same, or another name" in err

@@ -247,6 +247,8 @@ def _act(**fields):
         _act(rank="decoder"),
         _act(rank=3),
         _set("metadata", {"seed": 3}),
+        _set("metadata", {"env_kwargs": "{"}),
+        _set("metadata", {"env_kwargs": "[3]"}),
         _set("env_id", None),
         lambda header: header["acting"].pop("candidates") and None,
         lambda header: header["networks"].append(header["networks"][0]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -96,11 +95,7 @@ def _open(options: EvaluateOptions) -> tuple[Policy, str]:
 
 
 def _settings(policy: Policy, env_id: str) -> dict[str, Any]:
-    """What the policy's own environment is made with beside its id, such as the dataset's time limit."""
-    if env_id != policy.content.env_id:
-        return {}
-    settings: dict[str, Any] = json.loads(policy.content.metadata.get("env_kwargs", "{}"))
-    return settings
+    return policy.content.env_kwargs if env_id == policy.content.env_id else {}
 
 
 def _references(run_dir: Path, env_id: str) -> tuple[float | None, float | None]:

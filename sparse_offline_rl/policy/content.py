@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +141,7 @@ class PolicyContent:
         _require(tuple(self.networks) == wanted, "policy", f"needs the networks {', '.join(wanted)}, in this order")
         _require(all(name == network.name for name, network in self.networks.items()), "policy", "misnames a network")
         self._check_vectors()
+        self._check_metadata()
         for name, shape in self.acting.shapes(self.observation_dim, self.action_dim).items():
             network = self.networks[name]
             _require((network.in_features, network.out_features) == shape, name, f"must map {shape} features")
@@ -148,6 +151,19 @@ class PolicyContent:
             "policy",
             f"would need {self.acting.candidates} candidates of {widest} units, more than {MAX_ACTIVATIONS} numbers",
         )
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """What the environment ``env_id`` is made with, such as the dataset's time limit."""
+        settings: dict[str, Any] = json.loads(self.metadata.get("env_kwargs", "{}"))
+        return settings
+
+    def _check_metadata(self) -> None:
+        try:
+            known = isinstance(self.env_kwargs, dict)
+        except (ValueError, RecursionError):
+            known = False
+        _require(known, "metadata", "needs a JSON object for env_kwargs")
 
     def _check_vectors(self) -> None:
         vectors: dict[str, NDArray[np.float32]] = {

@@ -12,7 +12,7 @@ from sparse_offline_rl.reports.tables import Column, Table, Value
 
 
 def equal_table(study: Study) -> Table:
-    """Returns after as many updates, and after as many seconds of training: see ``_limit``."""
+    """Returns after equal updates and equal seconds: those of a panel's shortest experiment, but one evaluation of each at least."""
     columns = (
         *(Column("panel"), Column("experiment"), Column("updates", "{:.0f}"), Column("return then", "{:.1f}")),
         *(Column("seconds", "{:.1f}"), Column("return by then", "{:.1f}")),
