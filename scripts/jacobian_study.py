@@ -22,6 +22,7 @@ from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.experiment import load_training_data, read_config
 from sparse_offline_rl.files import write_bytes, write_csv
 from sparse_offline_rl.networks.jacobian import singular_values
+from sparse_offline_rl.reports.drawing import plain_log_ticks
 from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.process import prepare_process
 
@@ -74,24 +75,26 @@ def measure(options: JacobianOptions) -> Iterator[Row]:
 
 
 def draw(rows: list[Row]) -> Figure:
-    """A column for each network, a row for each choice of initial weights: mean, in a band of the standard deviation."""
+    """A column for each network, a row for each choice of initial weights: the mean over the share of the weights that is left."""
     networks = list(dict.fromkeys(str(row["network"]) for row in rows))
     figure = Figure(figsize=(3.0 * len(networks), 2.6 * len(INITS) + 0.5), layout="constrained")
-    axes = figure.subplots(len(INITS), len(networks), squeeze=False, sharex=True, sharey="col")
+    axes = figure.subplots(len(INITS), len(networks), squeeze=False, sharex=True, sharey=True)
     for line, init in zip(axes, INITS, strict=True):
         for ax, network in zip(line, networks, strict=True):
             for pruner in PRUNERS:
                 points = [r for r in rows if (r["network"], r["init"], r["pruner"]) == (network, init, pruner)]
-                x = np.array([float(point["sparsity"]) for point in points])
-                mean, std = (np.array([float(point[key]) for point in points]) for key in ("mean", "std"))
-                ax.plot(x, mean, marker="o", markersize=3, label=pruner)
-                ax.fill_between(x, mean - std, mean + std, alpha=0.12, linewidth=0)
+                kept = [1 - float(point["sparsity"]) for point in points]
+                ax.plot(kept, [float(point["mean"]) for point in points], marker="o", markersize=3, label=pruner)
             ax.set_title(f"{network}, init={init}", fontsize="small")
             ax.grid(alpha=0.25)
+    axes[0][0].set_xscale("log")
+    axes[0][0].set_yscale("log")
+    axes[0][0].invert_xaxis()
     for ax in axes[-1]:
-        ax.set_xlabel("sparsity")
+        ax.set_xlabel("weights kept")
+        plain_log_ticks(ax.xaxis)
     for ax in axes[:, 0]:
-        ax.set_ylabel("singular values")
+        ax.set_ylabel("mean singular value")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
