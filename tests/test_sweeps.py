@@ -25,6 +25,8 @@ SWEEPS = {
     "study": 360,
     "study_time": 108,
     "study_long": 12,
+    "study_beyond": 81,
+    "study_unperturbed": 15,
     "study_options": 216,
     "study_data": 540,
     "study_wide": 36,
