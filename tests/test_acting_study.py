@@ -135,12 +135,18 @@ def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path, study):
     assert "holds no policy/policy.sorl of only=*: give a folder with finished runs" in err
     write_policy(tmp_path / "runs" / "a" / "policy" / "policy.sorl", policy("bc"))
     columns = ",".join(acting_study.COLUMNS)
-    for foreign in (b"update,loss\n1,2\n", b"", f"{columns}\na,whole\n".encode(), b"\xff\xfe"):
+    foreign_file = "is not a file of this study: give another name"
+    for foreign, sentence in (
+        (b"update,loss\n1,2\n", foreign_file),
+        (b"", foreign_file),
+        (f"{columns}\na,whole\n".encode(), foreign_file),
+        (b"\xff\xfe", "cannot be read"),
+    ):
         (tmp_path / "acting.csv").write_bytes(foreign)
         status, _, err = study()
         assert (status, err.count("\n")) == (2, 1)
         assert "acting.csv" in err
-        assert "give another name" in err
+        assert sentence in err
         assert (tmp_path / "acting.csv").read_bytes() == foreign
     (tmp_path / "acting.csv").unlink()
     (tmp_path / "acting.csv").mkdir()
