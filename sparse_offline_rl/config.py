@@ -133,6 +133,9 @@ class Config(_Section):
     threads: PositiveInt = 1
     engine: Literal["auto", "dense", "sparse"] = "auto"
     capture: bool = True
+    pretrained: str | None = (
+        None  # folder of a finished dense run, whose updates are this one's first; None: all are done here
+    )
     run_dir: str
     soft: SoftConfig = SoftConfig()
     distill: DistillConfig = DistillConfig()

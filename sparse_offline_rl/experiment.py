@@ -32,6 +32,7 @@ from sparse_offline_rl.training.console import say, show_layers, warn
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.distillation import Teacher, load_teacher
 from sparse_offline_rl.training.mask_changes import MaskChanges
+from sparse_offline_rl.training.pretrained import go_on
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
 from sparse_offline_rl.training.run_folder import RunFolder
 from sparse_offline_rl.training.session import Result, Session, TrainingData, check_checkpoint, check_data
@@ -79,8 +80,11 @@ def run(config: Config) -> Result:
     spaces = data.loaded.spaces
     masks = MaskChanges(config, spaces, data.buffer)
     teacher = load_teacher(config, spaces, data.buffer.fingerprint)
+    earlier = None
     if checkpoint is None:
-        begin, active = _begun(config, masks, spaces, teacher)
+        earlier = go_on(config, masks, data.buffer.fingerprint, teacher)
+        checkpoint = None if earlier is None else earlier.checkpoint
+        begin, active = _begun(config, masks, spaces, teacher, checkpoint)
     else:
         check_checkpoint(checkpoint, config, folder, data)
         begin, active = _resumed(config, masks, spaces, teacher, checkpoint, folder)
@@ -88,7 +92,7 @@ def run(config: Config) -> Result:
     policy_content(config, active.agent, data.normalization, data.loaded)
     folder.claim()
     try:
-        session = Session(config, folder, data, active, masks, begin.memory, checkpoint, teacher)
+        session = Session(config, folder, data, active, masks, begin.memory, checkpoint, teacher, earlier)
         with closing(session), stop_on_signal() as should_stop:
             return session.run(should_stop)
     except Exception as error:
@@ -98,15 +102,18 @@ def run(config: Config) -> Result:
         folder.release()
 
 
-def _begun(config: Config, masks: MaskChanges, spaces: Spaces, teacher: Teacher | None) -> tuple[Change, ActiveAgent]:
-    """What a run begins with."""
-    begin = masks.start()
+def _begun(
+    config: Config, masks: MaskChanges, spaces: Spaces, teacher: Teacher | None, earlier: Checkpoint | None
+) -> tuple[Change, ActiveAgent]:
+    """What a run begins with: new weights, or those of ``earlier``."""
+    update, begin = (0, masks.start()) if earlier is None else (earlier.update, Change(earlier.state, earlier.memory))
     if config.prune.name != "none":
         topologies = {name: network.topology for name, network in begin.state.networks.items()}
         show_layers([report for name, it in topologies.items() for report in layer_reports(name, it)])
     if teacher is not None:
         teacher.require_fit(begin.state)
-    return begin, put_on_engine(config, spaces, begin.state, soft=masks.soft(0), teacher=teacher)
+    extensions, soft = masks.extensions(update, begin), masks.soft(update)
+    return begin, put_on_engine(config, spaces, begin.state, extensions=extensions, soft=soft, teacher=teacher)
 
 
 def _resumed(

@@ -17,8 +17,8 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.runs import Run
 
 PANEL = ("agent", "env", "dataset")
-# Keys in which runs of one experiment may differ.
-_OPERATIONAL = ("seed", "threads", "eval.", "checkpoint.", "log.")
+# Keys in which runs of one experiment may differ; where the first updates were done is no matter.
+_OPERATIONAL = ("seed", "threads", "pretrained", "eval.", "checkpoint.", "log.")
 # Keys that one name stands for.
 _SECTIONS = {"env": ("env.",), "dataset": ("dataset.name", "dataset.id", "dataset.path"), "prune": ("prune.name",)}
 

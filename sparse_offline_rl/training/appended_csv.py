@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -56,6 +57,24 @@ class AppendedCsv:
         """Close the file; what a full disk still refuses was reported before."""
         with suppress(OSError):
             self._file.close()
+
+
+def read_rows(path: Path, length: int, sha256: str) -> list[dict[str, str]]:
+    """The rows of a finished run's CSV, which a checkpoint says has ``length`` bytes of digest ``sha256``; none of length 0.
+
+    Raises UserError if they do not.
+    """
+    if not length:
+        return []
+    try:
+        text = path.read_bytes()[:length]
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): restore it, or choose another run."
+        ) from None
+    if len(text) != length or hashlib.sha256(text).hexdigest() != sha256:
+        raise UserError(f"{path} is not what its run had written: restore it, or choose another run.")
+    return list(csv.DictReader(io.StringIO(text.decode(), newline="")))
 
 
 @contextmanager

@@ -13,16 +13,15 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from sparse_offline_rl.agents.base import Agent
-from sparse_offline_rl.agents.registry import AGENTS, agent_configs
-from sparse_offline_rl.config import Config, parse_config
+from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.config import Config
 from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.mlp import PrunableMLP
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState
-from sparse_offline_rl.pruning.registry import prune_configs
-from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
-from sparse_offline_rl.training.stored_config import read_stored_config
+from sparse_offline_rl.training.checkpoint import checkpoint_path
+from sparse_offline_rl.training.finished import open_finished
 from sparse_offline_rl.types import Spaces
 
 
@@ -52,42 +51,23 @@ def load_teacher(config: Config, spaces: Spaces, data: str) -> Teacher | None:
     """The networks of the run that ``distill.teacher`` names; None where it names none.
 
     Networks that it never trained are left out. Raises UserError if the run is unfinished, or if it is of another agent or of other data
-    than ``data``, a dataset's fingerprint.
+    than ``data``, a dataset's fingerprint (:func:`open_finished`), and if its networks are not those of the agent.
     """
     if config.distill.teacher is None:
         return None
-    folder = Path(config.distill.teacher)
-    path = checkpoint_path(folder)
-    if not (path.is_file() and (folder / "summary.json").is_file()):
-        raise UserError(f"distill.teacher={folder} is no finished run: give the folder of one.")
-    stored = parse_config(
-        {**read_stored_config(folder / "config.yaml", "restore it, or choose another teacher"), "run_dir": str(folder)},
-        agent_configs(),
-        prune_configs(),
-    )
-    if stored.agent.name != config.agent.name:
-        raise UserError(
-            f"distill.teacher={folder} is agent={stored.agent.name}, and this run is agent={config.agent.name}: choose a teacher of the "
-            "same agent."
-        )
-    checkpoint = load_checkpoint(path)
-    if checkpoint.progress.data != data:
-        raise UserError(
-            f"distill.teacher={folder} was trained on other data than this run: choose a teacher of the same dataset."
-        )
+    found = open_finished("distill.teacher", Path(config.distill.teacher), config.agent.name, data)
+    kind, state = AGENTS[config.agent.name], found.checkpoint.state
     try:
-        agent = masked_engine("a teacher").restore(
-            AGENTS[stored.agent.name], checkpoint.state, spaces, stored.agent, config.device
-        )
+        agent = masked_engine("a teacher").restore(kind, state, spaces, found.config.agent, config.device)
     except ValueError as error:
-        raise UserError(f"distill.teacher={folder} cannot be used ({error}): choose another teacher.") from None
+        raise UserError(f"distill.teacher={found.folder} cannot be used ({error}): choose another teacher.") from None
     networks = {
         name: mlp.requires_grad_(False)
         for optimizer, trained in agent.trained_mlps().items()
         if agent.optimizers[optimizer].steps
         for name, mlp in trained.items()
     }
-    return Teacher(networks, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Teacher(networks, hashlib.sha256(checkpoint_path(found.folder).read_bytes()).hexdigest())
 
 
 class _Lessons:

@@ -115,7 +115,7 @@ class RunFolder:
     def refuse_other(self, stored: Mapping[str, Any], what: str) -> None:
         """Raise UserError, naming the keys that differ, unless ``stored`` is the configuration of this run; ``what`` it is of."""
         # A key that is younger than the run has its default there.
-        differing = _differences(_merged(self._defaults, stored), self._config)
+        differing = differing_keys(_merged(self._defaults, stored), self._config)
         if differing:
             raise UserError(
                 f"{what} a run of another configuration ({'; '.join(differing)}): "
@@ -152,12 +152,13 @@ def _merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+def differing_keys(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``key: stored …, now …`` for every key, also in sections, in which two configurations differ."""
     found = []
     for key in dict.fromkeys([*stored, *wanted]):
         old, new = stored.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
+            found += differing_keys(old, new, f"{prefix}{key}.")
         elif old != new:
             found.append(f"{prefix}{key}: stored {old}, now {new}")
     return found

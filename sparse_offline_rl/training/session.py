@@ -30,6 +30,7 @@ from sparse_offline_rl.training.distillation import Teacher
 from sparse_offline_rl.training.loop import Clock, Hooks, Schedule, train
 from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.metrics import EVALUATION_COLUMNS, EpisodesWriter, MetricsWriter
+from sparse_offline_rl.training.pretrained import Pretrained
 from sparse_offline_rl.training.run_folder import RunFolder, stored_values
 from sparse_offline_rl.training.summary import file_sizes, level, summarize
 from sparse_offline_rl.types import FloatArray
@@ -67,9 +68,14 @@ class Session:
         memory: Memory,
         checkpoint: Checkpoint | None,
         teacher: Teacher | None,
+        earlier: Pretrained | None = None,
     ) -> None:
-        """``active`` and ``memory`` are what to start from, that of ``checkpoint`` if there is one (:func:`check_checkpoint`)."""
+        """``active`` and ``memory`` are what to start from, that of ``checkpoint`` if there is one (:func:`check_checkpoint`).
+
+        What was logged ``earlier``, by the run that this one goes on from, is logged here, too.
+        """
         self._config, self._folder, self._data, self._teacher = config, folder, data, teacher
+        self._earlier = earlier
         self._masks, self._levels = masks, list[Mapping[str, float]]()
         self._generator = generator(config.seed, "train", config.device)
         self._sample = data.buffer.sampler(config.batch_size)
@@ -86,11 +92,33 @@ class Session:
         self._logged_at = (self._start, self._clock.train)
         self._adopt(active, memory)
         with ExitStack() as opened:
-            metrics = MetricsWriter(folder.path, self._columns(), *csv, update=self._start)
+            metrics = MetricsWriter(folder.path, self._columns(), *csv, update=0 if earlier else self._start)
             self._metrics = opened.enter_context(closing(metrics))
             self._episodes = EpisodesWriter(folder.path, config.eval.episodes, *episodes)
             opened.callback(self._episodes.close)
             self._opened = opened.pop_all()
+
+    def _log_earlier(self, earlier: Pretrained) -> None:
+        """Log what this run would have logged itself up to where it begins: before that no mask has moved."""
+        columns, last = self._columns(), self._start
+        # A change that ends no level comes before the evaluation.
+        anew = self._masks.due(last) and not self._masks.schedule.ends_level(last)
+        for row in earlier.episodes:
+            if not (anew and int(row["update"]) == last):
+                self._episodes.write(row)
+        for row in earlier.metrics:
+            update = int(row["update"])
+            values = {name: float(row[name]) for name in columns if name != "update" and row.get(name)}
+            if update < last:
+                values |= dict.fromkeys(self._movement, 1.0)
+            else:
+                values |= self._masks_now() | (self._evaluate(last) if anew else {})
+            self._metrics.write(update, values)
+
+    def _masks_now(self) -> dict[str, float]:
+        """Metrics: the share of each layer that is kept, how far masks have moved, and what is learned beside the weights."""
+        densities = {f"layer_density/{report.full_name}": report.kept / report.total for report in self._reports}
+        return densities | dict(self._movement) | dict(self._active.left())
 
     def _adopt(self, active: ActiveAgent, memory: Memory) -> None:
         """Go on with ``active``: at the start, and whenever the agent was built anew because its masks changed."""
@@ -104,6 +132,8 @@ class Session:
         """Train to the end or until ``should_stop``, then write policy and summary."""
         config = self._config
         schedule = Schedule(config.updates, config.log.every, config.eval.every, config.checkpoint.every)
+        if self._earlier is not None:
+            self._log_earlier(self._earlier)
         with progress_line(config.updates, self._start) as line:
             self._line: ProgressLine = line
             ends_level = self._masks.schedule.ends_level
@@ -218,9 +248,7 @@ class Session:
                 "scale of the dataset's rewards and observations."
             )
         values |= {f"gradient_norm/{name}": norm for name, norm in self._norms().items()}
-        values |= {f"layer_density/{r.full_name}": r.kept / r.total for r in self._reports}
-        values |= self._movement
-        values |= self._active.left()
+        values |= self._masks_now()
         values |= evaluation
         last_update, last_seconds = self._logged_at
         values["time/updates_per_second"] = (update - last_update) / max(self._clock.train - last_seconds, 1e-9)

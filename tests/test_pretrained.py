@@ -1,0 +1,141 @@
+"""Runs that go on from a dense run: the same bits as all updates in one run, at the price of the last ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TINY, TINY_RUN, small
+from run_results import assert_same, run_result
+
+from sparse_offline_rl.reports.runs import read_run
+
+LOGGED = ["log.every=4", "eval.every=8", "eval.episodes=2"]
+
+
+def train(agent: str, run_dir, *more: str) -> list[str]:
+    return [*TINY_RUN, *small(agent), *LOGGED, *more, f"run_dir={run_dir}"]
+
+
+def done(cli, arguments):
+    status, _, err = cli(*arguments)
+    assert status == 0, err
+
+
+@pytest.fixture(scope="module")
+def dense_run(tmp_path_factory):
+    """A dense BCQ run of 16 updates."""
+    run_dir = tmp_path_factory.mktemp("pretrained") / "dense"
+    command = [sys.executable, str(ROOT / "train.py"), *train("bcq", run_dir, "prune=none", "sparsity=0", "updates=16")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return run_dir
+
+
+METHODS = {
+    "after_training": ["updates=32"],  # changes at 16, where the dense run ends
+    "obs": ["updates=32", "prune.batches=2", "prune.levels=2", "prune.batch_size=32"],
+    "kron_obd": ["updates=40", "prune.start=0.6", "prune.batches=2", "prune.levels=1", "prune.batch_size=32"],  # at 24
+    "gradual": ["updates=40", "prune.every=8", "prune.start=0.4"],  # 16, 24
+    "lottery": ["updates=40", "prune.levels=1"],  # goes back to the first weights
+    "l0": ["updates=40", "prune.start=0.4", "prune.until=0.6", "prune.batch_size=32"],  # gates from 16 to 24
+    "none": ["updates=24", "sparsity=0"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_going_on_gives_the_bits_of_one_run(cli, tmp_path, dense_run, method):
+    whole, later = tmp_path / "whole", tmp_path / "later"
+    settings = [f"prune={method}", *METHODS[method]]
+    done(cli, train("bcq", whole, *settings))
+    done(cli, train("bcq", later, *settings, f"pretrained={dense_run}"))
+    assert_same(run_result(later), run_result(whole))
+
+
+def test_the_seconds_are_those_of_both(cli, tmp_path, dense_run):
+    later = tmp_path / "later"
+    done(cli, train("bcq", later, "prune=after_training", "updates=32", f"pretrained={dense_run}"))
+    run, dense = (read_run(it, "run") for it in (later, dense_run))
+    assert [it.update for it in run.evaluations] == [8, 16, 24, 32]
+    assert [it.seconds for it in run.evaluations[:2]] == [it.seconds for it in dense.evaluations]
+    seconds = [json.loads((it / "summary.json").read_text())["train_seconds"] for it in (dense_run, later)]
+    assert 0 < seconds[0] < seconds[1]
+
+
+def test_a_run_killed_anywhere_ends_with_the_same_bits(tmp_path):
+    dense = tmp_path / "dense"
+    short = ["eval.every=2", "eval.episodes=2", "checkpoint.every=1", "log.every=1"]
+    begun = [*TINY, *small("bcq"), *short, "prune=none", "sparsity=0", "updates=2", f"run_dir={dense}"]
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *begun], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    overrides = [*small("bcq"), "prune=after_training", "updates=4", f"pretrained={dense}"]
+    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "12", *overrides]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["killed"] > 8 and found["wrong"] == [] and found["engine"] == "sparse"
+
+
+def test_a_finished_run_no_longer_needs_the_dense_one(cli, tmp_path):
+    dense, later = tmp_path / "dense", tmp_path / "later"
+    done(cli, train("bc", dense, "prune=none", "sparsity=0", "updates=8"))
+    settings = ["prune=after_training", "updates=16", f"pretrained={dense}"]
+    done(cli, train("bc", later, *settings))
+    for path in sorted(dense.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    status, out, _ = cli(*train("bc", later, *settings))
+    assert status == 0 and "already complete" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["pretrained=/nowhere"], "pretrained=/nowhere is no finished run: give the folder of one."),
+        (
+            ["seed=1"],
+            "is a run of another configuration (seed: stored 0, now 1): give this run the same, or choose another run.",
+        ),
+        (["eval.episodes=3"], "is a run of another configuration (eval.episodes: stored 2, now 3)"),
+        (["dataset.size=1500"], "was trained on other data than this run: choose a run of the same dataset."),
+        (
+            ["updates=16"],
+            "has done 16 updates, which count as this run's first, and updates=16 leaves none: raise updates.",
+        ),
+        (["prune=snip"], "prune=snip prunes before the first update, and "),
+        (["prune=gradual", "prune.every=8"], "this run changes its masks or layers after update 8, and "),
+        (
+            ["prune=lottery", "prune.levels=1", "prune.rewind=4"],
+            "this run changes its masks or layers after update 4, and ",
+        ),
+        (["prune=none", "sparsity=0", "soft.until=0.2"], "this run changes its masks or layers after update 0, and "),
+    ],
+)
+def test_a_run_that_this_one_cannot_go_on_from_is_one_sentence(refusal, dense_run, more, sentence):
+    arguments = [*TINY, *LOGGED, "prune=after_training", "updates=32", f"pretrained={dense_run}", *more]
+    assert sentence in refusal(*arguments)
+
+
+def test_a_pruned_run_and_another_agent_are_refused(cli, refusal, tmp_path, dense_run):
+    pruned = tmp_path / "pruned"
+    done(cli, train("bcq", pruned, "updates=8"))
+    asked = ["prune=after_training", "updates=32"]
+    assert "was pruned (prune=snip): give the folder of a run with prune=none." in refusal(
+        *TINY, *LOGGED, *asked, f"pretrained={pruned}"
+    )
+    error = refusal(*TINY_RUN, *small("td3bc"), *LOGGED, *asked, f"pretrained={dense_run}")
+    assert "is agent=bcq, and this run is agent=td3bc: choose a run of the same agent." in error
+
+
+def test_damaged_logs_of_the_dense_run_are_one_sentence(cli, refusal, tmp_path):
+    dense = tmp_path / "dense"
+    done(cli, train("bc", dense, "prune=none", "sparsity=0", "updates=8"))
+    path = dense / "metrics.csv"
+    path.write_bytes(path.read_bytes().replace(b"8,", b"9,", 1))
+    arguments = [*TINY_RUN, *small("bc"), *LOGGED, "prune=after_training", "updates=16", f"pretrained={dense}"]
+    assert f"{path} is not what its run had written: restore it, or choose another run." in refusal(*arguments)
+    path.unlink()
+    assert f"{path} cannot be read" in refusal(*arguments)
