@@ -8,7 +8,6 @@ trained. A run that the file already holds is not played again.
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +22,7 @@ from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.returns import evaluate
 from sparse_offline_rl.evaluation.video import check_opengl
-from sparse_offline_rl.files import write_csv
+from sparse_offline_rl.files import read_csv, write_csv
 from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.runtime import FILE_NAME, Policy, load_policy
 from sparse_offline_rl.types import Acting
@@ -60,7 +59,9 @@ def main() -> None:
                 f"runs={options.runs} holds no policy/{FILE_NAME} of only={options.only}: give a folder with finished runs."
             )
         check_opengl()
-        rows = _read(options.out)
+        rows: list[Row] = []
+        if options.out.exists():
+            rows += map(dict, read_csv(options.out, COLUMNS, "give another name with out="))
         _require_same_settings(rows, options)
         known = {row["run"] for row in rows}
         for run in wanted:
@@ -104,19 +105,6 @@ def ways_to_act(acting: Acting) -> Iterator[tuple[str, Acting]]:
         yield "neither", neither
     if acting.latent_dim:
         yield "neither, latent 0", replace(neither, latent_clip=0.0)
-
-
-def _read(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"out={path} cannot be read ({error}): give another name.") from error
-    if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
-        raise UserError(f"out={path} is not a file of this study: give another name.")
-    return [dict(zip(COLUMNS, line, strict=True)) for line in lines[1:]]
 
 
 def _require_same_settings(rows: list[Row], options: ActingOptions) -> None:

@@ -8,7 +8,6 @@ was stopped.
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import sys
@@ -33,7 +32,7 @@ from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
-from sparse_offline_rl.files import read_json, write_bytes, write_csv, write_json
+from sparse_offline_rl.files import read_csv, read_json, write_bytes, write_csv, write_json
 from sparse_offline_rl.reports.drawing import plain_log_ticks, round_log_limits
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.active import put_on_engine
@@ -91,6 +90,10 @@ class Point(NamedTuple):
     step: int
     loss: float
     lipschitz: float  # ‖∇L(θ') - ∇L(θ)‖ / ‖θ' - θ‖ for θ before and θ' after the update that follows the step
+
+
+# The files of results. A run counts as done once steps.csv has it, so that one is written last.
+COLUMNS = {"lipschitz.csv": (*Cell._fields, *Point._fields), "steps.csv": (*Cell._fields, "steps")}
 
 
 class Outcome(NamedTuple):
@@ -267,33 +270,30 @@ def _check(options: BatchOptions) -> None:
 
 def _write(options: BatchOptions, outcomes: Sequence[Outcome]) -> None:
     write_json(options.out / "settings.json", _settings(options))
-    points = [[*it.cell, *point] for it in outcomes for point in it.points]
-    runs = [[*it.cell, "" if it.steps is None else it.steps] for it in outcomes]
-    # A run counts as done once steps.csv has it, so that comes last.
-    for name, header, rows in (
-        ("lipschitz.csv", (*Cell._fields, *Point._fields), points),
-        ("steps.csv", (*Cell._fields, "steps"), runs),
-    ):
-        write_csv(options.out / name, [header, *rows])
+    rows: dict[str, list[list[object]]] = {
+        "lipschitz.csv": [[*it.cell, *point] for it in outcomes for point in it.points],
+        "steps.csv": [[*it.cell, "" if it.steps is None else it.steps] for it in outcomes],
+    }
+    for name, columns in COLUMNS.items():
+        write_csv(options.out / name, [columns, *rows[name]])
 
 
 def _read(folder: Path) -> list[Outcome]:
     """The runs that are done; none in a new folder."""
     if not (folder / "steps.csv").exists():
         return []
-    points: dict[Cell, list[Point]] = {}
-    for row in _rows(folder / "lipschitz.csv"):
-        point = Point(int(row["step"]), float(row["loss"]), float(row["lipschitz"]))
-        points.setdefault(_cell(row), []).append(point)
-    rows = _rows(folder / "steps.csv")
-    return [
-        Outcome(_cell(row), int(row["steps"]) if row["steps"] else None, points.get(_cell(row), [])) for row in rows
-    ]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    remedy = "restore it, or choose another out"
+    measured, runs = (read_csv(folder / name, columns, remedy) for name, columns in COLUMNS.items())
+    try:
+        points: dict[Cell, list[Point]] = {}
+        for row in measured:
+            point = Point(int(row["step"]), float(row["loss"]), float(row["lipschitz"]))
+            points.setdefault(_cell(row), []).append(point)
+        return [
+            Outcome(_cell(row), int(row["steps"]) if row["steps"] else None, points.get(_cell(row), [])) for row in runs
+        ]
+    except ValueError as error:
+        raise UserError(f"{folder} holds a file of this study that is damaged ({error}): {remedy}.") from None
 
 
 def _cell(row: Mapping[str, str]) -> Cell:

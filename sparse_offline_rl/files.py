@@ -56,6 +56,21 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     write_bytes(path, text.getvalue().encode())
 
 
+def read_csv(path: Path, columns: Sequence[str], remedy: str) -> list[dict[str, str]]:
+    """The rows of a CSV file that :func:`write_csv` wrote with these ``columns``.
+
+    Raises UserError, which names the file and ends with ``remedy``, if it is none.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}): {remedy}.") from None
+    if not lines or lines[0] != list(columns) or any(len(line) != len(columns) for line in lines):
+        raise UserError(f"{path} does not have the columns {', '.join(columns)}, each in every row: {remedy}.")
+    return [dict(zip(columns, line, strict=True)) for line in lines[1:]]
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, all or nothing. Not-a-number and infinity are refused by the format."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

@@ -135,7 +135,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path, study):
     assert "holds no policy/policy.sorl of only=*: give a folder with finished runs" in err
     write_policy(tmp_path / "runs" / "a" / "policy" / "policy.sorl", policy("bc"))
     columns = ",".join(acting_study.COLUMNS)
-    foreign_file = "is not a file of this study: give another name"
+    foreign_file = "does not have the columns run, acting, "
     for foreign, sentence in (
         (b"update,loss\n1,2\n", foreign_file),
         (b"", foreign_file),

@@ -98,6 +98,30 @@ def test_a_goal_that_is_reached_untrained_is_none(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "damaged", "sentence"),
+    [
+        ("steps.csv", b"batch_size,steps\n8,3\n", "does not have the columns batch_size, sparsity, rate, steps"),
+        (
+            "steps.csv",
+            b"batch_size,sparsity,rate,steps\n8,x,0.1,3\n",
+            "is damaged (could not convert string to float: 'x')",
+        ),
+        ("lipschitz.csv", b"\xff\xfe", "lipschitz.csv cannot be read"),
+    ],
+)
+def test_damaged_results_end_in_a_sentence(tmp_path, capsys, name, damaged, sentence):
+    batch_study._write(batch_study.parse_options(batch_study.BatchOptions, [*TINY, f"out={tmp_path}"]), [])
+    (tmp_path / name).write_bytes(damaged)
+    with pytest.raises(SystemExit) as end:
+        batch_study.main([*TINY, f"out={tmp_path}"])
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.count("\n") == 1
+    assert sentence in error
+    assert (tmp_path / name).read_bytes() == damaged
+
+
 @pytest.mark.parametrize("argument", ["sparsities=0,1", "batch_sizes=8,x", "batch_sizes=2.5", "rates=", "rates=-1"])
 def test_grids_that_are_none_end_in_a_sentence(tmp_path, capsys, argument):
     with pytest.raises(SystemExit) as end:
