@@ -119,10 +119,15 @@ def test_a_run_that_this_one_cannot_go_on_from_is_one_sentence(refusal, dense_ru
     assert sentence in refusal(*arguments)
 
 
-def test_a_pruned_run_and_another_agent_are_refused(cli, refusal, tmp_path, dense_run):
+def test_pruned_and_soft_runs_and_another_agent_are_refused(cli, refusal, tmp_path, dense_run):
     pruned = tmp_path / "pruned"
     done(cli, train("bcq", pruned, "updates=8"))
     asked = ["prune=after_training", "updates=32"]
+    soft = tmp_path / "soft"
+    done(cli, train("bcq", soft, "prune=none", "sparsity=0", "soft.until=0.5", "updates=8"))
+    assert "had soft layers (soft.until=0.5): give the folder of a run without." in refusal(
+        *TINY, *LOGGED, *asked, f"pretrained={soft}"
+    )
     assert "was pruned (prune=snip): give the folder of a run with prune=none." in refusal(
         *TINY, *LOGGED, *asked, f"pretrained={pruned}"
     )

@@ -73,6 +73,10 @@ def _require_same_beginning(run: FinishedRun, config: Config, masks: MaskChanges
         raise UserError(
             f"{named} was pruned (prune={run.config.prune.name}): give the folder of a run with prune=none."
         )
+    if run.config.soft.until:
+        raise UserError(
+            f"{named} had soft layers (soft.until={run.config.soft.until:g}): give the folder of a run without."
+        )
     differing = [it for it in differing_keys(_fixed(run.config), _fixed(config)) if not it.startswith("eval.every:")]
     if differing:
         raise UserError(
