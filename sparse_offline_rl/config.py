@@ -18,6 +18,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 HiddenSizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]  # YAML has lists only
+Folder = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -94,7 +95,7 @@ class SoftConfig(_Section):
 class DistillConfig(_Section):
     """Learning from the networks of a run that was trained before."""
 
-    teacher: str | None = None  # its run folder; None: nobody teaches
+    teacher: Folder | None = None  # its run folder; None: nobody teaches
     weight: PositiveFloat = 1.0  # of the distance from the teacher beside the network's own loss
 
 
@@ -133,9 +134,7 @@ class Config(_Section):
     threads: PositiveInt = 1
     engine: Literal["auto", "dense", "sparse"] = "auto"
     capture: bool = True
-    pretrained: str | None = (
-        None  # folder of a finished dense run, whose updates are this one's first; None: all are done here
-    )
+    pretrained: Folder | None = None  # of a finished dense run, whose updates are this one's first
     run_dir: str
     soft: SoftConfig = SoftConfig()
     distill: DistillConfig = DistillConfig()

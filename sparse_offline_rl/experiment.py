@@ -82,8 +82,9 @@ def run(config: Config) -> Result:
     teacher = load_teacher(config, spaces, data.buffer.fingerprint)
     earlier = None
     if checkpoint is None:
-        earlier = go_on(config, masks, data.buffer.fingerprint, teacher)
-        checkpoint = None if earlier is None else earlier.checkpoint
+        pretrained = go_on(config, masks, spaces, data.buffer, teacher)
+        if pretrained is not None:
+            checkpoint, earlier = pretrained.checkpoint, pretrained.logs
         begin, active = _begun(config, masks, spaces, teacher, checkpoint)
     else:
         check_checkpoint(checkpoint, config, folder, data)
@@ -105,15 +106,26 @@ def run(config: Config) -> Result:
 def _begun(
     config: Config, masks: MaskChanges, spaces: Spaces, teacher: Teacher | None, earlier: Checkpoint | None
 ) -> tuple[Change, ActiveAgent]:
-    """What a run begins with: new weights, or those of ``earlier``."""
-    update, begin = (0, masks.start()) if earlier is None else (earlier.update, Change(earlier.state, earlier.memory))
+    """What a run begins with: new weights, or those of the dense run that it goes on from, whose last update ``earlier`` stands at.
+
+    Raises UserError if that run's updates were computed otherwise than this one's would be.
+    """
+    begin = masks.start() if earlier is None else Change(earlier.state, earlier.memory)
     if config.prune.name != "none":
         topologies = {name: network.topology for name, network in begin.state.networks.items()}
         show_layers([report for name, it in topologies.items() for report in layer_reports(name, it)])
     if teacher is not None:
         teacher.require_fit(begin.state)
-    extensions, soft = masks.extensions(update, begin), masks.soft(update)
-    return begin, put_on_engine(config, spaces, begin.state, extensions=extensions, soft=soft, teacher=teacher)
+    try:
+        active = put_on_engine(config, spaces, begin.state, soft=masks.soft(0), teacher=teacher)
+    except ValueError as error:
+        raise UserError(f"pretrained={config.pretrained} cannot be used ({error}): choose another run.") from None
+    if earlier is not None and active.engine != earlier.progress.engine:
+        raise UserError(
+            f"pretrained={config.pretrained} ended on the {earlier.progress.engine} engine, and this run would begin on the "
+            f"{active.engine} one, which rounds differently: set engine={earlier.progress.engine} or auto, or leave pretrained out."
+        )
+    return begin, active
 
 
 def _resumed(

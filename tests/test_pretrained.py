@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, TINY, TINY_RUN, small
 from run_results import assert_same, run_result
 
 from sparse_offline_rl.reports.runs import read_run
+from sparse_offline_rl.training.mask_changes import MaskChanges
 
 LOGGED = ["log.every=4", "eval.every=8", "eval.episodes=2"]
 
@@ -54,12 +57,38 @@ def test_going_on_gives_the_bits_of_one_run(cli, tmp_path, dense_run, method):
     assert_same(run_result(later), run_result(whole))
 
 
+@pytest.mark.parametrize("method", ["gradual", "none", "after_training"])
+def test_a_dense_run_may_end_where_this_one_neither_logs_nor_evaluates(cli, tmp_path, method):
+    dense, whole, later = (tmp_path / name for name in ("dense", "whole", "later"))
+    done(cli, train("bc", dense, "prune=none", "sparsity=0", "updates=14"))
+    settings = [f"prune={method}", *METHODS[method], *(["updates=28"] if method == "after_training" else [])]
+    done(cli, train("bc", whole, *settings))
+    done(cli, train("bc", later, *settings, f"pretrained={dense}"))
+    assert_same(run_result(later), run_result(whole))
+
+
+def test_a_change_where_the_dense_run_ends_is_in_the_seconds(cli, tmp_path, dense_run, monkeypatch):
+    slow, change = 0.5, MaskChanges.change
+
+    def slowly(*given):
+        time.sleep(slow)
+        return change(*given)
+
+    monkeypatch.setattr(MaskChanges, "change", slowly)
+    later = tmp_path / "later"
+    done(cli, train("bcq", later, "prune=after_training", "updates=32", f"pretrained={dense_run}"))
+    seconds = [json.loads((it / "summary.json").read_text())["train_seconds"] for it in (dense_run, later)]
+    assert seconds[1] - seconds[0] > slow
+    first = next(it.seconds for it in read_run(later, "run").evaluations if it.update == 16)
+    assert first - seconds[0] > 0.9 * slow
+
+
 def test_the_seconds_are_those_of_both(cli, tmp_path, dense_run):
     later = tmp_path / "later"
     done(cli, train("bcq", later, "prune=after_training", "updates=32", f"pretrained={dense_run}"))
     run, dense = (read_run(it, "run") for it in (later, dense_run))
     assert [it.update for it in run.evaluations] == [8, 16, 24, 32]
-    assert [it.seconds for it in run.evaluations[:2]] == [it.seconds for it in dense.evaluations]
+    assert run.evaluations[0].seconds == dense.evaluations[0].seconds < dense.evaluations[1].seconds
     seconds = [json.loads((it / "summary.json").read_text())["train_seconds"] for it in (dense_run, later)]
     assert 0 < seconds[0] < seconds[1]
 
@@ -95,23 +124,17 @@ def test_a_finished_run_no_longer_needs_the_dense_one(cli, tmp_path):
     ("more", "sentence"),
     [
         (["pretrained=/nowhere"], "pretrained=/nowhere is no finished run: give the folder of one."),
-        (
-            ["seed=1"],
-            "is a run of another configuration (seed: stored 0, now 1): give this run the same, or choose another run.",
-        ),
+        (["pretrained="], "pretrained='' cannot be used"),
+        ([f"pretrained=/{'x' * 300}"], "cannot be read (File name too long): give the folder of a finished run."),
+        (["engine=sparse"], "ended on the dense engine, and this run would begin on the sparse one"),
+        (["seed=1"], "is a run of another configuration (seed: stored 0, now 1): give this run the same, or choose"),
         (["eval.episodes=3"], "is a run of another configuration (eval.episodes: stored 2, now 3)"),
         (["dataset.size=1500"], "was trained on other data than this run: choose a run of the same dataset."),
-        (
-            ["updates=16"],
-            "has done 16 updates, which count as this run's first, and updates=16 leaves none: raise updates.",
-        ),
+        (["updates=16"], "has done 16 updates, which count as this run's first, and updates=16 leaves none: raise"),
         (["prune=snip"], "prune=snip prunes before the first update, and "),
-        (["prune=gradual", "prune.every=8"], "this run changes its masks or layers after update 8, and "),
-        (
-            ["prune=lottery", "prune.levels=1", "prune.rewind=4"],
-            "this run changes its masks or layers after update 4, and ",
-        ),
-        (["prune=none", "sparsity=0", "soft.until=0.2"], "this run changes its masks or layers after update 0, and "),
+        (["prune=gradual", "prune.every=8"], "prune=gradual does something of its own after update 8, and "),
+        (["prune=lottery", "prune.levels=1", "prune.rewind=4"], "does something of its own after update 4, and "),
+        (["prune=none", "sparsity=0", "soft.until=0.2"], "soft.until=0.2 would have made the layers of pretrained="),
     ],
 )
 def test_a_run_that_this_one_cannot_go_on_from_is_one_sentence(refusal, dense_run, more, sentence):
@@ -133,6 +156,28 @@ def test_pruned_and_soft_runs_and_another_agent_are_refused(cli, refusal, tmp_pa
     )
     error = refusal(*TINY_RUN, *small("td3bc"), *LOGGED, *asked, f"pretrained={dense_run}")
     assert "is agent=bcq, and this run is agent=td3bc: choose a run of the same agent." in error
+
+
+def test_critics_that_pruning_makes_equal_are_refused(cli, refusal, tmp_path):
+    dense = tmp_path / "dense"
+    copies = ["agent.twin=copy", f"pretrained={dense}"]
+    done(cli, train("bcq", dense, "prune=none", "sparsity=0", "updates=8", copies[0]))
+    error = refusal(*TINY, *LOGGED, "prune=after_training", "updates=16", *copies)
+    assert "began with other weights than this run would (agent.twin=copy): set agent.twin=copy_mask for both" in error
+    done(cli, train("bcq", tmp_path / "denser", "prune=none", "sparsity=0", "updates=16", *copies))
+
+
+def test_the_checkpoint_says_what_the_dense_run_was(refusal, tmp_path, dense_run):
+    """Its config.yaml may have been written by hand."""
+    dense = tmp_path / "dense"
+    shutil.copytree(dense_run, dense)
+    path = dense / "config.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    error = refusal(*TINY, *LOGGED, "prune=after_training", "updates=32", "seed=1", f"pretrained={dense}")
+    assert "(seed: stored 0, now 1)" in error
+    (dense / "summary.json").write_text("{}")
+    error = refusal(*TINY, *LOGGED, "prune=after_training", "updates=32", f"pretrained={dense}")
+    assert f"{dense / 'summary.json'} is damaged (" in error
 
 
 def test_damaged_logs_of_the_dense_run_are_one_sentence(cli, refusal, tmp_path):

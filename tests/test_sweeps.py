@@ -27,7 +27,7 @@ SWEEPS = {
     "study_long": 12,
     "study_beyond": 81,
     "study_unperturbed": 15,
-    "masks_after": 468,
+    "masks_after": 486,
     "study_options": 216,
     "study_data": 540,
     "study_wide": 36,

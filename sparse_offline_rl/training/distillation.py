@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +54,7 @@ def load_teacher(config: Config, spaces: Spaces, data: str) -> Teacher | None:
     """
     if config.distill.teacher is None:
         return None
-    found = open_finished("distill.teacher", Path(config.distill.teacher), config.agent.name, data)
+    found = open_finished("distill.teacher", config.distill.teacher, config.agent.name, data)
     kind, state = AGENTS[config.agent.name], found.checkpoint.state
     try:
         agent = masked_engine("a teacher").restore(kind, state, spaces, found.config.agent, config.device)

@@ -8,9 +8,10 @@ from pathlib import Path
 from sparse_offline_rl.agents.registry import agent_configs
 from sparse_offline_rl.config import Config, parse_config
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.files import read_json
 from sparse_offline_rl.pruning.registry import prune_configs
 from sparse_offline_rl.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
-from sparse_offline_rl.training.stored_config import read_stored_config
+from sparse_offline_rl.training.summary import check_summary
 
 
 @dataclass(frozen=True)
@@ -22,21 +23,36 @@ class FinishedRun:
     checkpoint: Checkpoint
 
 
-def open_finished(key: str, folder: Path, agent: str, data: str) -> FinishedRun:
-    """The run in ``folder``, which the user named by ``key``.
+def open_finished(key: str, run_dir: str, agent: str, data: str) -> FinishedRun:
+    """The run in ``run_dir``, which the user named by ``key``, with the configuration that its checkpoint holds.
 
-    Raises UserError if it is unfinished, of another agent than ``agent``, or of other data than ``data``, a dataset's fingerprint.
+    Raises UserError if it is unfinished or damaged, of another agent than ``agent``, or of other data than ``data``, a dataset's
+    fingerprint.
     """
-    path = checkpoint_path(folder)
-    if not (path.is_file() and (folder / "summary.json").is_file()):
+    folder = Path(run_dir)
+    path, summary = checkpoint_path(folder), folder / "summary.json"
+    try:
+        finished = path.is_file() and summary.is_file()
+    except OSError as error:
+        raise UserError(
+            f"{key}={folder} cannot be read ({error.strerror}): give the folder of a finished run."
+        ) from None
+    if not finished:
         raise UserError(f"{key}={folder} is no finished run: give the folder of one.")
-    stored = read_stored_config(folder / "config.yaml", "restore it, or choose another run")
-    config = parse_config({**stored, "run_dir": str(folder)}, agent_configs(), prune_configs())
+    try:
+        check_summary(read_json(summary))
+    except ValueError as error:
+        raise UserError(f"{summary} is damaged ({error}): finish that run again, or choose another.") from None
+    checkpoint = load_checkpoint(path)
+    try:
+        stored = {**checkpoint.progress.config, "run_dir": str(folder)}
+        config = parse_config(stored, agent_configs(), prune_configs())
+    except UserError as error:
+        raise UserError(f"{key}={folder} is a run of another version ({error}) choose another run.") from None
     if config.agent.name != agent:
         raise UserError(
             f"{key}={folder} is agent={config.agent.name}, and this run is agent={agent}: choose a run of the same agent."
         )
-    checkpoint = load_checkpoint(path)
     if checkpoint.progress.data != data:
         raise UserError(f"{key}={folder} was trained on other data than this run: choose a run of the same dataset.")
     return FinishedRun(folder, config, checkpoint)

@@ -30,7 +30,7 @@ from sparse_offline_rl.training.distillation import Teacher
 from sparse_offline_rl.training.loop import Clock, Hooks, Schedule, train
 from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.metrics import EVALUATION_COLUMNS, EpisodesWriter, MetricsWriter
-from sparse_offline_rl.training.pretrained import Pretrained
+from sparse_offline_rl.training.pretrained import Logs
 from sparse_offline_rl.training.run_folder import RunFolder, stored_values
 from sparse_offline_rl.training.summary import file_sizes, level, summarize
 from sparse_offline_rl.types import FloatArray
@@ -68,14 +68,14 @@ class Session:
         memory: Memory,
         checkpoint: Checkpoint | None,
         teacher: Teacher | None,
-        earlier: Pretrained | None = None,
+        earlier: Logs | None = None,
     ) -> None:
         """``active`` and ``memory`` are what to start from, that of ``checkpoint`` if there is one (:func:`check_checkpoint`).
 
-        What was logged ``earlier``, by the run that this one goes on from, is logged here, too.
+        If ``checkpoint`` is of the dense run that this one goes on from, ``earlier`` is what that run logged. It is logged here, too, and the
+        loop begins with what follows the dense run's last update.
         """
         self._config, self._folder, self._data, self._teacher = config, folder, data, teacher
-        self._earlier = earlier
         self._masks, self._levels = masks, list[Mapping[str, float]]()
         self._generator = generator(config.seed, "train", config.device)
         self._sample = data.buffer.sampler(config.batch_size)
@@ -90,30 +90,16 @@ class Session:
             csv = (progress.csv_bytes, progress.csv_sha256)
             episodes = (progress.episodes_bytes, progress.episodes_sha256)
         self._logged_at = (self._start, self._clock.train)
+        self._earlier = earlier
         self._adopt(active, memory)
+        if earlier is not None:
+            self._start -= 1
         with ExitStack() as opened:
-            metrics = MetricsWriter(folder.path, self._columns(), *csv, update=0 if earlier else self._start)
+            metrics = MetricsWriter(folder.path, self._columns(), *csv, update=self._start if csv[0] else 0)
             self._metrics = opened.enter_context(closing(metrics))
             self._episodes = EpisodesWriter(folder.path, config.eval.episodes, *episodes)
             opened.callback(self._episodes.close)
             self._opened = opened.pop_all()
-
-    def _log_earlier(self, earlier: Pretrained) -> None:
-        """Log what this run would have logged itself up to where it begins: before that no mask has moved."""
-        columns, last = self._columns(), self._start
-        # A change that ends no level comes before the evaluation.
-        anew = self._masks.due(last) and not self._masks.schedule.ends_level(last)
-        for row in earlier.episodes:
-            if not (anew and int(row["update"]) == last):
-                self._episodes.write(row)
-        for row in earlier.metrics:
-            update = int(row["update"])
-            values = {name: float(row[name]) for name in columns if name != "update" and row.get(name)}
-            if update < last:
-                values |= dict.fromkeys(self._movement, 1.0)
-            else:
-                values |= self._masks_now() | (self._evaluate(last) if anew else {})
-            self._metrics.write(update, values)
 
     def _masks_now(self) -> dict[str, float]:
         """Metrics: the share of each layer that is kept, how far masks have moved, and what is learned beside the weights."""
@@ -125,15 +111,34 @@ class Session:
         self._active, self._memory = active, memory
         self._reports = active.layer_reports()
         self._gradient_norms: Mapping[str, float] | None = None
+        self._known_returns: Mapping[str, str] | None = None  # a row of episodes.csv, of this agent as it is
         topologies = {name: mlp.topology for name, mlp in active.agent.mlps().items()}
         self._movement = movement(topologies, memory) if self._masks.schedule.CHANGES else {}
+
+    def _replay(self, earlier: Logs) -> Metrics:
+        """Log what the dense run logged before its last update, when no mask had moved; returns the metrics of that update."""
+        columns, agent = self._columns(), self._active.agent
+        *before, last = earlier.metrics
+        for row in before:
+            values = {name: float(row[name]) for name in columns if name != "update" and row.get(name)}
+            self._metrics.write(int(row["update"]), values | dict.fromkeys(self._movement, 1.0))
+        for row in earlier.episodes:
+            if int(row["update"]) <= self._start:
+                self._episodes.write(row)
+            else:
+                self._known_returns = row
+        logged = int(before[-1]["update"]) if before else 0
+        rate = float(last["time/updates_per_second"])
+        self._logged_at = (logged, self._clock.train - (int(last["update"]) - logged) / rate)
+        norms = {name: last.get(f"gradient_norm/{name}") for name in agent.optimizers}
+        self._gradient_norms = {name: float(norm) for name, norm in norms.items() if norm}
+        return {name: torch.tensor(float(last[name]), dtype=torch.float64) for name in agent.METRICS if last.get(name)}
 
     def run(self, should_stop: Callable[[], bool]) -> Result:
         """Train to the end or until ``should_stop``, then write policy and summary."""
         config = self._config
         schedule = Schedule(config.updates, config.log.every, config.eval.every, config.checkpoint.every)
-        if self._earlier is not None:
-            self._log_earlier(self._earlier)
+        self._replayed = None if self._earlier is None else self._replay(self._earlier)
         with progress_line(config.updates, self._start) as line:
             self._line: ProgressLine = line
             ends_level = self._masks.schedule.ends_level
@@ -173,7 +178,10 @@ class Session:
         }
 
     def _step(self) -> Metrics:
-        self._gradient_norms = None
+        if self._replayed is not None:
+            metrics, self._replayed = self._replayed, None
+            return metrics
+        self._gradient_norms = self._known_returns = None
         for optimizer in self._active.agent.optimizers.values():
             optimizer.gradients = ()  # one that takes no step now has none to log, neither after a resume nor without one
         metrics = self._active.update(self._sample(self._generator), self._generator)
@@ -208,6 +216,9 @@ class Session:
         return {name: float(it.gradient_norm()) for name, it in optimizers.items() if it.gradients}
 
     def _evaluate(self, update: int) -> dict[str, float]:
+        if self._known_returns is not None:
+            self._episodes.write(self._known_returns)
+            return self._evaluation
         config, loaded = self._config, self._data.loaded
         draws = generator(config.seed, f"acting-{update}", config.device)
         normalization, agent = self._data.normalization, self._active.agent
