@@ -28,7 +28,7 @@ SWEEPS = {
     "study_beyond": 81,
     "study_unperturbed": 15,
     "masks_after": 486,
-    "study_options": 216,
+    "study_options": 234,
     "study_data": 540,
     "study_wide": 108,
     "masks": 1224,
