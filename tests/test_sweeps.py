@@ -30,7 +30,7 @@ SWEEPS = {
     "masks_after": 486,
     "study_options": 234,
     "study_data": 540,
-    "study_wide": 126,
+    "study_wide": 144,
     "masks": 1224,
 }
 PARAMS = {"seed": "0,1", "grid.a": "prune=none", "grid.b": "prune=snip,grasp sparsity=0.5,0.9"}
