@@ -25,7 +25,7 @@ SWEEPS = {
     "study": 360,
     "study_time": 108,
     "study_long": 12,
-    "study_beyond": 81,
+    "study_beyond": 117,
     "study_unperturbed": 15,
     "masks_after": 486,
     "study_options": 234,
