@@ -9,7 +9,7 @@ trained. A run that the file already holds is not played again.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,7 +30,7 @@ from sparse_offline_rl.types import Acting
 WHOLE = "whole"
 SETTINGS = ("episodes", "seed")
 COLUMNS = ("run", "acting", *SETTINGS, "return_mean", "return_median", "return_min", "return_max", "under_half_of_best")
-Row = dict[str, str | float]
+Row = Mapping[str, str | float]
 
 
 class ActingOptions(Options):
@@ -61,7 +61,7 @@ def main() -> None:
         check_opengl()
         rows: list[Row] = []
         if options.out.exists():
-            rows += map(dict, read_csv(options.out, COLUMNS, "give another name with out="))
+            rows += read_csv(options.out, COLUMNS, "give another name with out=")
         _require_same_settings(rows, options)
         known = {row["run"] for row in rows}
         for run in wanted:

@@ -104,26 +104,23 @@ def run(config: Config) -> Result:
 
 
 def _begun(
-    config: Config, masks: MaskChanges, spaces: Spaces, teacher: Teacher | None, earlier: Checkpoint | None
+    config: Config, masks: MaskChanges, spaces: Spaces, teacher: Teacher | None, dense: Checkpoint | None
 ) -> tuple[Change, ActiveAgent]:
-    """What a run begins with: new weights, or those of the dense run that it goes on from, whose last update ``earlier`` stands at.
+    """What a run begins with: new weights, or those of the dense run that it goes on from, whose last update ``dense`` stands at.
 
     Raises UserError if that run's updates were computed otherwise than this one's would be.
     """
-    begin = masks.start() if earlier is None else Change(earlier.state, earlier.memory)
+    begin = masks.start() if dense is None else Change(dense.state, dense.memory)
     if config.prune.name != "none":
         topologies = {name: network.topology for name, network in begin.state.networks.items()}
         show_layers([report for name, it in topologies.items() for report in layer_reports(name, it)])
     if teacher is not None:
         teacher.require_fit(begin.state)
-    try:
-        active = put_on_engine(config, spaces, begin.state, soft=masks.soft(0), teacher=teacher)
-    except ValueError as error:
-        raise UserError(f"pretrained={config.pretrained} cannot be used ({error}): choose another run.") from None
-    if earlier is not None and active.engine != earlier.progress.engine:
+    active = put_on_engine(config, spaces, begin.state, soft=masks.soft(0), teacher=teacher)
+    if dense is not None and active.engine != dense.progress.engine:
         raise UserError(
-            f"pretrained={config.pretrained} ended on the {earlier.progress.engine} engine, and this run would begin on the "
-            f"{active.engine} one, which rounds differently: set engine={earlier.progress.engine} or auto, or leave pretrained out."
+            f"pretrained={config.pretrained} ended on the {dense.progress.engine} engine, and this run would begin on the "
+            f"{active.engine} one, which rounds differently: set engine={dense.progress.engine} or auto, or leave pretrained out."
         )
     return begin, active
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,3 +73,12 @@ def assert_same(left: RunResult, right: RunResult) -> None:
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+def kill_at_file_operations(*arguments: object) -> dict[str, Any]:
+    """What ``kill_driver.py`` found, which kills and resumes a run again and again."""
+    command = [sys.executable, str(Path(__file__).with_name("kill_driver.py")), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

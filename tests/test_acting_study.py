@@ -147,6 +147,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path, study):
         assert (status, err.count("\n")) == (2, 1)
         assert "acting.csv" in err
         assert sentence in err
+        assert "give another name" in err
         assert (tmp_path / "acting.csv").read_bytes() == foreign
     (tmp_path / "acting.csv").unlink()
     (tmp_path / "acting.csv").mkdir()

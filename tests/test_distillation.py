@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, small
 from helpers import pruned_agent, random_batch, small_agent
+from run_results import kill_at_file_operations
 
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.training.distillation import Teacher, learn_from
@@ -69,10 +69,7 @@ def teacher_run(tmp_path_factory):
 
 def test_a_killed_student_ends_with_the_same_bits(tmp_path, teacher_run):
     overrides = [*small("bcq"), f"distill.teacher={teacher_run}"]
-    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "3", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = kill_at_file_operations(tmp_path, 3, *overrides)
     assert found["killed"] > 1 and found["wrong"] == [] and found["engine"] == "sparse"
 
 

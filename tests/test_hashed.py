@@ -16,6 +16,7 @@ from helpers import flat, on_engine, random_batch, small_agent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_changes import begin, schedule
+from run_results import kill_at_file_operations
 from test_distillation import distance
 
 from sparse_offline_rl.agents.flops import flops_and_bytes
@@ -383,10 +384,7 @@ def test_a_loaded_policy_acts_as_torch_does(cli, tmp_path, name):
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     settings = [*small("td3bc"), "prune=hashed"]
-    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "4", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = kill_at_file_operations(tmp_path, 4, *settings)
     assert found["killed"] > 2 and found["wrong"] == [] and found["engine"] == "dense"
 
 

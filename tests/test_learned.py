@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY, small
+from conftest import TINY, small
 from helpers import flat, on_engine, random_batch, small_agent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_changes import begin, moment, schedule
+from run_results import kill_at_file_operations
 
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.cli.configs import config_dir
@@ -394,10 +393,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, method):
         "updates=8",
         "checkpoint.every=1",
     ]
-    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "3", *small("bcq"), *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = kill_at_file_operations(tmp_path, 3, *small("bcq"), *overrides)
     assert found["kinds"]["change"] > 3 and found["killed"] > 3 and found["engine"] == "sparse"
     assert found["wrong"] == []
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, small
+from conftest import TINY, small
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from run_results import kill_at_file_operations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_offline_rl import experiment
@@ -36,10 +35,7 @@ LOTTERY = ["prune=lottery", "prune.levels=3"]
 )
 def test_a_kill_at_any_moment_changes_nothing(tmp_path, engine, overrides):
     """At file operations, and in the middle of changes: all but ``rigl`` begin dense and end sparse."""
-    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "3", *small("bcq"), *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = kill_at_file_operations(tmp_path, 3, *small("bcq"), *overrides)
     assert found["kinds"]["change"] > 5 and found["killed"] > 3 and found["engine"] == engine
     assert found["wrong"] == []
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import ROOT, TINY, TINY_RUN, small
-from run_results import assert_same, run_result
+from run_results import assert_same, kill_at_file_operations, run_result
 
 from sparse_offline_rl.reports.runs import read_run
 from sparse_offline_rl.training.mask_changes import MaskChanges
@@ -93,19 +93,12 @@ def test_the_seconds_are_those_of_both(cli, tmp_path, dense_run):
     assert 0 < seconds[0] < seconds[1]
 
 
-def test_a_run_killed_anywhere_ends_with_the_same_bits(tmp_path):
+def test_a_run_killed_anywhere_ends_with_the_same_bits(cli, tmp_path):
     dense = tmp_path / "dense"
     short = ["eval.every=2", "eval.episodes=2", "checkpoint.every=1", "log.every=1"]
-    begun = [*TINY, *small("bcq"), *short, "prune=none", "sparsity=0", "updates=2", f"run_dir={dense}"]
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *begun], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
+    done(cli, [*TINY, *short, "prune=none", "sparsity=0", "updates=2", f"run_dir={dense}"])
     overrides = [*small("bcq"), "prune=after_training", "updates=4", f"pretrained={dense}"]
-    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "12", *overrides]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout.splitlines()[-1])
+    found = kill_at_file_operations(tmp_path, 12, *overrides)
     assert found["killed"] > 8 and found["wrong"] == [] and found["engine"] == "sparse"
 
 

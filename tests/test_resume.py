@@ -1,7 +1,6 @@
 """Killed at any moment, a run that is started again ends with the very same bits."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -13,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, small
+from conftest import TINY, small
 from helpers import flat, pruned_agent
-from run_results import assert_same, run_result
+from run_results import assert_same, kill_at_file_operations, run_result
 
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.engines import selection
@@ -387,14 +386,6 @@ def test_two_processes_do_not_share_a_run_folder(spawn, cli, tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
-
-
-def kill_at_file_operations(*arguments):
-    """What ``kill_driver.py`` found, which kills and resumes a run again and again."""
-    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_a_kill_at_any_file_operation_changes_nothing(tmp_path):

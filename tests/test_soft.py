@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from conftest import ROOT, TINY, small
 from helpers import on_engine, pruned_agent, random_batch, small_agent
 from mask_changes import begin, moment, schedule
 from omegaconf import OmegaConf
+from run_results import kill_at_file_operations
 
 from sparse_offline_rl.config import SoftConfig
 from sparse_offline_rl.engines.selection import masked_engine
@@ -83,10 +82,7 @@ def test_pruned_weights_stay_out_of_a_soft_agents_updates_and_its_targets_are_so
     ids=["snip", "pipeline"],
 )  # fmt: skip
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, overrides):
-    command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(tmp_path), "3", *small("bcq"), *overrides]
-    done = subprocess.run([*command, "checkpoint.every=1"], capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = kill_at_file_operations(tmp_path, 3, *small("bcq"), *overrides, "checkpoint.every=1")
     assert found["killed"] > 3 and found["wrong"] == [] and found["engine"] == "sparse"
 
 

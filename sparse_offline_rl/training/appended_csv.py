@@ -67,12 +67,12 @@ def read_rows(path: Path, length: int, sha256: str) -> list[dict[str, str]]:
     if not length:
         return []
     try:
-        text = path.read_bytes()[:length]
+        text = _head(path, length)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror or error}): restore it, or choose another run."
         ) from None
-    if len(text) != length or hashlib.sha256(text).hexdigest() != sha256:
+    if _digest(text, length) != sha256:
         raise UserError(f"{path} is not what its run had written: restore it, or choose another run.")
     return list(csv.DictReader(io.StringIO(text.decode(), newline="")))
 
@@ -91,6 +91,13 @@ def disk_errors(run_dir: Path) -> Iterator[None]:
 
 def _file_digest(path: Path, length: int) -> str:
     """SHA-256 of the first ``length`` bytes, as hexadecimal text; nothing for a shorter file."""
+    return _digest(_head(path, length), length)
+
+
+def _head(path: Path, length: int) -> bytes:
     with path.open("rb") as file:
-        data = file.read(length)
+        return file.read(length)
+
+
+def _digest(data: bytes, length: int) -> str:
     return hashlib.sha256(data).hexdigest() if len(data) == length else ""

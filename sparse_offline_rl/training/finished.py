@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparse_offline_rl.agents.registry import agent_configs
 from sparse_offline_rl.config import Config, parse_config
-from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import read_json
 from sparse_offline_rl.pruning.registry import prune_configs
 from sparse_offline_rl.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
@@ -48,7 +48,7 @@ def open_finished(key: str, run_dir: str, agent: str, data: str) -> FinishedRun:
         stored = {**checkpoint.progress.config, "run_dir": str(folder)}
         config = parse_config(stored, agent_configs(), prune_configs())
     except UserError as error:
-        raise UserError(f"{key}={folder} is a run of another version ({error}) choose another run.") from None
+        raise UserError(f"{key}={folder} is a run of another version ({reason(error)}): choose another run.") from None
     if config.agent.name != agent:
         raise UserError(
             f"{key}={folder} is agent={config.agent.name}, and this run is agent={agent}: choose a run of the same agent."

@@ -15,7 +15,7 @@ import numpy as np
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.networks.state import AgentState
+from sparse_offline_rl.networks.state import AgentState, shape_of
 from sparse_offline_rl.training.appended_csv import read_rows
 from sparse_offline_rl.training.checkpoint import Checkpoint
 from sparse_offline_rl.training.distillation import Teacher
@@ -40,9 +40,7 @@ class Logs:
 class Pretrained:
     """Where a run begins that goes on from a dense one."""
 
-    checkpoint: (
-        Checkpoint  # of the dense run, with the memory that this run's schedule begins with, and files of its own
-    )
+    checkpoint: Checkpoint  # of the dense run, with the memory that this run's schedule begins with
     logs: Logs
 
 
@@ -60,6 +58,8 @@ def go_on(
     _require_alike(run, config, teacher)
     _require_unchanged(run, config, masks)
     begin = masks.start()
+    if shape_of(run.checkpoint.state) != shape_of(begin.state):
+        raise UserError(f"pretrained={run.folder} has other networks than this run: choose another run.")
     if not _same_weights(begin.state, MaskChanges(run.config, spaces, buffer).start().state):
         raise UserError(
             f"pretrained={run.folder} began with other weights than this run would (agent.twin={config.agent.twin}): set "
@@ -88,7 +88,7 @@ def _require_alike(run: FinishedRun, config: Config, teacher: Teacher | None) ->
         raise UserError(
             f"{named} had soft layers (soft.until={run.config.soft.until:g}): give the folder of a run without."
         )
-    differing = [it for it in differing_keys(_fixed(run.config), _fixed(config)) if not it.startswith("eval.every:")]
+    differing = differing_keys(_fixed(run.config), _fixed(config))
     if differing:
         raise UserError(
             f"{named} is a run of another configuration ({'; '.join(differing)}): give this run the same, or choose another run."
@@ -125,7 +125,8 @@ def _require_unchanged(run: FinishedRun, config: Config, masks: MaskChanges) -> 
 
 def _fixed(config: Config) -> dict[str, Any]:
     """What of a configuration its first updates depend on."""
-    return {key: value for key, value in stored_values(config).items() if key not in _FREE}
+    fixed = {key: value for key, value in stored_values(config).items() if key not in _FREE}
+    return fixed | {"eval": {"episodes": config.eval.episodes}}  # not how often
 
 
 def _same_weights(ours: AgentState, theirs: AgentState) -> bool:
