@@ -27,7 +27,7 @@ SWEEPS = {
     "study_long": 12,
     "study_beyond": 117,
     "study_unperturbed": 15,
-    "masks_after": 486,
+    "masks_after": 612,
     "study_options": 234,
     "study_data": 540,
     "study_wide": 144,
