@@ -12,6 +12,7 @@ from run_folders import write_run
 
 from sparse_offline_rl.cli import report as report_cli
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.progress import Evaluation
 from sparse_offline_rl.reports.statistics import (
     first_reaching,
@@ -152,6 +153,11 @@ def test_experiments_are_compared_after_equal_updates_and_equal_seconds(out, tmp
     assert [float(rows["snip 95 %"][key]) for key in keys] == [30, 401, 10, 800, 40, 4, 800]
     assert [float(rows["dense"][key]) for key in keys] == [30, 30, 10, 30, 30, 6, 30]
     assert [float(rows["grasp 95 %"][key]) for key in keys] == [30, 9, 10, 7, 30, 30, 9]
+    write_report(tmp_path, tmp_path / "out", Axes(updates=20, seconds=3.5))
+    rows = table(tmp_path / "out" / "equal.csv")
+    assert [float(rows["snip 95 %"][key]) for key in keys] == [20, 200, 3.5, 401, 40, 4, 800]
+    assert [float(rows["dense"][key]) for key in keys] == [20, 20, 3.5, 10, 30, 6, 30]
+    assert [rows["grasp 95 %"][key] for key in ("return then", "return by then")] == ["8.0", ""]
 
 
 def test_speed_and_size_are_those_of_the_summaries(out):

@@ -31,6 +31,13 @@ class ReportOptions(Options):
     at: str = Field("", description="the place on the axis in figures that have no room for all, e.g. 0.95")
     where: str = Field("", description="only runs with these values, e.g. prune=snip|none,dataset=expert")
 
+    updates: int | None = Field(
+        None,
+        gt=0,
+        description="where the table of equal training compares; else where a panel's shortest experiment ends",
+    )
+    seconds: float | None = Field(None, gt=0, allow_inf_nan=False, description="the same in seconds of training")
+
     @field_validator("by", "panels", "where", "at")
     @classmethod
     def _parses(cls, text: str, field: ValidationInfo) -> str:
@@ -45,9 +52,8 @@ class ReportOptions(Options):
     def axes(self) -> Axes:
         """What is compared by what."""
         by = parse_keys(self.by) if self.by else None
-        return Axes(
-            self.x, by, parse_keys(self.panels), parse_where(self.where), parse_value(self.at) if self.at else None
-        )
+        at = parse_value(self.at) if self.at else None
+        return Axes(self.x, by, parse_keys(self.panels), parse_where(self.where), at, self.updates, self.seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,6 +30,7 @@ class Axes:
     ``by`` are the keys of which each combination of values is a line; None: the pruning method, and all else in which runs of one
     method differ. ``where`` holds the values that a run must have: key -> values, any of them. ``at`` is the place on the axis whose
     runs stand in figures that have no room for all, such as learning curves; None: the one that most experiments share.
+    ``updates`` and ``seconds`` (of training) are where the table of equal training compares; None: where a panel's shortest experiment ends.
     """
 
     x: str = "sparsity"
@@ -37,6 +38,8 @@ class Axes:
     panels: tuple[str, ...] = PANEL
     where: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     at: Any = None
+    updates: int | None = None
+    seconds: float | None = None
 
     def select(self, runs: Sequence[Run]) -> list[Run]:
         """The runs that ``where`` lets through. Raises UserError for a key that no run has, and if none is left."""

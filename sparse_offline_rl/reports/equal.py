@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.groups import Group, Panel, Study
 from sparse_offline_rl.reports.progress import Evaluation
 from sparse_offline_rl.reports.tables import Column, Table, Value
 
 
 def equal_table(study: Study) -> Table:
-    """Returns after equal updates and equal seconds: those of a panel's shortest experiment, but one evaluation of each at least."""
+    """Returns after equal updates and equal seconds: what ``study.axes`` says, else what a panel's shortest experiment took, but one
+    evaluation of each at least."""
     columns = (
         *(Column("panel"), Column("experiment"), Column("updates", "{:.0f}"), Column("return then", "{:.1f}")),
         *(Column("seconds", "{:.1f}"), Column("return by then", "{:.1f}")),
@@ -20,18 +22,19 @@ def equal_table(study: Study) -> Table:
     )
     note = (
         "Means over the finished seeds: the last evaluation within equal updates, within equal seconds of training, and at the end of each. "
-        "Equal is what the shortest experiment of the panel took, or more where another one's first evaluation came later. Empty where a run "
-        "had no times."
+        "Unless updates=… and seconds=… say otherwise, equal is what the shortest experiment of the panel took, or more where another one's "
+        "first evaluation came later. Empty where a run had no evaluation by then, or no times."
     )
-    rows = [row for panel in study.panels for row in _rows(panel)]
+    rows = [row for panel in study.panels for row in _rows(panel, study.axes)]
     return Table("equal", "Table of equal training", note, columns, tuple(rows))
 
 
-def _rows(panel: Panel) -> list[tuple[Value, ...]]:
+def _rows(panel: Panel, axes: Axes) -> list[tuple[Value, ...]]:
     groups = [group for group in panel.groups if group.finished and all(run.evaluations for run in group.finished)]
     if not groups:
         return []
-    limits = {measure: _limit(groups, measure) for measure in ("update", "seconds")}
+    given = {"update": axes.updates, "seconds": axes.seconds}
+    limits = {measure: _limit(groups, measure) if limit is None else limit for measure, limit in given.items()}
     rows = []
     for group in groups:
         cells: list[Value] = []
