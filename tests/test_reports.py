@@ -33,8 +33,17 @@ def sweep(tmp_path):
 
 def test_the_report_has_every_figure_and_table(sweep, tmp_path):
     report = write_report(sweep, tmp_path / "out")
-    figures = ["returns", "time_to_policy", "curves_updates", "curves_seconds", "speed", "survivors", "memory"]
-    tables = ["returns", "equal", "time_to_policy", "cost", "flops", "memory", "collapsed", "survivors"]
+    figures = [
+        "returns",
+        "overall",
+        "time_to_policy",
+        "curves_updates",
+        "curves_seconds",
+        "speed",
+        "survivors",
+        "memory",
+    ]
+    tables = ["returns", "overall", "equal", "time_to_policy", "cost", "flops", "memory", "collapsed", "survivors"]
     data = ["runs", "layers", "evaluations", "densities", "movement"]
     wanted = {"report.html", "report.md", *(f"{name}.{kind}" for name in figures for kind in ("png", "svg"))}
     wanted |= {f"{name}.csv" for name in tables} | {f"data/{name}.csv" for name in data}
@@ -64,7 +73,7 @@ def test_the_page_stands_alone(sweep, tmp_path):
     assert {reference for reference in references if not reference.startswith("#")} == set()
     assert {reference[1:] for reference in references} <= set(ids)
     assert not re.search(r"<(script|link|img|iframe)", page)
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 8
     assert "currentColor" in page and "#1f2329" not in page[page.index("<svg") :]
     assert "prefers-color-scheme: dark" in page
 

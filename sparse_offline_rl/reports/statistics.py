@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,21 @@ def mean_interval(values: Values) -> tuple[float, float] | None:
     sample = np.asarray(values, np.float64)
     if len(sample) < 2:
         return None
-    if np.ptp(sample) == 0:
-        return float(sample[0]), float(sample[0])
-    # fmt: off
-    found = stats.bootstrap((sample,), np.mean, n_resamples=_RESAMPLES, confidence_level=0.95, method="percentile",
-                            rng=np.random.default_rng(0))
-    # fmt: on
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return _percentile_interval((sample,), np.mean)
+
+
+def stratified_interval(samples: Sequence[Values]) -> tuple[float, float] | None:
+    """95 % percentile bootstrap interval of the interquartile mean of all values, each sample drawn anew for itself (Agarwal et al. 2021).
+
+    None unless each sample, such as the seeds of a task, has two values.
+    """
+    if not samples or min(map(len, samples)) < 2:
+        return None
+
+    def iqm(*drawn: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        return np.asarray(stats.trim_mean(np.concatenate(drawn, axis=axis), 0.25, axis=axis))
+
+    return _percentile_interval(samples, iqm)
 
 
 def share_fallen(returns: Values) -> float | None:
@@ -61,3 +70,15 @@ def share_below_best(evaluations: Sequence[Evaluation]) -> float | None:
 def first_reaching(evaluations: Sequence[Evaluation], wanted: float) -> Evaluation | None:
     """The first evaluation whose mean return is at least ``wanted``."""
     return next((evaluation for evaluation in evaluations if evaluation.mean >= wanted), None)
+
+
+def _percentile_interval(samples: Sequence[Values], statistic: Callable[..., Any]) -> tuple[float, float]:
+    data = [np.asarray(sample, np.float64) for sample in samples]
+    if all(np.ptp(sample) == 0 for sample in data):  # scipy warns where nothing varies
+        only = float(statistic(*data))
+        return only, only
+    # fmt: off
+    found = stats.bootstrap(data, statistic, n_resamples=_RESAMPLES, confidence_level=0.95, method="percentile",
+                            rng=np.random.default_rng(0))
+    # fmt: on
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -19,6 +19,7 @@ from sparse_offline_rl.reports.equal import equal_table
 from sparse_offline_rl.reports.groups import Study
 from sparse_offline_rl.reports.memory import memory_use
 from sparse_offline_rl.reports.over_axis import returns_over_axis, speed_over_axis
+from sparse_offline_rl.reports.overall import overall_ranking, overall_table
 from sparse_offline_rl.reports.page import FigurePart, html_page
 from sparse_offline_rl.reports.paper_table import memory_table
 from sparse_offline_rl.reports.store import read_runs, write_store
@@ -28,7 +29,7 @@ from sparse_offline_rl.reports.time_to_policy import time_to_policy
 from sparse_offline_rl.reports.topology import collapse_table, mask_movement, topology_table
 
 _TABLES = (
-    *(returns_table, equal_table, time_table, cost_table, flops_table, memory_table),
+    *(returns_table, overall_table, equal_table, time_table, cost_table, flops_table, memory_table),
     *(collapse_table, topology_table, survivors_table),
 )
 DATA = "data"  # folder of the CSVs from which the report can be made again
@@ -63,6 +64,13 @@ _KINDS = (
         "Last evaluation of each run: mean over the seeds with its 95 % bootstrap interval, and each seed as a dot. Hollow: unfinished, "
         "not in the mean. n/m: n of m seeds are finished.",
         returns_over_axis,
+    ),
+    _Kind(
+        "overall",
+        "All tasks together",
+        "Experiments with runs in each environment and dataset: interquartile mean of the normalised scores of their last evaluations over all "
+        "tasks and seeds, with its 95 % bootstrap interval where each task has two seeds.",
+        overall_ranking,
     ),
     _Kind(
         "time_to_policy",
