@@ -55,10 +55,10 @@ class BatchOptions(Options):
     sparsities: str = Field("0,0.8,0.9,0.95,0.98", description="shares of the weights removed")
     batch_sizes: str = Field("8,32,128,512,2048", description="transitions in a batch")
     rates: str = Field(
-        "1e-3,3e-3,3e-4,1e-2,1e-4",
+        "1e-3,3e-3,3e-4,1e-2,1e-4,3e-2",
         description="learning rates to choose from; one slower than those before it is cut short",
     )
-    goal: float = Field(0.1, gt=0, description="the loss to reach")
+    goal: float = Field(0.08, gt=0, description="the loss to reach")
     every: int = Field(5, ge=1, description="steps between two measurements")
     steps: int = Field(5000, ge=1, description="the most steps of a run")
     seed: int = Field(0, ge=0, description="of weights, masks and batches")
