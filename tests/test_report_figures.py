@@ -50,6 +50,21 @@ def test_curves_show_the_mean_and_the_range_over_the_seeds(sweep):
     assert legend_of(learning_curves(study, "update")) == ["dense", "the dataset's policy"]
 
 
+@pytest.mark.parametrize("count", [2, 12, 30])
+def test_however_many_lines_all_are_between_the_places(tmp_path, count):
+    for i in range(count):
+        write_run(tmp_path / f"a{i}", prune=f"method_{i}", sparsity=0.95)
+        write_run(tmp_path / f"b{i}", prune=f"method_{i}", sparsity=0.99)
+    (ax,) = returns_over_axis(study_of(tmp_path)).axes
+    shown = [
+        x for line in ax.lines if line.get_markersize() == 6 for x in line.get_xdata() if line.get_marker() in "os^D"
+    ]
+    assert len(shown) == 2 * count
+    assert ax.get_xlim() == (-0.5, 1.5)
+    assert min(shown) > -0.45 and max(shown) < 1.45
+    assert max(x for x in shown if x < 0.5) + 0.1 < min(x for x in shown if x > 0.5)
+
+
 def test_returns_show_mean_interval_and_every_seed(sweep):
     figure = returns_over_axis(study_of(sweep))
     ax = panel_of(figure, HOPPER)

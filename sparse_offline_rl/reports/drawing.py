@@ -21,6 +21,9 @@ from sparse_offline_rl.files import replacing, write_bytes
 from sparse_offline_rl.reports.groups import Panel, Study, wrapped
 
 DPI = 130
+# Of a page, for an inch of a figure: at least as many that its text can be read, at most as many that one panel does not fill the page.
+_PIXELS = (64, 130)
+_MOST_PIXELS = 640  # that a figure claims on a narrow screen
 WIDTH = 4.6  # inches of a panel
 _MOST_COLUMNS = 3
 _MARGIN = 0.3  # inches of a figure beside its panels and its legend
@@ -163,7 +166,10 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[list[Path], str]:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
-    return files, re.sub(r' (width|height)="[^"]+pt"', "", text, count=2)
+    text = re.sub(r' (width|height)="[^"]+pt"', "", text, count=2)
+    least, most = (round(pixels * figure.get_figwidth()) for pixels in _PIXELS)
+    style = f"min-width: {min(least, _MOST_PIXELS)}px; max-width: {most}px"
+    return files, text.replace("<svg", f'<svg style="{style}"', 1)
 
 
 def _grid(panels: Sequence[Panel]) -> tuple[int, int, list[Panel]]:

@@ -20,7 +20,8 @@ from sparse_offline_rl.reports.drawing import (
 )
 from sparse_offline_rl.reports.groups import MARKERS, Group, Panel, Study, place
 
-DODGE = 0.09  # between lines at one place, in steps of the axis
+DODGE = 0.09  # between lines at one place, in steps of the axis; less where many lines would run into those of the next place
+_BREADTH = 0.8  # of all lines at one place
 _MARKS = {
     "one seed": Line2D([], [], color="0.5", marker="o", linestyle="", markersize=3.5, alpha=0.6),
     "one seed, unfinished": Line2D([], [], color="0.5", marker="o", linestyle="", fillstyle="none"),
@@ -84,9 +85,10 @@ def _speed_points(group: Group) -> Points:
 def _draw_lines(ax: PlotAxes, panel: Panel, study: Study, points: Callable[[Group], Points]) -> dict[str, Artist]:
     places, colours, entries = study.places, study.colours(), dict[str, Artist]()
     lines = panel.lines()
+    dodge = min(DODGE, _BREADTH / max(1, len(lines) - 1))
     for i, (line, groups) in enumerate(lines.items()):
         colour, dashes = colours[line]
-        shift = DODGE * (i - (len(lines) - 1) / 2)
+        shift = dodge * (i - (len(lines) - 1) / 2)
         means = []
         for group in groups:
             x = places.index(group.x) + shift

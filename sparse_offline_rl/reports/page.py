@@ -119,7 +119,7 @@ nav a { color: var(--accent); background: var(--card); border: 1px solid var(--l
   font-size: 0.9rem; text-decoration: none; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.1rem; margin: 0 0 1rem; }
 .scroll { overflow-x: auto; }
-.figure svg { display: block; width: 100%; min-width: 640px; height: auto; color: var(--ink); }
+.figure svg { display: block; margin: 0 auto; width: 100%; height: auto; color: var(--ink); }
 table { border-collapse: collapse; font-size: 0.88rem; width: 100%; }
 th, td { padding: 0.35rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 thead th { white-space: normal; vertical-align: bottom; }
