@@ -163,7 +163,8 @@ class Study:
             active.update(sample(draws), draws)
             if measured:
                 _, after = measure(loss, parameters)
-                points.append(Point(step, value, distance(after, before) / distance(parameters, places)))
+                ratio = distance(after, before) / distance(parameters, places)
+                points.append(Point(step, _shortened(value), _shortened(ratio)))
             if value <= options.goal and not step:
                 raise UserError(
                     f"goal={options.goal:g}: the loss of untrained networks is {value:.3g} already; choose a lower goal."
@@ -237,6 +238,11 @@ def draw(outcomes: Sequence[Outcome], goal: float) -> Figure:
             plain_log_ticks(ax.yaxis)
             ax.legend(frameon=False, fontsize="small")
     return figure
+
+
+def _shortened(value: float) -> float:
+    """Five digits, which a figure does not use up, make a file of half the size."""
+    return float(f"{value:.5g}")
 
 
 def _cells(options: BatchOptions) -> Iterator[Cell]:
