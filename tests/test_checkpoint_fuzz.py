@@ -12,7 +12,7 @@ import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
-from test_resume import a_checkpoint
+from test_damaged_runs import a_checkpoint
 
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.pruning.schedule import Memory

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mask_changes import begin, moment, schedule
 from omegaconf import OmegaConf
 from test_checkpoint_claims import repaired
-from test_resume import a_checkpoint
+from test_damaged_runs import a_checkpoint
 
 from sparse_offline_rl import experiment
 from sparse_offline_rl.cli.configs import config_dir
