@@ -30,6 +30,7 @@ SWEEPS = {
     "masks_after": 612,
     "study_options": 234,
     "study_data": 540,
+    "study_agents": 324,
     "study_wide": 144,
     "masks": 1224,
 }
