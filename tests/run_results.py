@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from conftest import ROOT
 from helpers import flat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -30,6 +31,14 @@ class RunResult:
     episodes: str  # the return of every evaluation episode
     policy: bytes
     checkpoint: Checkpoint
+
+
+def trained(*arguments: str) -> str:
+    """Train in a process of its own; returns what it printed."""
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def run_result(run_dir: Path) -> RunResult:

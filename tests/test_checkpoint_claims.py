@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import safetensors
-from conftest import ROOT, TINY
+from conftest import TINY
+from run_results import trained
 from safetensors.numpy import save
 
 from sparse_offline_rl.training import checkpoint as checkpoint_module
@@ -81,8 +80,7 @@ WRONG = {
 def unfinished(tmp_path_factory):
     """A run folder without its summary."""
     run_dir = tmp_path_factory.mktemp("unfinished") / "run"
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}"]
-    subprocess.run(command, check=True, capture_output=True)
+    trained(*TINY, "updates=10", "eval.every=10", f"run_dir={run_dir}")
     (run_dir / "summary.json").unlink()
     return run_dir
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
-from conftest import ROOT, TINY, small
+from conftest import TINY, small
 from helpers import pruned_agent, random_batch, small_agent
-from run_results import kill_at_file_operations
+from run_results import kill_at_file_operations, trained
 
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.training.distillation import Teacher, learn_from
@@ -61,9 +58,7 @@ def test_the_penalty_is_the_distance_in_units_of_the_teachers_variance():
 @pytest.fixture(scope="module")
 def teacher_run(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("teacher") / "run"
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, "prune=none", "sparsity=0", f"run_dir={run_dir}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+    trained(*TINY, "prune=none", "sparsity=0", f"run_dir={run_dir}")
     return run_dir
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, small
-from run_results import kill_at_file_operations
+from conftest import TINY, small
+from run_results import kill_at_file_operations, trained
 
 from sparse_offline_rl.networks.hashed import HashedMLP
 from sparse_offline_rl.policy.format import read_policy
@@ -22,10 +20,7 @@ from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoi
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("hashed") / "run"
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, "prune=hashed", "sparsity=0.95", f"run_dir={run_dir}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return run_dir, done.stdout
+    return run_dir, trained(*TINY, "prune=hashed", "sparsity=0.95", f"run_dir={run_dir}")
 
 
 def test_a_run_says_what_is_stored_and_that_all_weights_compute(finished):

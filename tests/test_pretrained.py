@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 
 import pytest
-from conftest import ROOT, TINY, TINY_RUN, small
-from run_results import assert_same, kill_at_file_operations, run_result
+from conftest import TINY, TINY_RUN, small
+from run_results import assert_same, kill_at_file_operations, run_result, trained
 
 from sparse_offline_rl.reports.runs import read_run
 from sparse_offline_rl.training.mask_changes import MaskChanges
@@ -31,9 +29,7 @@ def done(cli, arguments):
 def dense_run(tmp_path_factory):
     """A dense BCQ run of 16 updates."""
     run_dir = tmp_path_factory.mktemp("pretrained") / "dense"
-    command = [sys.executable, str(ROOT / "train.py"), *train("bcq", run_dir, "prune=none", "sparsity=0", "updates=16")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert ended.returncode == 0, ended.stderr
+    trained(*train("bcq", run_dir, "prune=none", "sparsity=0", "updates=16"))
     return run_dir
 
 

@@ -30,7 +30,6 @@ class ReportOptions(Options):
     panels: str = Field(",".join(PANEL), description="the keys of which each combination is a panel")
     at: str = Field("", description="the place on the axis in figures that have no room for all, e.g. 0.95")
     where: str = Field("", description="only runs with these values, e.g. prune=snip|none,dataset=expert")
-
     updates: int | None = Field(
         None,
         gt=0,

@@ -35,6 +35,10 @@ _MANY_DECADES = (
 )  # from which on a horizontal and a vertical logarithmic axis have room for powers of ten only
 _INK = "#1f2329"  # of text and axes; a page puts its own colour there
 COLLAPSED = "#B00020"
+# What runs are compared with.
+POLICY = "the dataset's policy"
+POLICY_LINE: dict[str, Any] = {"color": "0.5", "linestyle": (0, (6, 4)), "linewidth": 1.2, "zorder": 1}
+DENSE_LINE: dict[str, Any] = {"color": "0.5", "linestyle": ":", "linewidth": 1.6, "zorder": 1}
 _PAPER = "#fefefe"  # behind them; a page has none
 _STYLE: dict[Any, Any] = {
     "text.color": _INK,
@@ -142,11 +146,10 @@ def reference_lines(ax: PlotAxes, panel: Panel, dense: bool) -> dict[str, Artist
     """The return of the dataset's own policy, and that of the dense agent where one stands for the whole panel."""
     entries: dict[str, Artist] = {}
     if panel.policy_return is not None:
-        line = ax.axhline(panel.policy_return, color="0.5", linestyle=(0, (6, 4)), linewidth=1.2, zorder=1)
-        entries["the dataset's policy"] = line
+        entries[POLICY] = ax.axhline(panel.policy_return, **POLICY_LINE)
     found = [group for group in panel.groups if group.dense and group.mean is not None]
     if dense and len(found) == 1 and found[0].mean is not None:
-        entries["dense agent's mean"] = ax.axhline(found[0].mean, color="0.5", linestyle=":", linewidth=1.6, zorder=1)
+        entries["dense agent's mean"] = ax.axhline(found[0].mean, **DENSE_LINE)
     return entries
 
 

@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 
 from sparse_offline_rl.evaluation.normalized_score import normalized_score
 from sparse_offline_rl.reports.axes import short_names
-from sparse_offline_rl.reports.drawing import draw_panels
+from sparse_offline_rl.reports.drawing import DENSE_LINE, POLICY, POLICY_LINE, draw_panels
 from sparse_offline_rl.reports.groups import Panel, Study
 from sparse_offline_rl.reports.statistics import interquartile_mean, stratified_interval
 from sparse_offline_rl.reports.tables import Column, Table, Value, share_of
 
 _TASK = ("env", "dataset")  # keys of a panel that make its task; panels alike in all others are taken together
-_POLICY = "the dataset's policy"
 _LETTERS = 30  # of a label in a line
 
 
@@ -58,13 +57,16 @@ class Tasks:
 
     def whole(self) -> list[Experiment]:
         """Those with a run in each task, the highest interquartile mean first."""
-        found = [it for it in self.experiments.values() if len(it.scores) == len(self.policy)]
-        return sorted(found, key=lambda it: -it.iqm)
+        return sorted(filter(self.has_all, self.experiments.values()), key=lambda it: -it.iqm)
 
     def partial(self) -> list[Experiment]:
         """The others, those with most tasks first."""
-        found = [it for it in self.experiments.values() if len(it.scores) < len(self.policy)]
+        found = [it for it in self.experiments.values() if not self.has_all(it)]
         return sorted(found, key=lambda it: (-len(it.scores), it.label))
+
+    def has_all(self, experiment: Experiment) -> bool:
+        """Whether it has a run in each task."""
+        return len(experiment.scores) == len(self.policy)
 
     @property
     def policy_mean(self) -> float | None:
@@ -133,10 +135,10 @@ def _rows(family: Tasks, tasks: list[str]) -> list[tuple[Value, ...]]:
     rows: list[tuple[Value, ...]] = []
     if family.policy_mean is not None:
         scores = [family.policy.get(task) for task in tasks]
-        rows.append((family.title, _POLICY, None, family.policy_mean, None, None, None, None, *scores))
+        rows.append((family.title, POLICY, None, family.policy_mean, None, None, None, None, *scores))
     dense = family.dense.iqm if family.dense else None
     for it in (*family.whole(), *family.partial()):
-        whole = len(it.scores) == len(family.policy)
+        whole = family.has_all(it)
         interval = (it.interval if whole else None) or (None, None)
         numbers = (it.mean, it.iqm, *interval, share_of(it.iqm, dense)) if whole else (None,) * 5
         means = [float(np.mean(it.scores[task])) if task in it.scores else None for task in tasks]
@@ -155,9 +157,9 @@ def overall_ranking(study: Study) -> Figure | None:
         family = families[panel.title]
         shown = family.whole()
         for row, it in enumerate(shown):
-            colour = colours[it.line][0]
-            if it.interval:
-                ax.plot(it.interval, (row, row), color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+            colour, interval = colours[it.line][0], it.interval
+            if interval:
+                ax.plot(interval, (row, row), color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
             ax.plot(it.iqm, row, "o", color=colour, markersize=5)
         ax.set_yticks(range(len(shown)), [textwrap.fill(it.label, _LETTERS) for it in shown], fontsize="small")
         ax.set_ylim(len(shown) - 0.5, -0.5)
@@ -173,7 +175,7 @@ def overall_ranking(study: Study) -> Figure | None:
 def _reference_lines(ax: PlotAxes, family: Tasks) -> dict[str, Artist]:
     entries: dict[str, Artist] = {}
     if family.policy_mean is not None:
-        entries[_POLICY] = ax.axvline(family.policy_mean, color="0.5", linestyle=(0, (6, 4)), linewidth=1.2, zorder=1)
+        entries[POLICY] = ax.axvline(family.policy_mean, **POLICY_LINE)
     if family.dense:
-        entries["dense agent"] = ax.axvline(family.dense.iqm, color="0.5", linestyle=":", linewidth=1.6, zorder=1)
+        entries["dense agent"] = ax.axvline(family.dense.iqm, **DENSE_LINE)
     return entries
