@@ -251,7 +251,7 @@ def test_no_figure_without_runs_for_it(tmp_path):
         assert draw(study) is None
     for draw in (returns_over_axis, time_to_policy, speed_over_axis, lambda it: learning_curves(it, "seconds")):
         assert draw(pruned) is None
-    report = write_report(tmp_path / "runs", tmp_path / "out")
+    report = write_report([tmp_path / "runs"], tmp_path / "out")
     assert "memory.png" not in {path.name for path in report.files}
     table = (tmp_path / "out" / "returns.csv").read_text().splitlines()
     assert table[2].startswith('"bcq · Hopper-v5, expert",snip 95 %,0.0,,,')

@@ -90,7 +90,7 @@ def small(tmp_path_factory):
 def out(small, tmp_path_factory):
     """The report on it."""
     folder = tmp_path_factory.mktemp("out")
-    write_report(small, folder)
+    write_report([small], folder)
     return folder
 
 
@@ -148,12 +148,12 @@ def test_experiments_are_compared_after_equal_updates_and_equal_seconds(out, tmp
     write_run(tmp_path / "slow", prune="grasp", returns=(7.0, 8.0, 9.0))
     metrics = tmp_path / "slow" / "metrics.csv"
     metrics.write_text(metrics.read_text().replace(",5.0,", ",1.0,"))
-    write_report(tmp_path, tmp_path / "out")
+    write_report([tmp_path], tmp_path / "out")
     rows = table(tmp_path / "out" / "equal.csv")
     assert [float(rows["snip 95 %"][key]) for key in keys] == [30, 401, 10, 800, 40, 4, 800]
     assert [float(rows["dense"][key]) for key in keys] == [30, 30, 10, 30, 30, 6, 30]
     assert [float(rows["grasp 95 %"][key]) for key in keys] == [30, 9, 10, 7, 30, 30, 9]
-    write_report(tmp_path, tmp_path / "out", Axes(updates=20, seconds=3.5))
+    write_report([tmp_path], tmp_path / "out", Axes(updates=20, seconds=3.5))
     rows = table(tmp_path / "out" / "equal.csv")
     assert [float(rows["snip 95 %"][key]) for key in keys] == [20, 200, 3.5, 401, 40, 4, 800]
     assert [float(rows["dense"][key]) for key in keys] == [20, 20, 3.5, 10, 30, 6, 30]
@@ -187,7 +187,7 @@ def test_runs_from_before_flops_were_counted_are_in_all_other_tables(tmp_path):
     facts = json.loads((folder / "summary.json").read_text())
     old = {key: value for key, value in facts.items() if not key.startswith(("act_", "update_"))}
     (folder / "summary.json").write_text(json.dumps(old))
-    report = write_report(tmp_path / "runs", tmp_path / "out")
+    report = write_report([tmp_path / "runs"], tmp_path / "out")
     assert (report.runs, report.finished, report.notes) == (1, 1, [])
     names = {path.name for path in report.files}
     assert "flops.csv" not in names and "cost.csv" in names
@@ -251,6 +251,31 @@ def test_the_csvs_hold_the_runs(small, tmp_path):
         (run.name, run.settings, run.evaluations, run.update, run.densities, run.movement) for run in runs
     ]
     assert runs[-3].densities == {5: {"actor.out": 0.3}, 15: {"actor.out": 0.2}}
+
+
+def test_runs_of_several_folders_are_taken_together(small, tmp_path, capsys):
+    """A run that both hold is that of the last folder: here one that has been finished since the CSVs were written."""
+    write_store(read_runs(small)[0], tmp_path / "data")
+    write_run(tmp_path / "new" / "snip2", seed=2, returns=(1.0, 2.0, 330.0), episodes=((1.0,), (2.0,), (330.0,)))
+    write_run(tmp_path / "new" / "snip3", seed=3, returns=(1.0, 2.0, 340.0))
+    report_cli.main([f"runs={tmp_path / 'data'}, {tmp_path / 'new'}", f"out={tmp_path / 'out'}"])
+    said = capsys.readouterr().out
+    assert "10 runs, 10 finished" in said
+    assert f"1 runs of {tmp_path / 'new'} take the place of those that earlier folders of runs= have." in said
+    found = {run.name: run.last_return for run in read_runs(tmp_path / "out" / "data")[0]}
+    assert {name: found[name] for name in ("snip0", "snip2", "snip3")} == {"snip0": 300, "snip2": 330, "snip3": 340}
+
+
+def test_different_experiments_of_one_name_are_refused(small, tmp_path, capsys):
+    write_run(tmp_path / "other" / "snip1", seed=1, sparsity=0.9, returns=(1.0,))
+    with pytest.raises(UserError, match=r"both have a run snip1, with another sparsity; give a folder that holds both"):
+        read_runs(small, tmp_path / "other")
+    write_run(tmp_path / "a,b" / "one", returns=(1.0,))
+    report_cli.main([f"runs={tmp_path / 'a,b'}", f"out={tmp_path / 'out'}"])
+    for runs, said in ((f"{small},", "write folders with commas"), (f"{small},{tmp_path / 'no'}", "there is no such")):
+        with pytest.raises(SystemExit):
+            report_cli.main([f"runs={runs}", f"out={tmp_path / 'out'}"])
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

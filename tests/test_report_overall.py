@@ -43,7 +43,7 @@ def runs(tmp_path):
 
 
 def test_the_table_holds_aggregates_computed_by_hand(runs, tmp_path):
-    write_report(runs, tmp_path / "out")
+    write_report([runs], tmp_path / "out")
     with (tmp_path / "out" / "overall.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["experiment"] for row in rows] == [

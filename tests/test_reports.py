@@ -32,7 +32,7 @@ def sweep(tmp_path):
 
 
 def test_the_report_has_every_figure_and_table(sweep, tmp_path):
-    report = write_report(sweep, tmp_path / "out")
+    report = write_report([sweep], tmp_path / "out")
     figures = [
         "returns",
         "overall",
@@ -64,7 +64,7 @@ def test_the_report_has_every_figure_and_table(sweep, tmp_path):
 
 def test_the_page_stands_alone(sweep, tmp_path):
     """It loads nothing, its ids are unique, every reference in it is one of them, and its drawings have its colours."""
-    write_report(sweep, tmp_path / "out")
+    write_report([sweep], tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -90,7 +90,7 @@ def test_the_glance_marks_what_it_cannot_be_sure_of(tmp_path):
 
 def test_many_panels_get_several_figures(tmp_path):
     d4rl_sweep(tmp_path / "runs", [*LONG, "a.hdf5"])
-    report = write_report(tmp_path / "runs", tmp_path / "out")
+    report = write_report([tmp_path / "runs"], tmp_path / "out")
     names = {path.name for path in report.files}
     assert {f"{figure}-{page}.svg" for figure in ("survivors", "memory") for page in (1, 2)} < names
     page = (tmp_path / "out" / "report.md").read_text()

@@ -19,9 +19,10 @@ class ReportOptions(Options):
 
     sparse-offline-rl report runs=runs out=report
     sparse-offline-rl report runs=runs x=dataset.size by=prune,sparsity where=env=hopper
+    sparse-offline-rl report runs=results/data,runs
     """
 
-    runs: Path = Field(Path("runs"), description="the folder below which the runs lie, or data/ of a report")
+    runs: str = Field("runs", description="folders below which runs lie, or data/ of reports, with commas between them")
     out: Path = Field(Path("report"), description="the folder to write report.html, report.md, figures and CSVs to")
     x: str = Field("sparsity", description="the key on the horizontal axis")
     by: str = Field(
@@ -37,6 +38,13 @@ class ReportOptions(Options):
     )
     seconds: float | None = Field(None, gt=0, allow_inf_nan=False, description="the same in seconds of training")
 
+    @field_validator("runs")
+    @classmethod
+    def _names_folders(cls, text: str) -> str:
+        if not all(folder.strip() for folder in text.split(",")):
+            raise ValueError("write folders with commas between them, e.g. runs=results/data,runs")
+        return text
+
     @field_validator("by", "panels", "where", "at")
     @classmethod
     def _parses(cls, text: str, field: ValidationInfo) -> str:
@@ -47,6 +55,12 @@ class ReportOptions(Options):
         elif text or field.field_name == "panels":
             parse_keys(text)
         return text
+
+    def folders(self) -> list[Path]:
+        """Where the runs are; a folder that is there may have commas in its name."""
+        if Path(self.runs).is_dir():
+            return [Path(self.runs)]
+        return [Path(folder.strip()) for folder in self.runs.split(",")]
 
     def axes(self) -> Axes:
         """What is compared by what."""
@@ -59,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
         options = parse_options(ReportOptions, sys.argv[1:] if arguments is None else arguments)
-        report = write_report(options.runs, options.out, options.axes())
+        report = write_report(options.folders(), options.out, options.axes())
         for note in report.notes:
             print(f"note: {note}")
         print(f"{report.runs} runs, {report.finished} finished; written:")

@@ -26,16 +26,47 @@ _KEPT = (
 _HASHED = "stored_weights"  # has a column where some run has hashed networks
 
 
-def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """All runs below ``folder``, from the CSVs of a report if it holds them, else from run folders; notes about the rest.
+def read_runs(*folders: Path) -> tuple[list[Run], list[str]]:
+    """All runs below ``folders``, from the CSVs of a report where one holds them, else from run folders; notes about the rest.
 
-    A note is a sentence about a run that could not be read. Raises UserError if there is no run to report on.
+    A run that several folders have, under one name, is taken from the last of them, so that runs are added to those of an earlier
+    report, or brought up to date there. A note is a sentence about that, or about a run that could not be read. Raises UserError
+    for a folder without a run to report on, and for different experiments of one name.
     """
+    found: dict[str, tuple[Path, Run]] = {}
+    notes = []
+    for folder in folders:
+        runs, unread = _read_folder(folder)
+        notes += unread
+        earlier = {run.name: found[run.name] for run in runs if run.name in found}
+        for run in runs:
+            if run.name in earlier:
+                _check_same(run, folder, *earlier[run.name])
+            found[run.name] = (folder, run)
+        if earlier:
+            notes.append(f"{len(earlier)} runs of {folder} take the place of those that earlier folders of runs= have.")
+    return [run for _, run in found.values()], notes
+
+
+def _read_folder(folder: Path) -> tuple[list[Run], list[str]]:
+    if not folder.is_dir():
+        raise UserError(f"runs={folder}: there is no such folder.")
     runs, notes = _read_store(folder) if (folder / RUNS).exists() else read_run_folders(folder)
     if not runs:
         found = f": {notes[0]}" if notes else ": train first, or give the folder that holds the runs."
         raise UserError(f"runs={folder} holds no run{found}")
     return runs, notes
+
+
+def _check_same(run: Run, folder: Path, other: Path, namesake: Run) -> None:
+    """Raise UserError unless the two are one experiment; a key that one has not got yet is no difference."""
+    shared = run.settings.keys() & namesake.settings.keys()
+    differing = sorted(key for key in shared if run.settings[key] != namesake.settings[key])
+    if differing:
+        raise UserError(
+            f"runs={other},{folder}: both have a run {run.name}, with another {differing[0]}; give a folder that holds both of them, "
+            "so that they have different names."
+        )
 
 
 def write_store(runs: Sequence[Run], folder: Path) -> list[Path]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import write_bytes, write_csv
 from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.compare import compare
@@ -129,15 +128,13 @@ _KINDS = (
 )
 
 
-def write_report(runs_dir: Path, out: Path, axes: Axes | None = None) -> Report:
-    """Read every run below ``runs_dir``, or the CSVs of an earlier report, and write the report to ``out``.
+def write_report(folders: Sequence[Path], out: Path, axes: Axes | None = None) -> Report:
+    """Read every run below ``folders``, or the CSVs of earlier reports, and write the report to ``out``.
 
     ``report.html`` and ``report.md`` show the figures (also as PNG and SVG) and tables (also as CSV); ``data/`` holds what they were
     made from. Raises UserError if there is no such folder, no run in it, or none that ``axes`` asks for.
     """
-    if not runs_dir.is_dir():
-        raise UserError(f"runs={runs_dir}: there is no such folder.")
-    runs, notes = read_runs(runs_dir)
+    runs, notes = read_runs(*folders)
     study = compare(runs, axes or Axes())
     shown = [run for panel in study.panels for group in panel.groups for run in group.runs]
     notes += study.notes
