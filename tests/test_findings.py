@@ -1,0 +1,81 @@
+"""The tables of the findings: what they say is what the CSVs hold, and is found as their texts say."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+from run_folders import write_run
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.reports.store import read_runs
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import findings
+
+
+def test_the_pages_say_what_the_results_say(capsys):
+    findings.main(["check=true"])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_page_that_is_out_of_date_is_named_and_filled_anew(tmp_path, capsys):
+    for page in findings.PAGES:
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / page, tmp_path / page)
+    page = tmp_path / "README.md"
+    right = page.read_text()
+    changed = right.replace("| 101, 102, 91 |", "| 101, 102, 99 |")
+    assert changed != right
+    page.write_text(changed)
+    with pytest.raises(SystemExit):
+        findings.main([f"root={tmp_path}", "check=true"])
+    assert f"{page}: not what results say" in capsys.readouterr().err
+    assert page.read_text() == changed
+    findings.main([f"root={tmp_path}"])
+    assert capsys.readouterr().out == f"{page}\n"
+    assert page.read_text() == right
+
+
+def test_a_table_that_is_not_known_is_refused():
+    with pytest.raises(UserError, match="<!-- table walk -->: there is no such table; take one of from-scratch"):
+        findings.filled("<!-- table walk -->\n| |\n<!-- end -->")
+
+
+@pytest.fixture
+def part(tmp_path, monkeypatch):
+    """Hopper, whose data's policy earns 320: SNIP has two seeds, and ERK's shares one; evaluations after 10, 20, 30 updates, 2 s each."""
+    for seed, returns in enumerate(((10.0, 300.0, 340.0), (20.0, 200.0, 320.0))):
+        write_run(tmp_path / f"snip{seed}", seed=seed, returns=returns)
+    write_run(tmp_path / "erk", returns=(1.0, 160.0, 2.0), scope="erk")
+    write_run(tmp_path / "dense", prune="none", sparsity=0.0, returns=(5.0, 310.0))
+    write_run(tmp_path / "other", seed=7, sparsity=0.9, returns=(5.0, 6.0, 7.0))
+    monkeypatch.setattr(findings, "_store", lambda name: read_runs(tmp_path)[0])
+    return findings.Part(("made",), "bcq", "expert", 0.95, (10, 30))
+
+
+def test_a_row_has_early_and_late_returns_seeds_and_seconds(part):
+    dense = replace(part, sparsity=0.0, label="dense")
+    assert [row.texts() for row in findings.rows_of([part, dense])] == [
+        ["`snip`", "15 / 330 (2)", "", "", "6"],
+        ["dense", "5 / 310 (1)", "", "", "4"],
+        ["`snip prune.scope=erk`", "1 / 2 (1)", "", "", "6"],
+    ]
+
+
+def test_last_columns_fill_the_rows_whose_method_has_runs(part):
+    body = "| when | `prune=` | what | seeds | kept, % | s |\n|---|---|---|---:|---:|---:|\n"
+    rows = "| before | **`snip`** | a \\| b | x | y | z |\n| | `grasp` | more | x | y | z |\n"
+    assert findings.last_columns(part)(body + rows) == body + (
+        "| before | **`snip`** | a \\| b | 2 | 103, –, – | 6 |\n| | `grasp` | more | – | – | – |\n"
+    )
+
+
+def test_seconds_of_the_runs_that_others_go_on_from_do_not_count(part, tmp_path):
+    write_run(tmp_path / "dense1", seed=1, prune="none", sparsity=0.0, returns=(5.0, 310.0))
+    dense = replace(part, sparsity=0.0, updates=(20,))
+    rows = findings.rows_of([replace(part, begun=dense)])
+    assert [row.texts()[-1] for row in rows] == ["2", "2"]
