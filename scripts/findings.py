@@ -111,9 +111,17 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """Of training up to the late evaluation, the mean over the environments of the means over the seeds."""
-        known = [[it for run in runs if (it := self.part.seconds(run)) is not None] for runs in self.cells.values()]
-        return _mean([_mean(found) for found in known])
+        """Of training up to the late evaluation, the mean over the environments."""
+        return _mean([self.seconds_in(env) for env in self.cells])
+
+    def seconds_in(self, env: str) -> float:
+        """The same in one environment, the mean over the seeds."""
+        return _mean([it for run in self.cells[env] if (it := self.part.seconds(run)) is not None])
+
+    def within(self, env: str, seconds: float) -> float:
+        """Mean over the seeds of the last return within so many seconds of training; NaN where a seed has none."""
+        found = [[it.mean for it in run.evaluations if (it.seconds or 0) <= seconds] for run in self.cells[env]]
+        return _mean([means[-1] if means else np.nan for means in found])
 
     @property
     def kept(self) -> dict[str, float]:
@@ -150,6 +158,22 @@ def by_environment(*parts: Part) -> Callable[[str], str]:
         policy = {env: _policy_return(runs) for row in rows for env, runs in row.cells.items()}
         first = ["the dataset's own policy", *(f"{policy[env]:.0f}" for env in ENVS), ""]
         return _markdown([head, ["---", *["---:"] * (len(ENVS) + 1)], first, *(row.texts() for row in rows)])
+
+    return fill
+
+
+def after_equal_seconds(part: Part, methods: Sequence[str]) -> Callable[[str], str]:
+    """A table of what ``methods`` have returned when the quickest of them, in the mean over its seeds, has done its updates."""
+
+    def fill(_: str) -> str:
+        rows = [row for row in rows_of([part]) if row.method in methods]
+        limits = {env: min(row.seconds_in(env) for row in rows) for env in ENVS}
+        found = {row.method: {env: row.within(env, limit) for env, limit in limits.items()} for row in rows}
+        policy = {env: _policy_return(runs) for row in rows for env, runs in row.cells.items()}
+        best = sorted(found, key=lambda method: -sum(found[method][env] / policy[env] for env in ENVS))
+        head = ["return after equal seconds", *(f"{name}, {limits[env]:.0f} s" for env, name in ENVS.items())]
+        cells = [[f"`{method}`", *(f"{found[method][env]:.0f}" for env in ENVS)] for method in best]
+        return _markdown([head, ["---", *["---:"] * len(ENVS)], *cells])
 
     return fill
 
@@ -232,6 +256,9 @@ TABLES: dict[str, Callable[[str], str]] = {
     "from-scratch": last_columns(*_with_dense(_BCQ_99, "dense")),
     "from-dense": last_columns(_BC_99, _LONGER, _EIGENDAMAGE),
     "bcq-expert-99": by_environment(*_with_dense(_BCQ_99, "dense, 20,000 updates (HalfCheetah 50,000)")),
+    "bcq-expert-99-seconds": after_equal_seconds(
+        _BCQ_99, ("synflow", "snfs", "rigl", "grasp", "iter_snip", "snip", "snip prune.scope=erk", "force", "set")
+    ),
     "bcq-expert-95": by_environment(*_with_dense(_BCQ_95, "dense")),
     "bcq-medium-99": by_environment(*_with_dense(_MEDIUM_99, "dense")),
     "bcq-medium-95": by_environment(*_with_dense(_MEDIUM_95, "dense")),
