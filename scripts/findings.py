@@ -22,10 +22,11 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import write_bytes
 from sparse_offline_rl.reports.progress import Evaluation
 from sparse_offline_rl.reports.runs import Run
+from sparse_offline_rl.reports.statistics import interquartile_mean
 from sparse_offline_rl.reports.store import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "results/masks/README.md")
+PAGES = ("README.md", "results/masks/README.md", "results/study/README.md")
 ENVS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"}
 _BLOCK = re.compile(r"(<!-- table (?P<name>[\w-]+) -->\n)(?P<body>.*?)(?=<!-- end -->)", re.DOTALL)
 
@@ -102,6 +103,10 @@ class Row:
         means = [f"{_mean(found):.0f}" for found in (self._early(env), self._late(env)) if found]
         return f"{' / '.join(means)} ({len(self.cells[env])})"
 
+    def iqm(self, env: str) -> float:
+        """Interquartile mean of the late returns over the seeds."""
+        return interquartile_mean(self._late(env))
+
     def _late(self, env: str) -> list[float]:
         return [it.mean for run in self.cells[env] if (it := self.part.late(run))]
 
@@ -111,12 +116,12 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """Of training up to the late evaluation, the mean over the environments."""
-        return _mean([self.seconds_in(env) for env in self.cells])
+        """Of training up to the late evaluation, the mean over the environments of those of the seed that was disturbed least."""
+        return _mean([min(self.seconds_in(env)) for env in self.cells])
 
-    def seconds_in(self, env: str) -> float:
-        """The same in one environment, the mean over the seeds."""
-        return _mean([it for run in self.cells[env] if (it := self.part.seconds(run)) is not None])
+    def seconds_in(self, env: str) -> list[float]:
+        """The same in one environment, of each seed."""
+        return [it for run in self.cells[env] if (it := self.part.seconds(run)) is not None]
 
     def within(self, env: str, seconds: float) -> float:
         """Mean over the seeds of the last return within so many seconds of training; NaN where a seed has none."""
@@ -167,7 +172,7 @@ def after_equal_seconds(part: Part, methods: Sequence[str]) -> Callable[[str], s
 
     def fill(_: str) -> str:
         rows = [row for row in rows_of([part]) if row.method in methods]
-        limits = {env: min(row.seconds_in(env) for row in rows) for env in ENVS}
+        limits = {env: min(_mean(row.seconds_in(env)) for row in rows) for env in ENVS}
         found = {row.method: {env: row.within(env, limit) for env, limit in limits.items()} for row in rows}
         policy = {env: _policy_return(runs) for row in rows for env, runs in row.cells.items()}
         best = sorted(found, key=lambda method: -sum(found[method][env] / policy[env] for env in ENVS))
@@ -176,6 +181,40 @@ def after_equal_seconds(part: Part, methods: Sequence[str]) -> Callable[[str], s
         return _markdown([head, ["---", *["---:"] * len(ENVS)], *cells])
 
     return fill
+
+
+def over_sparsity(
+    title: str, agents: Mapping[str, Part], methods: Mapping[str, str], sparsities: Sequence[float]
+) -> Callable[[str], str]:
+    """A row an agent, environment and method, a column a sparsity: the share of the dense agent's return that is kept, IQM over the seeds.
+
+    In brackets the number of seeds where it is less than that of the dense agent.
+    """
+
+    def fill(_: str) -> str:
+        head = [title, "dense", *(f"{100 * it:g} %" for it in sparsities), "expert"]
+        table = [head, ["---", *["---:"] * (len(sparsities) + 2)]]
+        for agent, part in agents.items():
+            (dense,) = rows_of([replace(part, sparsity=0.0)])
+            found = [{row.method: row for row in rows_of([replace(part, sparsity=it)])} for it in sparsities]
+            for env, name in ENVS.items():
+                runs = [run for rows in found for row in rows.values() for run in row.cells.get(env, ())]
+                for method, pruner in methods.items():
+                    shares = [_share(rows.get(method), dense, env) for rows in found]
+                    label = ", ".join(it for it in (agent, name, pruner) if it)
+                    if any(shares):
+                        table.append([label, f"{dense.iqm(env):.0f}", *shares, f"{_policy_return(runs):.0f}"])
+        return _markdown(table)
+
+    return fill
+
+
+def _share(row: Row | None, dense: Row, env: str) -> str:
+    if row is None or env not in row.cells:
+        return ""
+    seeds = len(row.cells[env])
+    share = f"{100 * row.iqm(env) / dense.iqm(env):.1f} %".replace("-", "−")
+    return share if seeds >= len(dense.cells[env]) else f"{share} ({seeds})"
 
 
 def last_columns(*parts: Part) -> Callable[[str], str]:
@@ -225,7 +264,7 @@ def _store(name: str) -> list[Run]:
 
 
 def _policy_return(runs: Sequence[Run]) -> float:
-    return _mean([run.policy_return for run in runs if run.policy_return is not None])
+    return float(np.median([run.policy_return for run in runs if run.policy_return is not None]))
 
 
 def _task(run: Run) -> tuple[str, int]:
@@ -252,7 +291,22 @@ def _with_dense(part: Part, label: str) -> tuple[Part, Part]:
     return part, replace(part, sparsity=0.0, label=label)
 
 
+_STUDY = {
+    "BCQ": Part(("study/data", "masks/data"), "bcq", "expert", 0.95, (50_000,)),
+    "BC": Part(("study/data",), "bc", "expert", 0.95, (50_000,)),
+}
+_SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+_PRUNERS = {
+    "snip": "SNIP",
+    "grasp": "GraSP",
+    "random prune.scope=erk": "random, ERK",
+    "random prune.scope=layer": "random, uniform",
+}
+
 TABLES: dict[str, Callable[[str], str]] = {
+    "study": over_sparsity("share of the dense return that SNIP keeps", _STUDY, {"snip": ""}, _SPARSITIES[2:]),
+    "study-bcq": over_sparsity("BCQ", {"": _STUDY["BCQ"]}, _PRUNERS, _SPARSITIES),
+    "study-bc": over_sparsity("BC", {"": _STUDY["BC"]}, _PRUNERS, _SPARSITIES),
     "from-scratch": last_columns(*_with_dense(_BCQ_99, "dense")),
     "from-dense": last_columns(_BC_99, _LONGER, _EIGENDAMAGE),
     "bcq-expert-99": by_environment(*_with_dense(_BCQ_99, "dense, 20,000 updates (HalfCheetah 50,000)")),

@@ -41,7 +41,7 @@ def test_a_page_that_is_out_of_date_is_named_and_filled_anew(tmp_path, capsys):
 
 
 def test_a_table_that_is_not_known_is_refused():
-    with pytest.raises(UserError, match="<!-- table walk -->: there is no such table; take one of from-scratch"):
+    with pytest.raises(UserError, match="<!-- table walk -->: there is no such table; take one of"):
         findings.filled("<!-- table walk -->\n| |\n<!-- end -->")
 
 
@@ -79,3 +79,22 @@ def test_seconds_of_the_runs_that_others_go_on_from_do_not_count(part, tmp_path)
     dense = replace(part, sparsity=0.0, updates=(20,))
     rows = findings.rows_of([replace(part, begun=dense)])
     assert [row.texts()[-1] for row in rows] == ["2", "2"]
+
+
+def test_shares_of_the_dense_return_stand_over_sparsity(part):
+    """Hopper: dense 310, SNIP 340 and 320 at 95 % and 7 at 90 %, where it has one seed as the dense agent has."""
+    table = findings.over_sparsity("kept", {"BCQ": part}, {"snip": "SNIP", "grasp": "GraSP"}, (0.9, 0.95, 0.99))
+    assert table("") == (
+        "| kept | dense | 90 % | 95 % | 99 % | expert |\n|---|---:|---:|---:|---:|---:|\n"
+        "| BCQ, Hopper, SNIP | 310 | 2.3 % | 106.5 % | | 320 |\n"
+    )
+
+
+def test_after_equal_seconds_the_clock_is_the_quickest_method_s(part, tmp_path, monkeypatch):
+    """SNIP's runs take 6 s; GraSP's makes half as many updates a second, so that it had one evaluation by then."""
+    monkeypatch.setattr(findings, "ENVS", {"hopper": "Hopper"})
+    slow = write_run(tmp_path / "slow", prune="grasp", returns=(7.0, 8.0, 9.0)) / "metrics.csv"
+    slow.write_text(slow.read_text().replace(",5.0,", ",2.5,"))
+    assert findings.after_equal_seconds(part, ("snip", "grasp"))("") == (
+        "| return after equal seconds | Hopper, 6 s |\n|---|---:|\n| `snip` | 330 |\n| `grasp` | 7 |\n"
+    )
