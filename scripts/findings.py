@@ -248,14 +248,16 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _typed(run: Run) -> str:
-    """``rigl``, or ``snip prune.scope=erk`` where the scope is not the method's own."""
-    name, scope = str(run.value("prune")), run.settings["prune.scope"]
-    return name if scope == _own_scope(name) else f"{name} prune.scope={scope}"
+    """``rigl``, or ``snip prune.scope=erk`` where a key is not as the method's own YAML has it."""
+    name = str(run.value("prune"))
+    own = _own_settings(name)
+    keys = [key for key in ("score", "rounds", "scope") if run.settings.get(f"prune.{key}", own[key]) != own[key]]
+    return " ".join([name, *(f"prune.{key}={run.settings[f'prune.{key}']}" for key in keys)])
 
 
 @cache
-def _own_scope(name: str) -> str:
-    return str(yaml.safe_load((ROOT / "configs" / "prune" / f"{name}.yaml").read_text())["scope"])
+def _own_settings(name: str) -> dict[str, object]:
+    return dict(yaml.safe_load((ROOT / "configs" / "prune" / f"{name}.yaml").read_text()))
 
 
 @cache
