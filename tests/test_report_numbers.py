@@ -13,6 +13,7 @@ from run_folders import write_run
 from sparse_offline_rl.cli import report as report_cli
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.axes import Axes
+from sparse_offline_rl.reports.compare import compare
 from sparse_offline_rl.reports.progress import Evaluation
 from sparse_offline_rl.reports.statistics import (
     first_reaching,
@@ -254,22 +255,36 @@ def test_the_csvs_hold_the_runs(small, tmp_path):
 
 
 def test_runs_of_several_folders_are_taken_together(small, tmp_path, capsys):
-    """A run that both hold is that of the last folder: here one that has been finished since the CSVs were written."""
+    """Of a run that both hold, the one that got further counts: here snip2 is finished since the CSVs were written, and snip1 began anew."""
     write_store(read_runs(small)[0], tmp_path / "data")
+    write_run(tmp_path / "new" / "snip1", seed=1, returns=(1.0,), finished=False)
     write_run(tmp_path / "new" / "snip2", seed=2, returns=(1.0, 2.0, 330.0), episodes=((1.0,), (2.0,), (330.0,)))
     write_run(tmp_path / "new" / "snip3", seed=3, returns=(1.0, 2.0, 340.0))
     report_cli.main([f"runs={tmp_path / 'data'}, {tmp_path / 'new'}", f"out={tmp_path / 'out'}"])
-    said = capsys.readouterr().out
-    assert "10 runs, 10 finished" in said
-    assert f"1 runs of {tmp_path / 'new'} take the place of those that earlier folders of runs= have." in said
+    assert "10 runs, 10 finished" in capsys.readouterr().out
     found = {run.name: run.last_return for run in read_runs(tmp_path / "out" / "data")[0]}
-    assert {name: found[name] for name in ("snip0", "snip2", "snip3")} == {"snip0": 300, "snip2": 330, "snip3": 340}
+    snip = {name: last for name, last in found.items() if name.startswith("snip")}
+    assert snip == {"snip0": 300, "snip1": 200, "snip2": 330, "snip3": 340}
 
 
-def test_different_experiments_of_one_name_are_refused(small, tmp_path, capsys):
+def test_other_experiments_of_one_name_get_their_folder_before_it(small, tmp_path):
     write_run(tmp_path / "other" / "snip1", seed=1, sparsity=0.9, returns=(1.0,))
-    with pytest.raises(UserError, match=r"both have a run snip1, with another sparsity; give a folder that holds both"):
-        read_runs(small, tmp_path / "other")
+    runs, _ = read_runs(small, tmp_path / "other")
+    found = {run.name: run.settings["sparsity"] for run in runs}
+    assert len(found) == 10
+    assert (found["snip1"], found[f"{tmp_path / 'other' / 'snip1'}"]) == (0.95, 0.9)
+
+
+def test_one_run_under_two_names_counts_once(small, tmp_path):
+    """Whatever its lines are made by."""
+    write_run(tmp_path / "again", seed=1, returns=(305.0, 100.0, 200.0))
+    runs, _ = read_runs(small, tmp_path)
+    for axes in (Axes(), Axes(by=("prune",))):
+        study = compare(runs, axes)
+        assert "again is left out: snip1 is the same experiment with the same seed." in study.notes
+
+
+def test_folders_that_cannot_be_read_together_are_a_sentence(small, tmp_path, capsys):
     write_run(tmp_path / "a,b" / "one", returns=(1.0,))
     report_cli.main([f"runs={tmp_path / 'a,b'}", f"out={tmp_path / 'out'}"])
     for runs, said in ((f"{small},", "write folders with commas"), (f"{small},{tmp_path / 'no'}", "there is no such")):

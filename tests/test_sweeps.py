@@ -18,6 +18,7 @@ from sparse_offline_rl.cli.grids import grid_jobs, planned_jobs
 from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
+from sparse_offline_rl.pruning.registry import mask_schedule
 
 SWEEPS = {
     "paper_figure1": 330,
@@ -83,6 +84,21 @@ def test_every_job_of_the_sweeps_composes_to_a_run_of_its_own(experiment, count)
     assert len({config.run_dir for config in configs}) == len(first)
     dense = [config.prune.name == "none" for config in configs]
     assert dense[0] or not any(dense), "the longest runs come first"
+
+
+@pytest.mark.parametrize("experiment", ["masks_after", "masks_after_bcq"])
+def test_all_masks_change_where_the_dense_runs_end(experiment):
+    """Else dense updates would be done again in each run, and methods would not have equally many after."""
+    jobs = grid_jobs(params_of(experiment), [f"experiment={experiment}", "env=hopper", "seed=0"])
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        configs = [read_config(OmegaConf.to_container(compose("train", job), resolve=True)) for job in jobs]
+    (length,) = {config.updates for config in configs if config.pretrained is None}
+    firsts = set()
+    for config in configs:
+        if config.prune.name != "none":
+            schedule = mask_schedule(config.prune, config.sparsity, config.updates)
+            firsts.add(next(update for update in range(config.updates) if schedule.due(update)))
+    assert firsts == {length}
 
 
 def test_the_sweeps_of_the_readme_have_as_many_jobs_as_it_says():

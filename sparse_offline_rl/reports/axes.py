@@ -14,11 +14,9 @@ from pydantic.fields import FieldInfo
 
 from sparse_offline_rl.config import AgentConfig, Config
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.reports.runs import Run
+from sparse_offline_rl.reports.runs import OPERATIONAL, Run
 
 PANEL = ("agent", "env", "dataset")
-# Keys in which runs of one experiment may differ; where the first updates were done is no matter.
-_OPERATIONAL = ("seed", "threads", "pretrained", "eval.", "checkpoint.", "log.")
 # Keys that one name stands for.
 _SECTIONS = {"env": ("env.",), "dataset": ("dataset.name", "dataset.id", "dataset.path"), "prune": ("prune.name",)}
 
@@ -159,7 +157,7 @@ def _differing(runs: Sequence[Run], axes: Axes) -> list[str]:
     A run of an older version, which has not got a key yet, does not differ in it: new keys change nothing by default.
     """
     shown = {axes.x, *axes.panels}
-    keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_OPERATIONAL))
+    keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(OPERATIONAL))
     found: dict[str, None] = {}
     for key in keys:
         if len({repr(run.settings[key]) for run in runs if key in run.settings}) > 1:

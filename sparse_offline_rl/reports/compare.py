@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sparse_offline_rl.reports.axes import Axes, line_keys, mixed_keys, panel_values, short_names, variant, written
 from sparse_offline_rl.reports.groups import Group, Panel, Study, ordered
-from sparse_offline_rl.reports.runs import Run
+from sparse_offline_rl.reports.runs import Run, same_settings
 
 
 def compare(runs: Sequence[Run], axes: Axes) -> Study:
@@ -21,7 +21,7 @@ def compare(runs: Sequence[Run], axes: Axes) -> Study:
         method = ("dense" if run.dense else str(run.value("prune"))) if names_method else ""
         special = variant(run, keys[str(run.value("prune"))], axes)
         group = members.setdefault((panel_values(run, axes), method, special, repr(run.value(axes.x))), [])
-        if axes.by is None and (twin := next((other for other in group if other.seed == run.seed), None)):
+        if twin := next((other for other in group if same_settings(run, other)), None):
             notes.append(f"{run.name} is left out: {twin.name} is the same experiment with the same seed.")
         else:
             group.append(run)

@@ -66,6 +66,9 @@ class _Summary(_Facts):
 
 COUNTS = tuple(name for name in _Summary.model_fields if name.startswith(("act_", "update_")))
 
+# Keys in which runs of one experiment may differ; where the first updates were done is no matter.
+OPERATIONAL = ("seed", "threads", "pretrained", "eval.", "checkpoint.", "log.")
+
 # Keys by which users call what is stored under other names.
 ALIASES = {"agent": "agent.name", "prune": "prune.name"}
 
@@ -132,6 +135,12 @@ class Run:
         """A sentence on how far it has come."""
         so_far = "" if self.last_return is None else f", return {self.last_return:.1f} so far"
         return f"{self.name} is unfinished: {self.update} of {self.settings['updates']} updates{so_far}."
+
+
+def same_settings(run: Run, other: Run) -> bool:
+    """Whether the two are one experiment with one seed: a key that one of them has not got yet is no difference."""
+    shared = (key for key in run.settings.keys() & other.settings.keys() if not key.startswith(OPERATIONAL))
+    return run.seed == other.seed and all(run.settings[key] == other.settings[key] for key in shared)
 
 
 def read_run_folders(folder: Path) -> tuple[list[Run], list[str]]:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import write_csv
 from sparse_offline_rl.reports.progress import Evaluation, Movement
-from sparse_offline_rl.reports.runs import COUNTS, UNREADABLE, Run, checked_run, checked_summary, read_run_folders
+from sparse_offline_rl.reports.runs import (
+    COUNTS,
+    UNREADABLE,
+    Run,
+    checked_run,
+    checked_summary,
+    read_run_folders,
+    same_settings,
+)
 
 RUNS, LAYERS, EVALUATIONS = "runs.csv", "layers.csv", "evaluations.csv"
 DENSITIES, MOVEMENT = "densities.csv", "movement.csv"
@@ -29,23 +38,23 @@ _HASHED = "stored_weights"  # has a column where some run has hashed networks
 def read_runs(*folders: Path) -> tuple[list[Run], list[str]]:
     """All runs below ``folders``, from the CSVs of a report where one holds them, else from run folders; notes about the rest.
 
-    A run that several folders have, under one name, is taken from the last of them, so that runs are added to those of an earlier
-    report, or brought up to date there. A note is a sentence about that, or about a run that could not be read. Raises UserError
-    for a folder without a run to report on, and for different experiments of one name.
+    Of a run that several folders have, under one name and with the same settings, the one that got furthest counts, of equal ones the
+    last: so runs are added to those of an earlier report, or brought up to date there. Another experiment of that name gets its folder
+    before it. A note is a sentence about a run that could not be read. Raises UserError for a folder without a run to report on.
     """
-    found: dict[str, tuple[Path, Run]] = {}
+    found: dict[str, Run] = {}
     notes = []
     for folder in folders:
         runs, unread = _read_folder(folder)
         notes += unread
-        earlier = {run.name: found[run.name] for run in runs if run.name in found}
         for run in runs:
-            if run.name in earlier:
-                _check_same(run, folder, *earlier[run.name])
-            found[run.name] = (folder, run)
-        if earlier:
-            notes.append(f"{len(earlier)} runs of {folder} take the place of those that earlier folders of runs= have.")
-    return [run for _, run in found.values()], notes
+            namesake = found.setdefault(run.name, run)
+            if same_settings(run, namesake):
+                found[run.name] = max(run, namesake, key=lambda it: (it.summary is not None, it.update))
+            else:
+                name = (folder / run.name).as_posix()
+                found[name] = replace(run, name=name)
+    return list(found.values()), notes
 
 
 def _read_folder(folder: Path) -> tuple[list[Run], list[str]]:
@@ -56,17 +65,6 @@ def _read_folder(folder: Path) -> tuple[list[Run], list[str]]:
         found = f": {notes[0]}" if notes else ": train first, or give the folder that holds the runs."
         raise UserError(f"runs={folder} holds no run{found}")
     return runs, notes
-
-
-def _check_same(run: Run, folder: Path, other: Path, namesake: Run) -> None:
-    """Raise UserError unless the two are one experiment; a key that one has not got yet is no difference."""
-    shared = run.settings.keys() & namesake.settings.keys()
-    differing = sorted(key for key in shared if run.settings[key] != namesake.settings[key])
-    if differing:
-        raise UserError(
-            f"runs={other},{folder}: both have a run {run.name}, with another {differing[0]}; give a folder that holds both of them, "
-            "so that they have different names."
-        )
 
 
 def write_store(runs: Sequence[Run], folder: Path) -> list[Path]:

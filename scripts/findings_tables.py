@@ -1,0 +1,299 @@
+"""What ``scripts/findings.py`` makes its tables of: parts of the committed runs, rows of methods, and the kinds of tables.
+
+A table is a function from the text that stands in a page to the text that shall stand there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.reports.axes import written
+from sparse_offline_rl.reports.progress import Evaluation
+from sparse_offline_rl.reports.runs import Run
+from sparse_offline_rl.reports.statistics import interquartile_mean
+from sparse_offline_rl.reports.store import read_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"}
+Table = Callable[[str], str]
+# Keys of a method that say when masks change: the text of a table says them, its rows do not.
+_TIMES = ("every", "start", "until", "levels")
+# Keys that all runs of the tables have alike.
+_USUAL = {
+    "dataset.normalize": True,
+    "dataset.size": 1_000_000,
+    "init": "default",
+    "distill.teacher": None,
+    "soft.until": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs of one agent on one dataset at one sparsity, of one or several stores in ``results``, the first of which has precedence.
+
+    They are finished, on a million standardised transitions, and differ in nothing but the keys of pruning, which make rows of their own.
+    """
+
+    stores: tuple[str, ...]
+    agent: str
+    dataset: str
+    sparsity: float
+    updates: tuple[int, ...]  # the evaluations that count: an early and a late one, or the late one alone
+    label: str = "`{}`"  # of its rows, made of what was typed after prune=
+    length: int | None = None  # updates in all, where only runs of this length belong to it
+    method: str | None = None  # where only this one belongs to it
+    begun: Part | None = None  # the runs that its runs go on from, whose seconds do not count
+
+    def runs(self) -> list[Run]:
+        """Those that belong to it."""
+        return [run for store in self.stores for run in _store(store) if self._has(run)]
+
+    def _has(self, run: Run) -> bool:
+        key = (run.value("agent"), run.value("dataset"), run.settings["sparsity"])
+        if run.summary is None or key != (self.agent, self.dataset, self.sparsity) or self.late(run) is None:
+            return False
+        if any(run.settings.get(key, usual) != usual for key, usual in _USUAL.items()):
+            return False
+        return self.length in (None, run.settings["updates"]) and self.method in (None, run.value("prune"))
+
+    def late(self, run: Run) -> Evaluation | None:
+        """The last evaluation that counts; dense runs may be shorter."""
+        found = [it for it in run.evaluations if it.update <= self.updates[-1]]
+        return found[-1] if found and (run.dense or found[-1].update == self.updates[-1]) else None
+
+    def seconds(self, run: Run) -> float | None:
+        """Of training up to the late evaluation."""
+        late, before = self.late(run), 0.0
+        if late is None or late.seconds is None:
+            return None
+        if self.begun:
+            (start,) = (it for it in self.begun.runs() if _task(it) == _task(run))
+            before = self.begun.seconds(start) or 0.0
+        return late.seconds - before
+
+    def early(self, run: Run) -> Evaluation | None:
+        """The first evaluation that counts, if there are two."""
+        return next((it for it in run.evaluations if it.update == self.updates[0]), None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method: environment -> its runs, a run a seed."""
+
+    method: str  # what was typed after prune=
+    part: Part
+    cells: Mapping[str, Sequence[Run]]
+
+    def texts(self) -> list[str]:
+        """Its label, ``2373 / 3480 (3)`` for each environment (early and late return, seeds), and seconds."""
+        return [self.part.label.format(self.method), *(self._returns(env) for env in ENVS), f"{self.seconds:.0f}"]
+
+    def _returns(self, env: str) -> str:
+        if env not in self.cells:
+            return ""
+        means = [_number(_mean(found)) for found in (self._early(env), self._late(env)) if found]
+        return f"{' / '.join(means)} ({len(self.cells[env])})"
+
+    def iqm(self, env: str) -> float:
+        """Interquartile mean of the late returns over the seeds."""
+        return interquartile_mean(self._late(env))
+
+    def _late(self, env: str) -> list[float]:
+        return [it.mean for run in self.cells[env] if (it := self.part.late(run))]
+
+    def _early(self, env: str) -> list[float]:
+        two = len(self.part.updates) > 1
+        return [it.mean for run in self.cells[env] if two and (it := self.part.early(run))]
+
+    @property
+    def seconds(self) -> float:
+        """Of training up to the late evaluation, the mean over the environments of the medians over the seeds."""
+        return _mean([self.seconds_in(env) for env in self.cells])
+
+    def seconds_in(self, env: str) -> float:
+        """The same in one environment: of seeds, some are disturbed by other work."""
+        return float(np.median([it for run in self.cells[env] if (it := self.part.seconds(run)) is not None]))
+
+    def within(self, env: str, seconds: float) -> float:
+        """Mean over the seeds of the last return within the updates that take so many seconds; NaN if that is before the first.
+
+        Seconds an update are taken from the median, not from each seed's own clock.
+        """
+        last = self.part.updates[-1] * seconds / self.seconds_in(env)
+        found = [[it.mean for it in run.evaluations if it.update <= last] for run in self.cells[env]]
+        return _mean([means[-1] if means else np.nan for means in found])
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """Environment -> late return in percent of that of the policy that made the data."""
+        return {env: 100 * _mean(self._late(env)) / _policy_return(runs) for env, runs in self.cells.items()}
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Those with all environments first, then by what they keep."""
+        return -len(self.cells), -_mean(list(self.kept.values()))
+
+
+def rows_of(parts: Sequence[Part]) -> list[Row]:
+    """All methods of ``parts``, the best first."""
+    found: dict[tuple[str, Part], dict[str, dict[int, Run]]] = {}
+    for part in parts:
+        for run in part.runs():
+            seeds = found.setdefault((_typed(run), part), {}).setdefault(str(run.settings["env.name"]), {})
+            seeds.setdefault(run.seed, run)
+    rows = [
+        Row(method, part, {env: list(seeds.values()) for env, seeds in envs.items()})
+        for (method, part), envs in found.items()
+    ]
+    return sorted(rows, key=lambda row: row.rank)
+
+
+def by_environment(*parts: Part) -> Table:
+    """A table with a row a method and a column an environment."""
+
+    def fill(_: str) -> str:
+        rows = rows_of(parts)
+        when = " / ".join(f"{update // 1000}k" for update in parts[0].updates)
+        head = ["", *(f"{name}, {when}" for name in ENVS.values()), "seconds"]
+        policy = {env: _policy_return(runs) for row in rows for env, runs in row.cells.items()}
+        first = ["the dataset's own policy", *(_number(policy[env]) if env in policy else "" for env in ENVS), ""]
+        return _markdown([head, ["---", *["---:"] * (len(ENVS) + 1)], first, *(row.texts() for row in rows)])
+
+    return fill
+
+
+def after_equal_seconds(part: Part, methods: Sequence[str]) -> Table:
+    """A table of what ``methods`` have returned when the quickest of them, in the median over its seeds, has done its updates."""
+
+    def fill(_: str) -> str:
+        named = _by_method([part])
+        rows = [named[method] for method in methods]
+        limits = {env: min(row.seconds_in(env) for row in rows) for env in ENVS}
+        found = {row.method: {env: row.within(env, limit) for env, limit in limits.items()} for row in rows}
+        policy = {env: _policy_return(runs) for row in rows for env, runs in row.cells.items()}
+        best = sorted(found, key=lambda method: -sum(found[method][env] / policy[env] for env in ENVS))
+        head = ["return after equal seconds", *(f"{name}, {limits[env]:.0f} s" for env, name in ENVS.items())]
+        cells = [[f"`{method}`", *(_number(found[method][env]) for env in ENVS)] for method in best]
+        return _markdown([head, ["---", *["---:"] * len(ENVS)], *cells])
+
+    return fill
+
+
+def over_sparsity(
+    title: str, agents: Mapping[str, Part], methods: Mapping[str, str], sparsities: Sequence[float]
+) -> Table:
+    """A row an agent, environment and method, a column a sparsity: the share of the dense agent's return that is kept, IQM over the seeds.
+
+    In brackets the number of seeds where it is less than that of the dense agent.
+    """
+
+    def fill(_: str) -> str:
+        head = [title, "dense", *(f"{100 * it:g} %" for it in sparsities), "expert"]
+        table = [head, ["---", *["---:"] * (len(sparsities) + 2)]]
+        for agent, part in agents.items():
+            (dense,) = rows_of([replace(part, sparsity=0.0)])
+            found = [{row.method: row for row in rows_of([replace(part, sparsity=it)])} for it in sparsities]
+            for env, name in ENVS.items():
+                runs = [run for rows in found for row in rows.values() for run in row.cells.get(env, ())]
+                for method, pruner in methods.items():
+                    shares = [_share(rows.get(method), dense, env) for rows in found]
+                    label = ", ".join(it for it in (agent, name, pruner) if it)
+                    if any(shares):
+                        table.append([label, f"{dense.iqm(env):.0f}", *shares, f"{_policy_return(runs):.0f}"])
+        columns = [column for column in zip(*table, strict=True) if any(column[2:])]
+        return _markdown(list(zip(*columns, strict=True)))
+
+    return fill
+
+
+def _share(row: Row | None, dense: Row, env: str) -> str:
+    if row is None or env not in row.cells:
+        return ""
+    seeds = len(row.cells[env])
+    share = f"{_number(100 * row.iqm(env) / dense.iqm(env), 1)} %"
+    return share if seeds >= len(dense.cells[env]) else f"{share} ({seeds})"
+
+
+def last_columns(*parts: Part) -> Table:
+    """The table as it stands with its last columns filled anew: seeds, percent kept in each environment, and seconds."""
+
+    def fill(body: str) -> str:
+        rows = _by_method(parts)
+        lines = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in body.splitlines()]
+        for cells in lines:
+            code = re.fullmatch(r"\**`([^`=]+(?: prune\.[^`]+)?)`\**", cells[1]) if len(cells) > 3 else None
+            if code:
+                _own_settings(code[1].split()[0])
+                cells[-3:] = _summary(rows[code[1]]) if code[1] in rows else ["–"] * 3
+        return _markdown(lines)
+
+    return fill
+
+
+def _by_method(parts: Sequence[Part]) -> dict[str, Row]:
+    rows = rows_of(parts)
+    found = {row.method: row for row in rows}
+    if len(found) < len(rows):
+        raise ValueError(f"a method has several rows in {parts}")
+    return found
+
+
+def _summary(row: Row) -> list[str]:
+    seeds = [len(runs) for runs in row.cells.values()]
+    kept = (_number(row.kept[env]) if env in row.cells else "–" for env in ENVS)
+    return [
+        f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}",
+        ", ".join(kept),
+        f"{row.seconds:.0f}",
+    ]
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = (f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in rows)
+    return "".join(re.sub(r" (-+:?) (?=\|)", r"\1", line) + "\n" for line in lines)
+
+
+def _typed(run: Run) -> str:
+    """``rigl``, or ``snip prune.scope=erk`` where a key is not as the method's own YAML has it."""
+    name = str(run.value("prune"))
+    own = _own_settings(name)
+    keys = [key for key in own if key not in _TIMES and run.settings.get(f"prune.{key}", own[key]) != own[key]]
+    return " ".join([name, *(f"prune.{key}={written(run.settings[f'prune.{key}'])}" for key in keys)])
+
+
+@cache
+def _own_settings(name: str) -> dict[str, object]:
+    path = ROOT / "configs" / "prune" / f"{name}.yaml"
+    if not path.exists():
+        raise UserError(f"prune={name}: there is no such method; mend the first word in its row.")
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+@cache
+def _store(name: str) -> list[Run]:
+    return read_runs(ROOT / "results" / name)[0]
+
+
+def _policy_return(runs: Sequence[Run]) -> float:
+    return float(np.median([run.policy_return for run in runs if run.policy_return is not None]))
+
+
+def _task(run: Run) -> tuple[str, int]:
+    return str(run.settings["env.name"]), run.seed
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
