@@ -51,7 +51,7 @@ class Part:
     label: str = "`{}`"  # of its rows, made of what was typed after prune=
     length: int | None = None  # updates in all, where only runs of this length belong to it
     method: str | None = None  # where only this one belongs to it
-    begun: Part | None = None  # the runs that its runs go on from, whose seconds do not count
+    begun: Part | None = None  # the runs that its pretrained runs go on from, whose seconds do not count
 
     def runs(self) -> list[Run]:
         """Those that belong to it."""
@@ -75,7 +75,7 @@ class Part:
         late, before = self.late(run), 0.0
         if late is None or late.seconds is None:
             return None
-        if self.begun:
+        if self.begun and run.settings["pretrained"]:
             (start,) = (it for it in self.begun.runs() if _task(it) == _task(run))
             before = self.begun.seconds(start) or 0.0
         return late.seconds - before
