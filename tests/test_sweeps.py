@@ -27,7 +27,7 @@ SWEEPS = {
     "study_time": 108,
     "study_long": 12,
     "study_beyond": 117,
-    "study_unperturbed": 15,
+    "study_unperturbed": 24,
     "masks_after": 387,
     "masks_after_bcq": 720,
     "study_options": 234,
