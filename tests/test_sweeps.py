@@ -34,7 +34,7 @@ SWEEPS = {
     "study_data": 540,
     "study_agents": 324,
     "study_wide": 144,
-    "masks": 1224,
+    "masks": 1368,
 }
 PARAMS = {"seed": "0,1", "grid.a": "prune=none", "grid.b": "prune=snip,grasp sparsity=0.5,0.9"}
 
