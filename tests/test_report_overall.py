@@ -89,10 +89,15 @@ def test_the_ranking_shows_those_with_all_tasks(runs):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the dataset's policy", "dense agent"]
 
 
-def test_many_long_names_leave_room_for_the_axes(tmp_path):
+@pytest.mark.parametrize("special", [{}, {"score": "synflow", "rounds": 100}])
+def test_many_long_names_leave_room_for_the_axes(tmp_path, special):
+    """Names of three lines, one below the other, too."""
     for env in ("hopper", "halfcheetah"):
         for i in range(22):
             write_run(tmp_path / env / str(i), env, prune=f"a_method_with_a_long_name_{i}")
+            if special:
+                name = f"a_method_with_a_long_name_{i}"
+                write_run(tmp_path / env / f"special{i}", env, prune=name, returns=(400.0,), **special)
     figure = overall_ranking(study_of(tmp_path))
     FigureCanvasAgg(figure).draw()
     (box,) = (ax.get_window_extent() for ax in figure.axes)

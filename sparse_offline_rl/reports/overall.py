@@ -20,6 +20,7 @@ from sparse_offline_rl.reports.tables import Column, Table, Value, share_of
 
 _TASK = ("env", "dataset")  # keys of a panel that make its task; panels alike in all others are taken together
 _LETTERS = 30  # of a label in a line
+_ROW, _LINE = 0.27, 0.15  # inches between two experiments at least, and for each line of the longest label
 
 
 @dataclass
@@ -161,15 +162,19 @@ def overall_ranking(study: Study) -> Figure | None:
             if interval:
                 ax.plot(interval, (row, row), color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
             ax.plot(it.iqm, row, "o", color=colour, markersize=5)
-        ax.set_yticks(range(len(shown)), [textwrap.fill(it.label, _LETTERS) for it in shown], fontsize="small")
+        ax.set_yticks(range(len(shown)), [_wrapped(it) for it in shown], fontsize="small")
         ax.set_ylim(len(shown) - 0.5, -0.5)
         return _reference_lines(ax, family)
 
-    most = max(len(tasks.whole()) for tasks in families.values())
+    rows = max(len(tasks.whole()) for tasks in families.values())
+    lines = max(_wrapped(it).count("\n") + 1 for tasks in families.values() for it in tasks.whole())
+    height = 1.1 + rows * max(_ROW, lines * _LINE)
     panels = tuple(Panel(title, ()) for title in families)
-    return draw_panels(
-        Study(panels, study.axes), draw, "normalised score over all tasks", "", row_height=1.1 + 0.27 * most
-    )
+    return draw_panels(Study(panels, study.axes), draw, "normalised score over all tasks", "", row_height=height)
+
+
+def _wrapped(experiment: Experiment) -> str:
+    return textwrap.fill(experiment.label, _LETTERS)
 
 
 def _reference_lines(ax: PlotAxes, family: Tasks) -> dict[str, Artist]:
