@@ -89,15 +89,13 @@ def test_the_ranking_shows_those_with_all_tasks(runs):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the dataset's policy", "dense agent"]
 
 
-@pytest.mark.parametrize("special", [{}, {"score": "synflow", "rounds": 100}])
-def test_many_long_names_leave_room_for_the_axes(tmp_path, special):
-    """Names of three lines, one below the other, too."""
-    for env in ("hopper", "halfcheetah"):
-        for i in range(22):
-            write_run(tmp_path / env / str(i), env, prune=f"a_method_with_a_long_name_{i}")
-            if special:
-                name = f"a_method_with_a_long_name_{i}"
-                write_run(tmp_path / env / f"special{i}", env, prune=name, returns=(400.0,), **special)
+@pytest.mark.parametrize("scores", [("snip",), ("a_score_with_a_long_name", "snip")])
+def test_many_long_names_leave_room_for_the_axes(tmp_path, scores):
+    """With two scores half of the names have three lines and are the upper half of the figure."""
+    for env, score, i in itertools.product(("hopper", "halfcheetah"), scores, range(22)):
+        returns = (400.0 if score != "snip" else 300.0,)
+        folder = tmp_path / env / f"{score}{i}"
+        write_run(folder, env, prune=f"a_method_with_a_long_name_{i}", returns=returns, score=score, shape=score)
     figure = overall_ranking(study_of(tmp_path))
     FigureCanvasAgg(figure).draw()
     (box,) = (ax.get_window_extent() for ax in figure.axes)
