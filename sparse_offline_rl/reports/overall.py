@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes as PlotAxes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from sparse_offline_rl.evaluation.normalized_score import normalized_score
 from sparse_offline_rl.reports.axes import short_names
@@ -20,7 +21,7 @@ from sparse_offline_rl.reports.tables import Column, Table, Value, share_of
 
 _TASK = ("env", "dataset")  # keys of a panel that make its task; panels alike in all others are taken together
 _LETTERS = 30  # of a label in a line
-_ROW, _LINE = 0.27, 0.15  # inches between two experiments at least, and for each line of the longest label
+_ROW, _LINE = 0.27, 0.15  # inches of an experiment at least, and of a line of its label
 
 
 @dataclass
@@ -157,20 +158,25 @@ def overall_ranking(study: Study) -> Figure | None:
     def draw(ax: PlotAxes, panel: Panel) -> Mapping[str, Artist]:
         family = families[panel.title]
         shown = family.whole()
-        for row, it in enumerate(shown):
+        heights = _heights(shown)
+        rows = np.cumsum(heights) - heights / 2
+        for row, it in zip(rows, shown, strict=True):
             colour, interval = colours[it.line][0], it.interval
             if interval:
                 ax.plot(interval, (row, row), color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
             ax.plot(it.iqm, row, "o", color=colour, markersize=5)
-        ax.set_yticks(range(len(shown)), [_wrapped(it) for it in shown], fontsize="small")
-        ax.set_ylim(len(shown) - 0.5, -0.5)
+        ax.set_yticks(rows, [_wrapped(it) for it in shown], fontsize="small")
+        ax.set_ylim(heights.sum(), 0)
         return _reference_lines(ax, family)
 
-    rows = max(len(tasks.whole()) for tasks in families.values())
-    lines = max(_wrapped(it).count("\n") + 1 for tasks in families.values() for it in tasks.whole())
-    height = 1.1 + rows * max(_ROW, lines * _LINE)
+    height = 1.1 + max(_heights(tasks.whole()).sum() for tasks in families.values())
     panels = tuple(Panel(title, ()) for title in families)
     return draw_panels(Study(panels, study.axes), draw, "normalised score over all tasks", "", row_height=height)
+
+
+def _heights(shown: Sequence[Experiment]) -> NDArray[np.float64]:
+    """Inches of each row."""
+    return np.array([max(_ROW, _LINE * (_wrapped(it).count("\n") + 1)) for it in shown])
 
 
 def _wrapped(experiment: Experiment) -> str:
