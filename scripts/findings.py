@@ -83,8 +83,8 @@ TABLES: dict[str, Table] = {
 }
 
 
-def filled(page: Path) -> str:
-    """The text of a page with all its tables made anew.
+def filled(page: Path) -> tuple[str, str]:
+    """The text of a page, as it stands and with all its tables made anew.
 
     Raises UserError for a page that cannot be read, a table that is none of :data:`TABLES`, and markers that do not enclose one table.
     """
@@ -101,15 +101,15 @@ def filled(page: Path) -> str:
     new, count = _BLOCK.subn(fill, text)
     if not text.count("<!-- table") == text.count("<!-- end") == count:
         raise UserError(f"{page}: a table needs lines <!-- table NAME --> before and <!-- end --> after it; mend them.")
-    return new
+    return text, new
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
         options = parse_options(FindingsOptions, sys.argv[1:] if arguments is None else arguments)
-        pages = [options.root / page for page in PAGES]
-        stale = {page: new for page in pages if (new := filled(page)) != page.read_text(encoding="utf-8")}
+        texts = {options.root / page: filled(options.root / page) for page in PAGES}
+        stale = {page: new for page, (text, new) in texts.items() if new != text}
         if stale and options.check:
             raise UserError(f"{', '.join(map(str, stale))}: not what results say; run python scripts/findings.py.")
         for page, text in stale.items():

@@ -162,9 +162,9 @@ def by_environment(*parts: Part) -> Table:
 
     def fill(_: str) -> str:
         rows = rows_of(parts)
+        policy = _policy_returns(rows)
         when = " / ".join(f"{update // 1000}k" for update in parts[0].updates)
         head = ["", *(f"{name}, {when}" for name in ENVS.values()), "seconds"]
-        policy = {env: _policy_return(runs) for row in rows for env, runs in row.cells.items()}
         first = ["the dataset's own policy", *(_number(policy[env]) if env in policy else "" for env in ENVS), ""]
         return _markdown([head, ["---", *["---:"] * (len(ENVS) + 1)], first, *(row.texts() for row in rows)])
 
@@ -179,7 +179,7 @@ def after_equal_seconds(part: Part, methods: Sequence[str]) -> Table:
         rows = [named[method] for method in methods]
         limits = {env: min(row.seconds_in(env) for row in rows) for env in ENVS}
         found = {row.method: {env: row.within(env, limit) for env, limit in limits.items()} for row in rows}
-        policy = {env: _policy_return(runs) for row in rows for env, runs in row.cells.items()}
+        policy = _policy_returns(rows)
         best = sorted(found, key=lambda method: -sum(found[method][env] / policy[env] for env in ENVS))
         head = ["return after equal seconds", *(f"{name}, {limits[env]:.0f} s" for env, name in ENVS.items())]
         cells = [[f"`{method}`", *(_number(found[method][env]) for env in ENVS)] for method in best]
@@ -202,13 +202,13 @@ def over_sparsity(
         for agent, part in agents.items():
             (dense,) = rows_of([replace(part, sparsity=0.0)])
             found = [{row.method: row for row in rows_of([replace(part, sparsity=it)])} for it in sparsities]
+            policy = _policy_returns([row for rows in found for row in rows.values()])
             for env, name in ENVS.items():
-                runs = [run for rows in found for row in rows.values() for run in row.cells.get(env, ())]
                 for method, pruner in methods.items():
                     shares = [_share(rows.get(method), dense, env) for rows in found]
                     label = ", ".join(it for it in (agent, name, pruner) if it)
                     if any(shares):
-                        table.append([label, f"{dense.iqm(env):.0f}", *shares, f"{_policy_return(runs):.0f}"])
+                        table.append([label, _number(dense.iqm(env)), *shares, _number(policy[env])])
         columns = [column for column in zip(*table, strict=True) if any(column[2:])]
         return _markdown(list(zip(*columns, strict=True)))
 
@@ -232,7 +232,7 @@ def last_columns(*parts: Part) -> Table:
         for cells in lines:
             code = re.fullmatch(r"\**`([^`=]+(?: prune\.[^`]+)?)`\**", cells[1]) if len(cells) > 3 else None
             if code:
-                _own_settings(code[1].split()[0])
+                _own_settings(code[1].split()[0])  # refuses a misspelt method, which would look as if it had no runs
                 cells[-3:] = _summary(rows[code[1]]) if code[1] in rows else ["–"] * 3
         return _markdown(lines)
 
@@ -258,8 +258,13 @@ def _summary(row: Row) -> list[str]:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = (f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in rows)
-    return "".join(re.sub(r" (-+:?) (?=\|)", r"\1", line) + "\n" for line in lines)
+    return "".join(f"|{'|'.join(map(_padded, row))}|\n" for row in rows)
+
+
+def _padded(cell: str) -> str:
+    if re.fullmatch("-+:?", cell):
+        return cell
+    return f" {cell} " if cell else " "
 
 
 def _typed(run: Run) -> str:
@@ -281,6 +286,15 @@ def _own_settings(name: str) -> dict[str, object]:
 @cache
 def _store(name: str) -> list[Run]:
     return read_runs(ROOT / "results" / name)[0]
+
+
+def _policy_returns(rows: Sequence[Row]) -> dict[str, float]:
+    """Environment -> what the policy that made the data earns, as most of its runs say."""
+    return {
+        env: _policy_return([run for row in rows for run in row.cells.get(env, ())])
+        for env in ENVS
+        if any(env in row.cells for row in rows)
+    }
 
 
 def _policy_return(runs: Sequence[Run]) -> float:

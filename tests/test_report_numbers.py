@@ -284,6 +284,14 @@ def test_one_run_under_two_names_counts_once(small, tmp_path):
         assert "again is left out: snip1 is the same experiment with the same seed." in study.notes
 
 
+def test_runs_that_differ_only_in_what_their_panel_shows_count_once(small, tmp_path):
+    """Versions of this code that knew an environment by other reference scores, say."""
+    config = write_run(tmp_path / "again", seed=1, returns=(305.0, 100.0, 200.0)) / "config.yaml"
+    config.write_text(config.read_text().replace("reference_max_score: 3234.3", "reference_max_score: 3000.0"))
+    study = compare(read_runs(small, tmp_path)[0], Axes())
+    assert "again is left out: snip1 is the same experiment with the same seed." in study.notes
+
+
 def test_folders_that_cannot_be_read_together_are_a_sentence(small, tmp_path, capsys):
     write_run(tmp_path / "a,b" / "one", returns=(1.0,))
     report_cli.main([f"runs={tmp_path / 'a,b'}", f"out={tmp_path / 'out'}"])

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from sparse_offline_rl.config import AgentConfig, Config
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.reports.runs import OPERATIONAL, Run
+from sparse_offline_rl.reports.runs import Run, differing_keys
 
 PANEL = ("agent", "env", "dataset")
 # Keys that one name stands for.
@@ -152,16 +152,11 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _differing(runs: Sequence[Run], axes: Axes) -> list[str]:
-    """Keys in which these runs differ and that neither the axis nor the panel shows; env and dataset by their names.
-
-    A run of an older version, which has not got a key yet, does not differ in it: new keys change nothing by default.
-    """
+    """Keys in which these runs differ and that neither the axis nor the panel shows; env and dataset by their names."""
     shown = {axes.x, *axes.panels}
-    keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(OPERATIONAL))
     found: dict[str, None] = {}
-    for key in keys:
-        if len({repr(run.settings[key]) for run in runs if key in run.settings}) > 1:
-            found[next((name for name, parts in _SECTIONS.items() if key.startswith(parts)), key)] = None
+    for key in differing_keys(runs):
+        found[next((name for name, parts in _SECTIONS.items() if key.startswith(parts)), key)] = None
     if "agent.name" in found:  # then each agent has keys of its own
         found = {"agent": None} | {key: None for key in found if not key.startswith("agent.") and key != "batch_size"}
     return [key for key in found if key not in shown and key != "prune"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sparse_offline_rl.reports.axes import Axes, line_keys, mixed_keys, panel_values, short_names, variant, written
 from sparse_offline_rl.reports.groups import Group, Panel, Study, ordered
-from sparse_offline_rl.reports.runs import Run, same_settings
+from sparse_offline_rl.reports.runs import Run
 
 
 def compare(runs: Sequence[Run], axes: Axes) -> Study:
@@ -21,7 +21,8 @@ def compare(runs: Sequence[Run], axes: Axes) -> Study:
         method = ("dense" if run.dense else str(run.value("prune"))) if names_method else ""
         special = variant(run, keys[str(run.value("prune"))], axes)
         group = members.setdefault((panel_values(run, axes), method, special, repr(run.value(axes.x))), [])
-        if twin := next((other for other in group if same_settings(run, other)), None):
+        alike = (other for other in group if other.seed == run.seed and not mixed_keys((other, run), axes))
+        if twin := next(alike, None):
             notes.append(f"{run.name} is left out: {twin.name} is the same experiment with the same seed.")
         else:
             group.append(run)

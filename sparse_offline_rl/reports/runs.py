@@ -67,7 +67,7 @@ class _Summary(_Facts):
 COUNTS = tuple(name for name in _Summary.model_fields if name.startswith(("act_", "update_")))
 
 # Keys in which runs of one experiment may differ; where the first updates were done is no matter.
-OPERATIONAL = ("seed", "threads", "pretrained", "eval.", "checkpoint.", "log.")
+_OPERATIONAL = ("seed", "threads", "pretrained", "eval.", "checkpoint.", "log.")
 
 # Keys by which users call what is stored under other names.
 ALIASES = {"agent": "agent.name", "prune": "prune.name"}
@@ -137,10 +137,13 @@ class Run:
         return f"{self.name} is unfinished: {self.update} of {self.settings['updates']} updates{so_far}."
 
 
-def same_settings(run: Run, other: Run) -> bool:
-    """Whether the two are one experiment with one seed: a key that one of them has not got yet is no difference."""
-    shared = (key for key in run.settings.keys() & other.settings.keys() if not key.startswith(OPERATIONAL))
-    return run.seed == other.seed and all(run.settings[key] == other.settings[key] for key in shared)
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """Keys in which these runs differ and that make other experiments.
+
+    A run of an older version, which has not got a key yet, does not differ in it: new keys change nothing by default.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_OPERATIONAL))
+    return [key for key in keys if len({repr(run.settings[key]) for run in runs if key in run.settings}) > 1]
 
 
 def read_run_folders(folder: Path) -> tuple[list[Run], list[str]]:

@@ -18,8 +18,8 @@ from sparse_offline_rl.reports.runs import (
     Run,
     checked_run,
     checked_summary,
+    differing_keys,
     read_run_folders,
-    same_settings,
 )
 
 RUNS, LAYERS, EVALUATIONS = "runs.csv", "layers.csv", "evaluations.csv"
@@ -49,7 +49,7 @@ def read_runs(*folders: Path) -> tuple[list[Run], list[str]]:
         notes += unread
         for run in runs:
             namesake = found.setdefault(run.name, run)
-            if same_settings(run, namesake):
+            if run.seed == namesake.seed and not differing_keys((run, namesake)):
                 found[run.name] = max(run, namesake, key=lambda it: (it.summary is not None, it.update))
             else:
                 name = (folder / run.name).as_posix()
