@@ -44,7 +44,7 @@ _LONGER = replace(_BC_99, sparsity=0.0, label="dense, 40,000 updates", length=40
 
 
 def _with_dense(part: Part) -> tuple[Part, Part]:
-    return part, replace(part, sparsity=0.0, label="dense")
+    return replace(part, sparsity=0.0, label="dense"), part
 
 
 _STUDY = {
@@ -67,17 +67,17 @@ TABLES: dict[str, Table] = {
     "study-bc": over_sparsity("BC", {"": _STUDY["BC"]}, _PRUNERS, _SPARSITIES),
     "from-scratch": last_columns(_BCQ_99, _DENSE_20K),
     "from-dense": last_columns(_BC_99, _LONGER, _EIGENDAMAGE),
-    "bcq-expert-99": by_environment(_BCQ_99, _DENSE_20K),
+    "bcq-expert-99": by_environment(_DENSE_20K, _BCQ_99),
     "bcq-expert-99-seconds": after_equal_seconds(_BCQ_99, _TIMED),
     "bcq-expert-95": by_environment(*_with_dense(_BCQ_95)),
     "bcq-expert-95-seconds": after_equal_seconds(_BCQ_95, _TIMED),
     "bcq-medium-99": by_environment(*_with_dense(_MEDIUM_99)),
     "bcq-medium-95": by_environment(*_with_dense(_MEDIUM_95)),
     "bc-after-99": by_environment(
+        _BC_DENSE,
         _BC_99,
         _LONGER,
         _EIGENDAMAGE,
-        _BC_DENSE,
         replace(_BC_99, sparsity=0.995, label="`{}` at 99.5 %", method="obs"),
     ),
 }

@@ -93,9 +93,17 @@ class Row:
     part: Part
     cells: Mapping[str, Sequence[Run]]
 
-    def texts(self) -> list[str]:
-        """Its label, ``2373 / 3480 (3)`` for each environment (early and late return, seeds), and seconds."""
-        return [self.part.label.format(self.method), *(self._returns(env) for env in ENVS), f"{self.seconds:.0f}"]
+    def texts(self, dense: Row) -> list[str]:
+        """Its label, ``2373 / 3480 (3)`` for each environment (early and late return, seeds), share of the dense return, seconds and kB."""
+        label = self.part.label.format(self.method)
+        costs = (f"{self.seconds:.0f}", f"{self.kilobytes:.0f}")
+        return [label, *(self._returns(env) for env in ENVS), self._share(dense), *costs]
+
+    def _share(self, dense: Row) -> str:
+        shares = {
+            env: 100 * _mean(self._late(env)) / _mean(dense._late(env)) for env in self.cells if env in dense.cells
+        }
+        return ", ".join(_number(shares[env]) if env in shares else "–" for env in ENVS)
 
     def _returns(self, env: str) -> str:
         if env not in self.cells:
@@ -133,6 +141,12 @@ class Row:
         return _mean([means[-1] if means else np.nan for means in found])
 
     @property
+    def kilobytes(self) -> float:
+        """Size of the policy file, the mean over the runs."""
+        runs = (run for runs in self.cells.values() for run in runs)
+        return _mean([run.summary["policy_bytes"] / 1000 for run in runs if run.summary])
+
+    @property
     def kept(self) -> dict[str, float]:
         """Environment -> late return in percent of that of the policy that made the data."""
         return {env: 100 * _mean(self._late(env)) / _policy_return(runs) for env, runs in self.cells.items()}
@@ -157,16 +171,22 @@ def rows_of(parts: Sequence[Part]) -> list[Row]:
     return sorted(rows, key=lambda row: row.rank)
 
 
-def by_environment(*parts: Part) -> Table:
-    """A table with a row a method and a column an environment."""
+def by_environment(dense: Part, *parts: Part) -> Table:
+    """A table with a row a method and a column an environment; the other columns are shares of ``dense``, which is a row, too, and costs."""
 
     def fill(_: str) -> str:
-        rows = rows_of(parts)
+        rows = rows_of((dense, *parts))
+        (compared,) = (row for row in rows if row.part == dense)
         policy = _policy_returns(rows)
-        when = " / ".join(f"{update // 1000}k" for update in parts[0].updates)
-        head = ["", *(f"{name}, {when}" for name in ENVS.values()), "seconds"]
-        first = ["the dataset's own policy", *(_number(policy[env]) if env in policy else "" for env in ENVS), ""]
-        return _markdown([head, ["---", *["---:"] * (len(ENVS) + 1)], first, *(row.texts() for row in rows)])
+        when = " / ".join(f"{update / 1000:g}k" for update in parts[0].updates)
+        head = ["", *(f"{name}, {when}" for name in ENVS.values()), "of dense, %", "seconds", "kB"]
+        first = [
+            "the dataset's own policy",
+            *(_number(policy[env]) if env in policy else "" for env in ENVS),
+            *[""] * 3,
+        ]
+        table = [head, ["---", *["---:"] * (len(head) - 1)], first, *(row.texts(compared) for row in rows)]
+        return _markdown(table)
 
     return fill
 

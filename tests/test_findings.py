@@ -80,12 +80,13 @@ def part(tmp_path, monkeypatch):
     return findings_tables.Part(("made",), "bcq", "expert", 0.95, (10, 30))
 
 
-def test_a_row_has_early_and_late_returns_seeds_and_seconds(part):
-    dense = replace(part, sparsity=0.0, label="dense")
-    assert [row.texts() for row in findings_tables.rows_of([part, dense])] == [
-        ["`snip`", "15 / 330 (2)", "", "", "6"],
-        ["dense", "5 / 310 (1)", "", "", "4"],
-        ["`snip prune.scope=erk`", "1 / 2 (1)", "", "", "6"],
+def test_a_row_has_early_and_late_returns_seeds_share_of_dense_and_costs(part):
+    """Policy files of made runs have 3.2 MB times the density and 9 kB."""
+    table = findings_tables.by_environment(replace(part, sparsity=0.0, label="dense"), part)
+    assert table("").splitlines()[3:] == [
+        "| `snip` | 15 / 330 (2) | | | 106, –, – | 6 | 169 |",
+        "| dense | 5 / 310 (1) | | | 100, –, – | 4 | 3209 |",
+        "| `snip prune.scope=erk` | 1 / 2 (1) | | | 1, –, – | 6 | 169 |",
     ]
 
 
@@ -115,7 +116,7 @@ def test_seconds_of_the_runs_that_others_go_on_from_do_not_count(part, tmp_path)
         path = tmp_path / name / "config.yaml"
         path.write_text(path.read_text() + f"pretrained: {folder}\n")
     rows = findings_tables.rows_of([replace(part, begun=replace(part, sparsity=0.0, updates=(20,)))])
-    assert [row.texts()[-1] for row in rows] == ["2", "6"]
+    assert [f"{row.seconds:.0f}" for row in rows] == ["2", "6"]
 
 
 def test_shares_of_the_dense_return_stand_over_sparsity(part):
