@@ -24,9 +24,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
-from sparse_offline_rl.cli.configs import config_dir
 from sparse_offline_rl.cli.errors import user_errors
-from sparse_offline_rl.config import Config
+from sparse_offline_rl.config import Config, config_dir
 from sparse_offline_rl.datasets.buffer import ReplayBuffer, Sampler
 from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from sparse_offline_rl.config import method_defaults
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.axes import written
 from sparse_offline_rl.reports.progress import Evaluation
@@ -252,7 +252,9 @@ def last_columns(*parts: Part) -> Table:
         for cells in lines:
             code = re.fullmatch(r"\**`([^`=]+(?: prune\.[^`]+)?)`\**", cells[1]) if len(cells) > 3 else None
             if code:
-                _own_settings(code[1].split()[0])  # refuses a misspelt method, which would look as if it had no runs
+                name = code[1].split()[0]
+                if not method_defaults(name):  # it would look as if it had no runs
+                    raise UserError(f"prune={name}: there is no such method; mend the first word in its row.")
                 cells[-3:] = _summary(rows[code[1]]) if code[1] in rows else ["–"] * 3
         return _markdown(lines)
 
@@ -290,17 +292,9 @@ def _padded(cell: str) -> str:
 def _typed(run: Run) -> str:
     """``rigl``, or ``snip prune.scope=erk`` where a key is not as the method's own YAML has it."""
     name = str(run.value("prune"))
-    own = _own_settings(name)
+    own = method_defaults(name)
     keys = [key for key in own if key not in _TIMES and run.settings.get(f"prune.{key}", own[key]) != own[key]]
     return " ".join([name, *(f"prune.{key}={written(run.settings[f'prune.{key}'])}" for key in keys)])
-
-
-@cache
-def _own_settings(name: str) -> dict[str, object]:
-    path = ROOT / "configs" / "prune" / f"{name}.yaml"
-    if not path.exists():
-        raise UserError(f"prune={name}: there is no such method; mend the first word in its row.")
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 @cache

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from pydantic import Field
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
-from sparse_offline_rl.cli.configs import config_dir
 from sparse_offline_rl.cli.errors import user_errors
+from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.experiment import load_training_data, read_config
 from sparse_offline_rl.files import write_bytes, write_csv
 from sparse_offline_rl.networks.jacobian import singular_values

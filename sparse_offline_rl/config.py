@@ -7,8 +7,11 @@ range becomes one sentence that names the key, the value and the remedy.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from sparse_offline_rl.errors import UserError
@@ -169,6 +172,20 @@ def parse_config(
         return Config.model_validate({**values, "agent": agent, "prune": prune})
     except ValidationError as error:
         raise UserError(_sentence(error)) from None
+
+
+def config_dir() -> Path:
+    """``configs/`` of the repository, or its copy inside an installed package."""
+    package = Path(__file__).parent
+    packaged = package / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"
+
+
+@cache
+def method_defaults(name: str) -> Mapping[str, Any]:
+    """Key -> value in ``configs/prune/NAME.yaml``; nothing if there is no such file."""
+    path = config_dir() / "prune" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

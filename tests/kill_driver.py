@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 from run_results import assert_same, run_result
 
 from sparse_offline_rl import experiment
-from sparse_offline_rl.cli.configs import config_dir
+from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.pruning import prune
 from sparse_offline_rl.training import mask_changes, session
 

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from sparse_offline_rl.agents.registry import agent_configs
-from sparse_offline_rl.cli.configs import config_dir, hydra_app, parse_flags, run_mode
+from sparse_offline_rl.cli.configs import hydra_app, parse_flags, run_mode
 from sparse_offline_rl.cli.overrides import check_overrides
-from sparse_offline_rl.config import Config, DatasetConfig, EnvConfig, PruneConfig
+from sparse_offline_rl.config import Config, DatasetConfig, EnvConfig, PruneConfig, config_dir
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
 from sparse_offline_rl.pruning.registry import prune_configs

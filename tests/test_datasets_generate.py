@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from sparse_offline_rl.cli import generate_dataset as cli
-from sparse_offline_rl.cli.configs import config_dir
+from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.datasets import minari_writer
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS
 from sparse_offline_rl.datasets.experts import StochasticPolicy, bundled_policy_path

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mask_changes import begin, moment, schedule
 
 from sparse_offline_rl.agents.registry import AGENTS
-from sparse_offline_rl.cli.configs import config_dir
+from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.pruning.learned.extension import Extension, ExtensionState

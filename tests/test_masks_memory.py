@@ -23,7 +23,7 @@ from test_checkpoint_claims import repaired
 from test_damaged_runs import a_checkpoint
 
 from sparse_offline_rl import experiment
-from sparse_offline_rl.cli.configs import config_dir
+from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.engines.selection import choose_engine, choose_update
 from sparse_offline_rl.pruning.schedule import Memory, observed
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint

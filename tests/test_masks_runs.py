@@ -15,7 +15,7 @@ from run_results import kill_at_file_operations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_offline_rl import experiment
-from sparse_offline_rl.cli.configs import config_dir
+from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.networks.state import all_grown
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 from sparse_offline_rl.training.mask_changes import MaskChanges

@@ -31,6 +31,16 @@ def test_runs_of_other_settings_are_told_apart(tmp_path):
     assert [len(group.runs) for group in groups] == [2, 2]
 
 
+def test_what_a_method_has_by_itself_is_not_named(tmp_path):
+    """RigL's own masks to begin with are random ones with ERK's shares; other methods have others."""
+    write_run(tmp_path / "own", prune="rigl", scope="erk", score="random")
+    write_run(tmp_path / "synflow", prune="rigl", score="synflow")
+    assert [group.label for group in groups_of(tmp_path)] == [
+        "rigl 95 %",
+        "rigl 95 % (prune.scope=network, prune.score=synflow)",
+    ]
+
+
 def test_any_key_can_be_the_axis_the_line_or_the_panel(tmp_path):
     for scope in ("network", "erk"):
         for prune in ("snip", "grasp"):

@@ -13,9 +13,10 @@ from conftest import ROOT, TINY
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sparse_offline_rl.cli.configs import config_dir, hydra_app, parse_flags
+from sparse_offline_rl.cli.configs import hydra_app, parse_flags
 from sparse_offline_rl.cli.grids import grid_jobs, planned_jobs
 from sparse_offline_rl.cli.overrides import check_overrides
+from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
 from sparse_offline_rl.pruning.registry import mask_schedule

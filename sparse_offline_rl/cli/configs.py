@@ -18,17 +18,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import sparse_offline_rl
+from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.errors import UserError
 
 CONFIG_NAME = "train"
-
-
-def config_dir() -> Path:
-    """``configs/`` of the repository, or its copy inside an installed package."""
-    package = Path(sparse_offline_rl.__file__).parent
-    packaged = package / "configs"
-    return packaged if packaged.is_dir() else package.parent / "configs"
 
 
 def parse_flags(arguments: Sequence[str]) -> Namespace:

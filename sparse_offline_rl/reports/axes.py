@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sparse_offline_rl.config import AgentConfig, Config
+from sparse_offline_rl.config import AgentConfig, Config, method_defaults
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.runs import Run, differing_keys
 
@@ -119,10 +119,11 @@ def mixed_keys(runs: Sequence[Run], axes: Axes) -> list[str]:
 def variant(run: Run, keys: Iterable[str], axes: Axes) -> str:
     """What tells a run's line from others of its method, e.g. ``prune.scope=erk``.
 
-    Without ``axes.by`` neither defaults are named nor what the run, one of an older version, has not got.
+    Without ``axes.by`` neither defaults, those of its method before all others, are named nor what the run, one of an older version, has not got.
     """
     if axes.by is None:
-        keys = [key for key in keys if run.value(key) not in (None, _default(key))]
+        own = {f"prune.{key}": value for key, value in method_defaults(str(run.value("prune"))).items()}
+        keys = [key for key in keys if run.value(key) not in (None, own[key] if key in own else _default(key))]
     return ", ".join(f"{key}={written(run.value(key))}" for key in keys)
 
 

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 from sparse_offline_rl import experiment
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.benchmarks.contestant import Contestant, Unavailable, peak_bytes
-from sparse_offline_rl.cli.configs import config_dir
-from sparse_offline_rl.config import Config
+from sparse_offline_rl.config import Config, config_dir
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.datasets.transitions import Transitions
