@@ -70,6 +70,9 @@ class AgentConfig(_Section):
     discount: Fraction = 0.99
     polyak: Fraction = 0.005
     weight_decay: NonNegative = 0.0
+    lr_decay: PositiveInt | None = (
+        None  # updates over which learning rates fall to 0 along half a cosine; None: constant
+    )
 
 
 class PruneConfig(_Section):

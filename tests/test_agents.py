@@ -11,6 +11,7 @@ from helpers import dense_layers, pruned_agent, random_batch, small_agent
 from sparse_offline_rl.agents import optimizers
 from sparse_offline_rl.agents.base import Agent
 from sparse_offline_rl.agents.bcq import BCQ, BCQConfig
+from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.agents.td3bc import TD3BC
 from sparse_offline_rl.networks.bcq import gaussian_latent
 from sparse_offline_rl.types import Spaces
@@ -194,6 +195,30 @@ def test_adam_is_torchs(compiled, weight_decay, monkeypatch):
         torch.testing.assert_close(mine, parameter.detach(), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(m, reference.state[parameter]["exp_avg"], rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(v, reference.state[parameter]["exp_avg_sq"], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_learning_rates_fall_to_zero_over_as_many_updates_as_asked_for(name):
+    """Half a cosine: all of the rate, 85, 50 and 15 % of it in the four updates, and nothing afterwards."""
+    own = {"actor_lr_decay": 4} if name == "iql" else {}
+    agent, draws = small_agent(name, lr_decay=4, **own), torch.Generator().manual_seed(0)
+    rates = {group: [] for group in agent.optimizers}
+    for i in range(4):
+        before = {group: it.steps for group, it in agent.optimizers.items()}
+        agent.update(random_batch(5, seed=i), draws)
+        for group, it in agent.optimizers.items():
+            if it.steps > before[group]:
+                rates[group].append(it.rate)
+    for group, found in rates.items():
+        full = getattr(agent.config, f"{group}_lr")
+        falling = (
+            [1, 0.5] if (name, group) == ("td3bc", "actor") else [1, 0.85355, 0.5, 0.14645]
+        )  # one of two updates moves it
+        assert found == pytest.approx([full * it for it in falling], rel=1e-4)
+    trained = [parameter.clone() for it in agent.optimizers.values() for parameter in it.parameters]
+    for i in range(2):
+        agent.update(random_batch(5, seed=i), draws)
+    assert all(map(torch.equal, trained, (p for it in agent.optimizers.values() for p in it.parameters)))
 
 
 class WithoutALoss(TD3BC):

@@ -44,6 +44,8 @@ SETTINGS = [
 ]
 OTHERS = [
     ("bc", {"train_critic": False}),
+    ("bcq", {"lr_decay": 7}),
+    ("td3bc", {"lr_decay": 7}),
     ("td3bc", {"method": "grasp", "sparsity": 0.95, "policy_every": 3}),
     ("iql", {"actor_lr_decay": 7}),
     ("iql", {"method": "magnitude", "sparsity": 0.95, "twin": "independent", "actor_lr_decay": None}),

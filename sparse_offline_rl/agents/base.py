@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from sparse_offline_rl.agents.optimizers import Adam, LearningRate, PolyakAverage
+from sparse_offline_rl.agents.optimizers import Adam, LearningRate, PolyakAverage, cosine_decay
 from sparse_offline_rl.config import AgentConfig
 from sparse_offline_rl.networks.mlp import MLP, MLPBuilder, PrunableMLP, fresh_mlps, mlps_below
 from sparse_offline_rl.networks.state import AgentState, NetworkState, ParameterState
@@ -40,12 +40,15 @@ class Agent(ABC):
         learning_rates: Mapping[str, LearningRate],
         targets: Sequence[str],
     ) -> None:
-        """``learning_rates`` and ``targets`` name children of ``networks``: those to optimise, those to keep a target of."""
+        """``learning_rates`` and ``targets`` name children of ``networks``: those to optimise, those to keep a target of.
+
+        A constant rate falls over ``config.lr_decay`` steps of its optimiser, if that is given; a function is left as it is.
+        """
         self.networks, self.spaces, self.config = networks, spaces, config
         onlines = {name: networks.get_submodule(name) for name in targets}
         self.targets = {name: copy.deepcopy(online).requires_grad_(False) for name, online in onlines.items()}
         self.optimizers = {
-            name: Adam(networks.get_submodule(name).parameters(), rate, config.weight_decay)
+            name: Adam(networks.get_submodule(name).parameters(), _falling(rate, config), config.weight_decay)
             for name, rate in learning_rates.items()
         }
         self.average = PolyakAverage(list(self.targets.values()), list(onlines.values()), config.polyak)
@@ -239,3 +242,7 @@ class Agent(ABC):
         raise ValueError(
             f"no optimiser of {type(self).__name__} trains {missing}: give each network one in learning_rates"
         )
+
+
+def _falling(rate: LearningRate, config: AgentConfig) -> LearningRate:
+    return rate if callable(rate) or config.lr_decay is None else cosine_decay(rate, config.lr_decay)

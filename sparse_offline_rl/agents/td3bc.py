@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from sparse_offline_rl.agents.base import Agent, Metrics
-from sparse_offline_rl.agents.optimizers import frozen
+from sparse_offline_rl.agents.optimizers import LearningRate, cosine_decay, frozen
 from sparse_offline_rl.config import AgentConfig, HiddenSizes, NonNegative, PositiveFloat, PositiveInt
 from sparse_offline_rl.networks.actor_critic import DeterministicActor, TwinCritic
 from sparse_offline_rl.networks.mlp import MLPBuilder
@@ -50,7 +50,9 @@ class TD3BC(Agent):
     config: TD3BCConfig
 
     def __init__(self, networks: TD3BCNetworks, spaces: Spaces, config: TD3BCConfig) -> None:
-        rates = {"critic": config.critic_lr, "actor": config.actor_lr}
+        rates: dict[str, LearningRate] = {"critic": config.critic_lr, "actor": config.actor_lr}
+        if config.lr_decay is not None:  # the actor takes fewer steps
+            rates["actor"] = cosine_decay(config.actor_lr, max(1, config.lr_decay // config.policy_every))
         super().__init__(networks, spaces, config, rates, targets=("critic", "actor"))
 
     def phase(self) -> Hashable:
