@@ -39,8 +39,20 @@ _BC_99 = Part(_AFTER, "bc", "expert", 0.99, (40_000,), begun=_BC_DENSE)
 _BCQ_95 = Part(_SCRATCH, "bcq", "expert", 0.95, (5_000, 20_000))
 _MEDIUM_99 = Part(_SCRATCH, "bcq", "medium", 0.99, (10_000, 20_000))
 _MEDIUM_95 = Part(_SCRATCH, "bcq", "medium", 0.95, (5_000, 10_000))
-_EIGENDAMAGE = replace(_BC_99, sparsity=0.95, label="`{}` at 95 %", method="eigendamage")
+_EIGENDAMAGE = replace(_BC_99, sparsity=0.95, label="`{}` at 95 %", methods=("eigendamage",))
 _LONGER = replace(_BC_99, sparsity=0.0, label="dense, 40,000 updates", length=40_000)
+
+
+# BCQ from 5,000 dense updates (experiment=masks_after_bcq).
+_BCQ_BEGUN = Part(_AFTER, "bcq", "expert", 0.0, (5_000,), "dense, 5,000 updates", 5_000)
+_BCQ_AFTER = Part(_AFTER, "bcq", "expert", 0.99, (10_000, 12_500), length=12_500, begun=_BCQ_BEGUN)
+# Learning rates that fall (experiment=study_rates), and the runs to compare them with.
+_RATES = ("agent.vae_lr", 0.002), ("agent.lr_decay", 50_000)
+_FALLING = Part(("study/rates",), "bcq", "expert", 0.99, (10_000, 50_000), special=_RATES)
+_BC_DENSE_20K = Part(("study/data",), "bc", "expert", 0.0, (10_000, 20_000), "dense, 20,000 updates")
+_BC_SCRATCH_99 = Part(
+    ("study/data", "study/beyond"), "bc", "expert", 0.99, (10_000, 50_000), methods=("snip", "synflow")
+)
 
 
 def _with_dense(part: Part) -> tuple[Part, Part]:
@@ -65,7 +77,7 @@ TABLES: dict[str, Table] = {
     "study": over_sparsity("share of the dense return that SNIP keeps", _STUDY, {"snip": ""}, _SPARSITIES[2:]),
     "study-bcq": over_sparsity("BCQ", {"": _STUDY["BCQ"]}, _PRUNERS, _SPARSITIES),
     "study-bc": over_sparsity("BC", {"": _STUDY["BC"]}, _PRUNERS, _SPARSITIES),
-    "from-scratch": last_columns(_BCQ_99, _DENSE_20K),
+    "from-scratch": last_columns(_BCQ_99, _DENSE_20K, _FALLING),
     "from-dense": last_columns(_BC_99, _LONGER, _EIGENDAMAGE),
     "bcq-expert-99": by_environment(_DENSE_20K, _BCQ_99),
     "bcq-expert-99-seconds": after_equal_seconds(_BCQ_99, _TIMED),
@@ -73,12 +85,16 @@ TABLES: dict[str, Table] = {
     "bcq-expert-95-seconds": after_equal_seconds(_BCQ_95, _TIMED),
     "bcq-medium-99": by_environment(*_with_dense(_MEDIUM_99)),
     "bcq-medium-95": by_environment(*_with_dense(_MEDIUM_95)),
+    "bcq-after-99": by_environment(_DENSE_20K, _BCQ_AFTER, _BCQ_BEGUN),
+    "bcq-after-95": by_environment(_DENSE_20K, replace(_BCQ_AFTER, sparsity=0.95), _BCQ_BEGUN),
+    "rates-bcq": by_environment(_DENSE_20K, replace(_BCQ_99, methods=("synflow", "rigl", "snip")), _FALLING),
+    "rates-bc": by_environment(_BC_DENSE_20K, _BC_SCRATCH_99, replace(_FALLING, agent="bc")),
     "bc-after-99": by_environment(
         _BC_DENSE,
         _BC_99,
         _LONGER,
         _EIGENDAMAGE,
-        replace(_BC_99, sparsity=0.995, label="`{}` at 99.5 %", method="obs"),
+        replace(_BC_99, sparsity=0.995, label="`{}` at 99.5 %", methods=("obs",)),
     ),
 }
 

@@ -26,8 +26,10 @@ ENVS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"
 Table = Callable[[str], str]
 # Keys of a method that say when masks change: the text of a table says them, its rows do not.
 _TIMES = ("every", "start", "until", "levels")
-# Keys that all runs of the tables have alike.
+# Keys that the runs of a table have alike.
 _USUAL = {
+    "agent.lr_decay": None,
+    "agent.vae_lr": 1e-3,
     "dataset.normalize": True,
     "dataset.size": 1_000_000,
     "init": "default",
@@ -50,7 +52,8 @@ class Part:
     updates: tuple[int, ...]  # the evaluations that count: an early and a late one, or the late one alone
     label: str = "`{}`"  # of its rows, made of what was typed after prune=
     length: int | None = None  # updates in all, where only runs of this length belong to it
-    method: str | None = None  # where only this one belongs to it
+    methods: tuple[str, ...] | None = None  # where only these belong to it, with their keys of pruning
+    special: tuple[tuple[str, object], ...] = ()  # key, value: in what its runs are not as those of other parts
     begun: Part | None = None  # the runs that its pretrained runs go on from, whose seconds do not count
 
     def runs(self) -> list[Run]:
@@ -61,9 +64,14 @@ class Part:
         key = (run.value("agent"), run.value("dataset"), run.settings["sparsity"])
         if run.summary is None or key != (self.agent, self.dataset, self.sparsity) or self.late(run) is None:
             return False
-        if any(run.settings.get(key, usual) != usual for key, usual in _USUAL.items()):
+        settings = _USUAL | dict(self.special)
+        if any(run.settings.get(key, usual) != usual for key, usual in settings.items()):
             return False
-        return self.length in (None, run.settings["updates"]) and self.method in (None, run.value("prune"))
+        return self.length in (None, run.settings["updates"]) and (self.methods is None or _typed(run) in self.methods)
+
+    def typed(self, run: Run) -> str:
+        """What was typed after ``prune=``, keys of other sections included."""
+        return " ".join([_typed(run), *(f"{key}={written(value)}" for key, value in self.special)])
 
     def late(self, run: Run) -> Evaluation | None:
         """The last evaluation that counts; dense runs may be shorter."""
@@ -162,7 +170,7 @@ def rows_of(parts: Sequence[Part]) -> list[Row]:
     found: dict[tuple[str, Part], dict[str, dict[int, Run]]] = {}
     for part in parts:
         for run in part.runs():
-            seeds = found.setdefault((_typed(run), part), {}).setdefault(str(run.settings["env.name"]), {})
+            seeds = found.setdefault((part.typed(run), part), {}).setdefault(str(run.settings["env.name"]), {})
             seeds.setdefault(run.seed, run)
     rows = [
         Row(method, part, {env: list(seeds.values()) for env, seeds in envs.items()})
@@ -250,7 +258,7 @@ def last_columns(*parts: Part) -> Table:
         rows = _by_method(parts)
         lines = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in body.splitlines()]
         for cells in lines:
-            code = re.fullmatch(r"\**`([^`=]+(?: prune\.[^`]+)?)`\**", cells[1]) if len(cells) > 3 else None
+            code = re.fullmatch(r"\**`([^`=]+(?: (?:prune|agent)\.[^`]+)?)`\**", cells[1]) if len(cells) > 3 else None
             if code:
                 name = code[1].split()[0]
                 if not method_defaults(name):  # it would look as if it had no runs

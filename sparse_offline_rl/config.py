@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from sparse_offline_rl.errors import UserError
 
@@ -189,6 +190,16 @@ def method_defaults(name: str) -> Mapping[str, Any]:
     """Key -> value in ``configs/prune/NAME.yaml``; nothing if there is no such file."""
     path = config_dir() / "prune" / f"{name}.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def key_default(key: str, unknown: Any = None) -> Any:
+    """The default of a dotted key that all agents and methods have; ``unknown`` for others, and for one that must be given."""
+    fields = Config.model_fields | {"agent": FieldInfo(annotation=AgentConfig)}
+    *sections, name = key.split(".")
+    for section in sections:
+        model = fields[section].annotation if section in fields else None
+        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+    return unknown if name not in fields or fields[name].is_required() else fields[name].get_default()
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import yaml
 from report_studies import LONG, groups_of
@@ -136,11 +138,15 @@ def change_config(folder, changes) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
 
 
-def test_a_run_from_before_a_key_there_is_does_not_differ_in_it(tmp_path):
+def test_a_run_from_before_a_key_there_is_has_its_default(tmp_path):
     write_run(tmp_path / "old", seed=0)
     for seed in (1, 2):
-        change_config(write_run(tmp_path / f"new{seed}", seed=seed), {"agent": {"rewards": None}})
+        change_config(write_run(tmp_path / f"new{seed}", seed=seed), {"agent": {"rewards": "raw", "candidates": 10}})
     assert [(group.label, len(group.runs)) for group in groups_of(tmp_path)] == [("snip 95 %", 3)]
     change_config(tmp_path / "new2", {"agent": {"rewards": "return_range"}})
+    shutil.rmtree(tmp_path / "new1")
+    labels = [(group.label, len(group.runs)) for group in groups_of(tmp_path)]
+    assert labels == [("snip 95 %", 1), ("snip 95 % (agent.rewards=return_range)", 1)]
+    write_run(tmp_path / "new1", seed=1)
     labels = [(group.label, len(group.runs)) for group in groups_of(tmp_path)]
     assert labels == [("snip 95 %", 2), ("snip 95 % (agent.rewards=return_range)", 1)]

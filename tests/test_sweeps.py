@@ -29,7 +29,7 @@ SWEEPS = {
     "study_long": 12,
     "study_beyond": 117,
     "study_unperturbed": 24,
-    "study_rates": 219,
+    "study_rates": 222,
     "masks_after": 387,
     "masks_after_bcq": 720,
     "study_options": 234,

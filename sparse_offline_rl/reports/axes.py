@@ -9,10 +9,8 @@ from pathlib import PurePath
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from sparse_offline_rl.config import AgentConfig, Config, method_defaults
+from sparse_offline_rl.config import key_default, method_defaults
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.runs import Run, differing_keys
 
@@ -123,7 +121,7 @@ def variant(run: Run, keys: Iterable[str], axes: Axes) -> str:
     """
     if axes.by is None:
         own = {f"prune.{key}": value for key, value in method_defaults(str(run.value("prune"))).items()}
-        keys = [key for key in keys if run.value(key) not in (None, own[key] if key in own else _default(key))]
+        keys = [key for key in keys if run.value(key) not in (None, own[key] if key in own else key_default(key))]
     return ", ".join(f"{key}={written(run.value(key))}" for key in keys)
 
 
@@ -165,13 +163,3 @@ def _differing(runs: Sequence[Run], axes: Axes) -> list[str]:
 
 def _conditions(where: Iterable[tuple[str, Iterable[Any]]]) -> str:
     return ",".join(f"{key}={'|'.join(map(written, values))}" for key, values in where)
-
-
-def _default(key: str) -> Any:
-    """The default of a key that all agents have; None for others, which are always named."""
-    fields = {**Config.model_fields, "agent": FieldInfo(annotation=AgentConfig)}
-    *sections, name = key.split(".")
-    for section in sections:
-        model = fields[section].annotation if section in fields else None
-        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
-    return fields[name].get_default() if name in fields else None

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
-from sparse_offline_rl.config import PositiveInt
+from sparse_offline_rl.config import PositiveInt, key_default
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import read_json
@@ -140,10 +140,18 @@ class Run:
 def differing_keys(runs: Sequence[Run]) -> list[str]:
     """Keys in which these runs differ and that make other experiments.
 
-    A run of an older version, which has not got a key yet, does not differ in it: new keys change nothing by default.
+    A run of an older version, which has not got a key yet, has its default: new keys change nothing by default. Where that is not
+    known, because the key is one agent's or schedule's own, such a run does not differ.
     """
     keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_OPERATIONAL))
-    return [key for key in keys if len({repr(run.settings[key]) for run in runs if key in run.settings}) > 1]
+    return [key for key in keys if len({_written(run, key) for run in runs} - {None}) > 1]
+
+
+def _written(run: Run, key: str) -> str | None:
+    if key in run.settings:
+        return repr(run.settings[key])
+    default = key_default(key, unknown=...)
+    return None if default is ... else repr(default)
 
 
 def read_run_folders(folder: Path) -> tuple[list[Run], list[str]]:
