@@ -85,8 +85,8 @@ TABLES: dict[str, Table] = {
     "bcq-expert-95-seconds": after_equal_seconds(_BCQ_95, _TIMED),
     "bcq-medium-99": by_environment(*_with_dense(_MEDIUM_99)),
     "bcq-medium-95": by_environment(*_with_dense(_MEDIUM_95)),
-    "bcq-after-99": by_environment(_DENSE_20K, _BCQ_AFTER, _BCQ_BEGUN),
-    "bcq-after-95": by_environment(_DENSE_20K, replace(_BCQ_AFTER, sparsity=0.95), _BCQ_BEGUN),
+    "bcq-after-99": by_environment(_BCQ_BEGUN, _BCQ_AFTER, _DENSE_20K),
+    "bcq-after-95": by_environment(_BCQ_BEGUN, replace(_BCQ_AFTER, sparsity=0.95), _DENSE_20K),
     "rates-bcq": by_environment(_DENSE_20K, replace(_BCQ_99, methods=("synflow", "rigl", "snip")), _FALLING),
     "rates-bc": by_environment(_BC_DENSE_20K, _BC_SCRATCH_99, replace(_FALLING, agent="bc")),
     "bc-after-99": by_environment(

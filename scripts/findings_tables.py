@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparse_offline_rl.config import method_defaults
+from sparse_offline_rl.config import shipped_settings
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.axes import written
 from sparse_offline_rl.reports.progress import Evaluation
@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"}
 Table = Callable[[str], str]
 # Keys of a method that say when masks change: the text of a table says them, its rows do not.
-_TIMES = ("every", "start", "until", "levels")
-# Keys that the runs of a table have alike.
+_TIMES = ("prune.every", "prune.start", "prune.until", "prune.levels")
+# Keys that the runs of a table have alike; a run from before a key there was has this value.
 _USUAL = {
     "agent.lr_decay": None,
     "agent.vae_lr": 1e-3,
@@ -64,8 +64,8 @@ class Part:
         key = (run.value("agent"), run.value("dataset"), run.settings["sparsity"])
         if run.summary is None or key != (self.agent, self.dataset, self.sparsity) or self.late(run) is None:
             return False
-        settings = _USUAL | dict(self.special)
-        if any(run.settings.get(key, usual) != usual for key, usual in settings.items()):
+        wanted = _USUAL | dict(self.special)
+        if any(run.settings.get(key, usual) != wanted[key] for key, usual in _USUAL.items()):
             return False
         return self.length in (None, run.settings["updates"]) and (self.methods is None or _typed(run) in self.methods)
 
@@ -150,9 +150,9 @@ class Row:
 
     @property
     def kilobytes(self) -> float:
-        """Size of the policy file, the mean over the runs."""
-        runs = (run for runs in self.cells.values() for run in runs)
-        return _mean([run.summary["policy_bytes"] / 1000 for run in runs if run.summary])
+        """Size of the policy file, the mean over the environments of the means over the seeds."""
+        sizes = [[run.summary["policy_bytes"] / 1000 for run in runs if run.summary] for runs in self.cells.values()]
+        return _mean([_mean(it) for it in sizes])
 
     @property
     def kept(self) -> dict[str, float]:
@@ -184,7 +184,9 @@ def by_environment(dense: Part, *parts: Part) -> Table:
 
     def fill(_: str) -> str:
         rows = rows_of((dense, *parts))
-        (compared,) = (row for row in rows if row.part == dense)
+        compared = next((row for row in rows if row.part == dense), None)
+        if compared is None:
+            raise UserError(f"{dense.stores}: no dense run to compare with; add its CSVs.")
         policy = _policy_returns(rows)
         when = " / ".join(f"{update / 1000:g}k" for update in parts[0].updates)
         head = ["", *(f"{name}, {when}" for name in ENVS.values()), "of dense, %", "seconds", "kB"]
@@ -261,7 +263,7 @@ def last_columns(*parts: Part) -> Table:
             code = re.fullmatch(r"\**`([^`=]+(?: (?:prune|agent)\.[^`]+)?)`\**", cells[1]) if len(cells) > 3 else None
             if code:
                 name = code[1].split()[0]
-                if not method_defaults(name):  # it would look as if it had no runs
+                if not shipped_settings("prune", name):  # it would look as if it had no runs
                     raise UserError(f"prune={name}: there is no such method; mend the first word in its row.")
                 cells[-3:] = _summary(rows[code[1]]) if code[1] in rows else ["–"] * 3
         return _markdown(lines)
@@ -300,9 +302,9 @@ def _padded(cell: str) -> str:
 def _typed(run: Run) -> str:
     """``rigl``, or ``snip prune.scope=erk`` where a key is not as the method's own YAML has it."""
     name = str(run.value("prune"))
-    own = method_defaults(name)
-    keys = [key for key in own if key not in _TIMES and run.settings.get(f"prune.{key}", own[key]) != own[key]]
-    return " ".join([name, *(f"prune.{key}={written(run.settings[f'prune.{key}'])}" for key in keys)])
+    own = shipped_settings("prune", name)
+    keys = [key for key in own if key not in _TIMES and run.settings.get(key, own[key]) != own[key]]
+    return " ".join([name, *(f"{key}={written(run.settings[key])}" for key in keys)])
 
 
 @cache

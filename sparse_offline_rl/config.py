@@ -186,10 +186,18 @@ def config_dir() -> Path:
 
 
 @cache
-def method_defaults(name: str) -> Mapping[str, Any]:
-    """Key -> value in ``configs/prune/NAME.yaml``; nothing if there is no such file."""
-    path = config_dir() / "prune" / f"{name}.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+def shipped_settings(group: str, name: str) -> Mapping[str, Any]:
+    """Dotted key -> value that ``configs/GROUP/NAME.yaml`` sets; nothing if there is no such file."""
+    path = {path.stem: path for path in (config_dir() / group).glob("*.yaml")}.get(name)
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path else {}
+    sections = values if group in values else {group: values}
+    found = {key: value for key, value in sections.items() if not isinstance(value, Mapping)}
+    return found | {
+        f"{section}.{key}": value
+        for section, keys in sections.items()
+        if isinstance(keys, Mapping)
+        for key, value in keys.items()
+    }
 
 
 def key_default(key: str, unknown: Any = None) -> Any:

@@ -200,7 +200,7 @@ def test_adam_is_torchs(compiled, weight_decay, monkeypatch):
 @pytest.mark.parametrize("name", sorted(AGENTS))
 def test_learning_rates_fall_to_zero_over_as_many_updates_as_asked_for(name):
     """Half a cosine: all of the rate, 85, 50 and 15 % of it in the four updates, and nothing afterwards."""
-    own = {"actor_lr_decay": 4} if name == "iql" else {}
+    own = {"actor_lr_decay": 4} if name == "iql" else {}  # its actor's rate falls by itself
     agent, draws = small_agent(name, lr_decay=4, **own), torch.Generator().manual_seed(0)
     rates = {group: [] for group in agent.optimizers}
     for i in range(4):
@@ -219,6 +219,15 @@ def test_learning_rates_fall_to_zero_over_as_many_updates_as_asked_for(name):
     for i in range(2):
         agent.update(random_batch(5, seed=i), draws)
     assert all(map(torch.equal, trained, (p for it in agent.optimizers.values() for p in it.parameters)))
+
+
+@pytest.mark.parametrize(("own", "falling"), [(None, [1, 1, 1]), (2, [1, 0.5, 0])])
+def test_the_rate_of_iql_s_actor_is_its_own(own, falling):
+    agent, draws, rates = small_agent("iql", lr_decay=4, actor_lr_decay=own), torch.Generator().manual_seed(0), []
+    for i in range(3):
+        agent.update(random_batch(5, seed=i), draws)
+        rates.append(agent.optimizers["actor"].rate)
+    assert rates == pytest.approx([agent.config.actor_lr * it for it in falling])
 
 
 class WithoutALoss(TD3BC):

@@ -17,7 +17,15 @@ from pydantic import BaseModel
 from sparse_offline_rl.agents.registry import agent_configs
 from sparse_offline_rl.cli.configs import hydra_app, parse_flags, run_mode
 from sparse_offline_rl.cli.overrides import check_overrides
-from sparse_offline_rl.config import Config, DatasetConfig, EnvConfig, PruneConfig, config_dir
+from sparse_offline_rl.config import (
+    Config,
+    DatasetConfig,
+    EnvConfig,
+    PruneConfig,
+    config_dir,
+    key_default,
+    shipped_settings,
+)
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
 from sparse_offline_rl.pruning.registry import prune_configs
@@ -71,6 +79,17 @@ def check(*arguments: str) -> None:
     flags = parse_flags(arguments)
     with hydra_app(flags) as app:
         check_overrides(app, flags, run_mode(app, flags) == RunMode.MULTIRUN)
+
+
+def test_shipped_settings_and_defaults_are_those_of_the_files():
+    assert shipped_settings("prune", "rigl")["prune.scope"] == "erk"
+    assert shipped_settings("agent", "iql")["agent.rewards"] == "return_range"
+    assert shipped_settings("agent", "iql")["batch_size"] == 256
+    for name in ("../agent/bcq", "x" * 500, "mine"):
+        assert shipped_settings("prune", name) == {}
+    assert key_default("agent.rewards") == "raw"
+    assert key_default("soft.until") == 0.0
+    assert [key_default(key, "unknown") for key in ("batch_size", "agent.nothing", "no.such")] == ["unknown"] * 3
 
 
 def test_the_configs_of_the_repository_are_used():

@@ -109,6 +109,18 @@ def test_last_columns_fill_the_rows_whose_method_has_runs(part):
     )
 
 
+def test_runs_with_other_settings_belong_to_the_part_that_names_them(part, tmp_path):
+    """Also where the others are from before the key there was, as SNIP's own runs here."""
+    path = write_run(tmp_path / "falling", returns=(1.0, 2.0, 160.0)) / "config.yaml"
+    path.write_text(path.read_text().replace("agent:\n", "agent:\n  lr_decay: 50\n"))
+    special = replace(part, special=(("agent.lr_decay", 50),))
+    assert [(row.method, len(row.cells["hopper"])) for row in findings_tables.rows_of([part, special])] == [
+        *(("snip", 2), ("snip agent.lr_decay=50", 1), ("snip prune.scope=erk", 1)),
+    ]
+    row = "| a | `snip agent.lr_decay=50` | b | x | y | z |\n"
+    assert findings_tables.last_columns(part, special)(row).endswith("| 1 | 50, –, – | 6 |\n")
+
+
 def test_seconds_of_the_runs_that_others_go_on_from_do_not_count(part, tmp_path):
     """SNIP's seeds take 6 s, of which 4 s are those of the dense run that they go on from; ERK's run begins anew."""
     write_run(tmp_path / "dense1", seed=1, prune="none", sparsity=0.0, returns=(5.0, 310.0))

@@ -43,6 +43,15 @@ def test_what_a_method_has_by_itself_is_not_named(tmp_path):
     ]
 
 
+def test_a_default_is_the_agent_s_own(tmp_path):
+    """IQL scales rewards by default; a run from before that key there was does, too."""
+    for name, agent in (("old", {}), ("usual", {"rewards": "return_range"}), ("raw", {"rewards": "raw"})):
+        change_config(write_run(tmp_path / name, agent="iql", seed=len(name)), {"agent": agent})
+    assert [(group.label, len(group.runs)) for group in groups_of(tmp_path)] == [
+        *(("snip 95 %", 2), ("snip 95 % (agent.rewards=raw)", 1)),
+    ]
+
+
 def test_any_key_can_be_the_axis_the_line_or_the_panel(tmp_path):
     for scope in ("network", "erk"):
         for prune in ("snip", "grasp"):

@@ -195,8 +195,9 @@ def test_a_kill_at_any_file_operation_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize(("agent", "engine"), [("bcq", "dense"), ("td3bc", "sparse"), ("iql", "sparse")])
 def test_a_kill_changes_nothing_for_any_agent(tmp_path, agent, engine):
-    """With checkpoints, rows and evaluations that fall on different updates."""
+    """With checkpoints, rows and evaluations that fall on different updates, and learning rates that fall."""
     settings = [*small(agent), f"engine={engine}", "updates=30", "checkpoint.every=7", "eval.every=15", "log.every=5"]
+    settings.append("agent.lr_decay=30")
     found = kill_at_file_operations(tmp_path, 6, *settings)
     assert found["killed"] > 4
     assert found["wrong"] == []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from sparse_offline_rl.agents.base import Agent, Metrics
-from sparse_offline_rl.agents.optimizers import cosine_decay
+from sparse_offline_rl.agents.optimizers import LearningRate, cosine_decay
 from sparse_offline_rl.config import AgentConfig, Fraction, HiddenSizes, PositiveFloat, PositiveInt
 from sparse_offline_rl.networks.actor_critic import GaussianActor, TwinCritic
 from sparse_offline_rl.networks.mlp import MLPBuilder
@@ -70,8 +70,9 @@ class IQL(Agent):
 
     def __init__(self, networks: IQLNetworks, spaces: Spaces, config: IQLConfig) -> None:
         decay = config.actor_lr_decay
-        actor_rate = config.actor_lr if decay is None else cosine_decay(config.actor_lr, decay)
-        rates = {"value": config.value_lr, "actor": actor_rate, "critic": config.critic_lr}
+        # A function also where it is constant: lr_decay is for the others.
+        actor_rate = (lambda _: config.actor_lr) if decay is None else cosine_decay(config.actor_lr, decay)
+        rates: dict[str, LearningRate] = {"value": config.value_lr, "actor": actor_rate, "critic": config.critic_lr}
         super().__init__(networks, spaces, config, rates, targets=("critic",))
 
     def update(self, batch: Batch, generator: torch.Generator) -> Metrics:

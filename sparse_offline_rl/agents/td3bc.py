@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from typing import ClassVar, Literal
 
@@ -52,7 +53,7 @@ class TD3BC(Agent):
     def __init__(self, networks: TD3BCNetworks, spaces: Spaces, config: TD3BCConfig) -> None:
         rates: dict[str, LearningRate] = {"critic": config.critic_lr, "actor": config.actor_lr}
         if config.lr_decay is not None:  # the actor takes fewer steps
-            rates["actor"] = cosine_decay(config.actor_lr, max(1, config.lr_decay // config.policy_every))
+            rates["actor"] = cosine_decay(config.actor_lr, math.ceil(config.lr_decay / config.policy_every))
         super().__init__(networks, spaces, config, rates, targets=("critic", "actor"))
 
     def phase(self) -> Hashable:

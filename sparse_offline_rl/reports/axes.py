@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from sparse_offline_rl.config import key_default, method_defaults
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.runs import Run, differing_keys
 
@@ -117,11 +116,10 @@ def mixed_keys(runs: Sequence[Run], axes: Axes) -> list[str]:
 def variant(run: Run, keys: Iterable[str], axes: Axes) -> str:
     """What tells a run's line from others of its method, e.g. ``prune.scope=erk``.
 
-    Without ``axes.by`` neither defaults, those of its method before all others, are named nor what the run, one of an older version, has not got.
+    Without ``axes.by`` neither defaults are named nor what the run, one of an older version, has not got.
     """
     if axes.by is None:
-        own = {f"prune.{key}": value for key, value in method_defaults(str(run.value("prune"))).items()}
-        keys = [key for key in keys if run.value(key) not in (None, own[key] if key in own else key_default(key))]
+        keys = [key for key in keys if run.value(key) not in (None, run.default(key))]
     return ", ".join(f"{key}={written(run.value(key))}" for key in keys)
 
 

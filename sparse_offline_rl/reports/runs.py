@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
-from sparse_offline_rl.config import PositiveInt, key_default
+from sparse_offline_rl.config import PositiveInt, key_default, shipped_settings
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import read_json
@@ -101,6 +101,14 @@ class Run:
             return summary.get("engine") or settings.get("engine")
         return settings.get(ALIASES.get(key, key))
 
+    def default(self, key: str, unknown: Any = None) -> Any:
+        """What a key has if nobody sets it, with the run's agent and method; ``unknown`` where that is not known."""
+        for group in ("agent", "prune"):
+            own = shipped_settings(group, str(self.value(group)))
+            if key in own:
+                return own[key]
+        return key_default(key, unknown)
+
     @property
     def seed(self) -> int:
         """Seed of the run."""
@@ -140,8 +148,8 @@ class Run:
 def differing_keys(runs: Sequence[Run]) -> list[str]:
     """Keys in which these runs differ and that make other experiments.
 
-    A run of an older version, which has not got a key yet, has its default: new keys change nothing by default. Where that is not
-    known, because the key is one agent's or schedule's own, such a run does not differ.
+    A run of an older version, which has not got a key yet, has its default: new keys change nothing by default. It does not differ
+    where that is not known.
     """
     keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_OPERATIONAL))
     return [key for key in keys if len({_written(run, key) for run in runs} - {None}) > 1]
@@ -150,7 +158,7 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
 def _written(run: Run, key: str) -> str | None:
     if key in run.settings:
         return repr(run.settings[key])
-    default = key_default(key, unknown=...)
+    default = run.default(key, unknown=...)
     return None if default is ... else repr(default)
 
 
