@@ -122,6 +122,20 @@ def test_tickets_go_back_to_what_training_began_with(cli, tmp_path, key):
             assert abs(small - np.eye(len(small))).max() < 1e-2
 
 
+@pytest.mark.parametrize(("method", "learns"), [("lottery", True), ("iterative_magnitude", False)])
+def test_tickets_go_back_to_the_first_learning_rates(cli, tmp_path, method, learns):
+    """Rates are 0 when the first of two levels ends: what goes back to the first weights learns in the second, what stays trained does not."""
+    found = []
+    for updates in (21, 40):
+        run_dir = tmp_path / str(updates)
+        settings = [f"prune={method}", "prune.levels=1", "prune.every=20", "agent.lr_decay=20", f"updates={updates}"]
+        status, _, err = cli(*TINY, *settings, f"run_dir={run_dir}")
+        assert status == 0, err
+        found.append(load_checkpoint(checkpoint_path(run_dir)).state.networks)
+    for name, network in found[0].items():
+        assert np.array_equal(network.values, found[1][name].values) != learns
+
+
 def test_a_collapse_while_training_is_said_once(cli, tmp_path):
     run_dir = tmp_path / "run"
     status, _, err = cli(*TINY, "prune=gradual", "prune.every=10", "sparsity=0.995", f"run_dir={run_dir}")

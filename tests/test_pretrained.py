@@ -53,6 +53,20 @@ def test_going_on_gives_the_bits_of_one_run(cli, tmp_path, dense_run, method):
     assert_same(run_result(later), run_result(whole))
 
 
+@pytest.mark.parametrize("method", ["obs", "lottery"])
+def test_learning_rates_that_fall_go_on_falling(cli, tmp_path, method):
+    dense, whole, later, constant = (tmp_path / name for name in ("dense", "whole", "later", "constant"))
+    falling = "agent.lr_decay=40"
+    done(cli, train("bcq", dense, "prune=none", "sparsity=0", "updates=16", falling))
+    settings = [f"prune={method}", *METHODS[method]]
+    done(cli, train("bcq", whole, *settings, falling))
+    done(cli, train("bcq", later, *settings, falling, f"pretrained={dense}"))
+    assert_same(run_result(later), run_result(whole))
+    done(cli, train("bcq", constant, *settings))
+    with pytest.raises(AssertionError):
+        assert_same(run_result(constant), run_result(whole))
+
+
 @pytest.mark.parametrize("method", ["gradual", "none", "after_training"])
 def test_a_dense_run_may_end_where_this_one_neither_logs_nor_evaluates(cli, tmp_path, method):
     dense, whole, later = (tmp_path / name for name in ("dense", "whole", "later"))
@@ -118,6 +132,7 @@ def test_a_finished_run_no_longer_needs_the_dense_one(cli, tmp_path):
         (["engine=sparse"], "ended on the dense engine, and this run would begin on the sparse one"),
         (["seed=1"], "is a run of another configuration (seed: stored 0, now 1): give this run the same, or choose"),
         (["eval.episodes=3"], "is a run of another configuration (eval.episodes: stored 2, now 3)"),
+        (["agent.lr_decay=32"], "is a run of another configuration (agent.lr_decay: stored null, now 32)"),
         (["dataset.size=1500"], "was trained on other data than this run: choose a run of the same dataset."),
         (["updates=16"], "has done 16 updates, which count as this run's first, and updates=16 leaves none: raise"),
         (["prune=snip"], "prune=snip prunes before the first update, and "),
