@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sparse_offline_rl.config import shipped_settings
+from sparse_offline_rl.config import shipped_settings, written
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.reports.axes import written
 from sparse_offline_rl.reports.progress import Evaluation
 from sparse_offline_rl.reports.runs import Run
 from sparse_offline_rl.reports.statistics import interquartile_mean

@@ -6,6 +6,7 @@ range becomes one sentence that names the key, the value and the remedy.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -208,6 +209,13 @@ def key_default(key: str, unknown: Any = None) -> Any:
         model = fields[section].annotation if section in fields else None
         fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
     return unknown if name not in fields or fields[name].is_required() else fields[name].get_default()
+
+
+def written(value: Any) -> str:
+    """A value as it is typed on the command line: ``true``, ``null``, ``[400,300]``."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(written, value))}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

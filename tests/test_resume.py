@@ -122,7 +122,7 @@ def test_engines_read_each_others_checkpoints(cli, tmp_path):
 @pytest.mark.parametrize(
     ("line", "override", "difference"),
     [
-        ("capture: true\n", "capture=false", "capture: stored True, now False"),
+        ("capture: true\n", "capture=false", "capture: stored true, now false"),
         ("  rewards: raw\n", "agent.rewards=return_range", "agent.rewards: stored raw, now return_range"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from sparse_offline_rl.config import written
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.runs import Run, differing_keys
 
@@ -121,13 +121,6 @@ def variant(run: Run, keys: Iterable[str], axes: Axes) -> str:
     if axes.by is None:
         keys = [key for key in keys if run.value(key) not in (None, run.default(key))]
     return ", ".join(f"{key}={written(run.value(key))}" for key in keys)
-
-
-def written(value: Any) -> str:
-    """A value as it is typed on the command line: ``true``, ``null``, ``[400,300]``."""
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(written, value))}]"
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from sparse_offline_rl.reports.axes import Axes, line_keys, mixed_keys, panel_values, short_names, variant, written
+from sparse_offline_rl.config import written
+from sparse_offline_rl.reports.axes import Axes, line_keys, mixed_keys, panel_values, short_names, variant
 from sparse_offline_rl.reports.groups import Group, Panel, Study, ordered
 from sparse_offline_rl.reports.runs import Run
 

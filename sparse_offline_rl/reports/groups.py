@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sparse_offline_rl.reports.axes import Axes, written
+from sparse_offline_rl.config import written
+from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.runs import Run
 from sparse_offline_rl.reports.statistics import interquartile_mean, mean_interval
 

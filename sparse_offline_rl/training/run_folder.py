@@ -11,7 +11,7 @@ import filelock
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from sparse_offline_rl.config import Config
+from sparse_offline_rl.config import Config, written
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import read_json, remove_leftovers, write_bytes, write_json
 from sparse_offline_rl.policy.runtime import FILE_NAME
@@ -160,5 +160,5 @@ def differing_keys(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix:
         if isinstance(old, dict) and isinstance(new, dict):
             found += differing_keys(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key}: stored {old}, now {new}")
+            found.append(f"{prefix}{key}: stored {written(old)}, now {written(new)}")
     return found
