@@ -46,6 +46,8 @@ _LONGER = replace(_BC_99, sparsity=0.0, label="dense, 40,000 updates", length=40
 # BCQ from 5,000 dense updates (experiment=masks_after_bcq).
 _BCQ_BEGUN = Part(_AFTER, "bcq", "expert", 0.0, (5_000,), "dense, 5,000 updates", 5_000)
 _BCQ_AFTER = Part(_AFTER, "bcq", "expert", 0.99, (10_000, 12_500), length=12_500, begun=_BCQ_BEGUN)
+_MEDIUM_BEGUN = replace(_BCQ_BEGUN, dataset="medium")
+_MEDIUM_AFTER = replace(_BCQ_AFTER, dataset="medium", begun=_MEDIUM_BEGUN)
 # Learning rates that fall (experiment=study_rates), and the runs to compare them with.
 _RATES = ("agent.vae_lr", 0.002), ("agent.lr_decay", 50_000)
 _FALLING = Part(("study/rates",), "bcq", "expert", 0.99, (10_000, 50_000), special=_RATES)
@@ -84,9 +86,13 @@ TABLES: dict[str, Table] = {
     "bcq-expert-95": by_environment(*_with_dense(_BCQ_95)),
     "bcq-expert-95-seconds": after_equal_seconds(_BCQ_95, _TIMED),
     "bcq-medium-99": by_environment(*_with_dense(_MEDIUM_99)),
+    "bcq-medium-99-seconds": after_equal_seconds(_MEDIUM_99, _TIMED),
     "bcq-medium-95": by_environment(*_with_dense(_MEDIUM_95)),
+    "bcq-medium-95-seconds": after_equal_seconds(_MEDIUM_95, _TIMED),
     "bcq-after-99": by_environment(_BCQ_BEGUN, _BCQ_AFTER, _DENSE_20K),
     "bcq-after-95": by_environment(_BCQ_BEGUN, replace(_BCQ_AFTER, sparsity=0.95), _DENSE_20K),
+    "bcq-after-medium-99": by_environment(_MEDIUM_BEGUN, _MEDIUM_AFTER),
+    "bcq-after-medium-95": by_environment(_MEDIUM_BEGUN, replace(_MEDIUM_AFTER, sparsity=0.95)),
     "rates-bcq": by_environment(_DENSE_20K, replace(_BCQ_99, methods=("synflow", "rigl", "snip")), _FALLING),
     "rates-bc": by_environment(_BC_DENSE_20K, _BC_SCRATCH_99, replace(_FALLING, agent="bc")),
     "bc-after-99": by_environment(
