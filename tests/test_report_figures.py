@@ -205,6 +205,20 @@ def test_many_long_names_leave_room_for_the_axes(tmp_path, draw):
         assert it.get_window_extent().y1 <= min(box.y0 for box in boxes)
 
 
+@pytest.mark.parametrize("draw", DRAWN)
+@pytest.mark.parametrize("words", [1, 12])
+def test_a_legend_stays_within_its_figure(tmp_path, draw, words):
+    """Of one panel, with names that are wider than it, in words or without a space."""
+    for i in range(9):
+        name = f"{'method_of_a_name' * (3 if words == 1 else 1)} {'of many words' * (words - 1)} {i}"
+        write_run(tmp_path / str(i), prune=name, densities=(0.3, 0.2, 0.1), moved=((0.1, 1.0), (0.2, 0.8), (0.2, 0.8)))
+    figure = draw(study_of(tmp_path))
+    FigureCanvasAgg(figure).draw()
+    (box,) = (it.get_window_extent() for it in figure.legends)
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert 0 <= box.y0 < box.y1 <= min(ax.get_window_extent().y0 for ax in figure.axes)
+
+
 def test_a_part_of_a_study_keeps_the_colours_of_the_whole(sweep):
     study = study_of(sweep)
     (panel, _) = study.panels

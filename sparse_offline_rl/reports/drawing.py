@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes as PlotAxes
 from matplotlib.axis import Axis, YAxis
@@ -27,7 +29,9 @@ _MOST_PIXELS = 640  # that a figure claims on a narrow screen
 WIDTH = 4.6  # inches of a panel
 _MOST_COLUMNS = 3
 _MARGIN = 0.3  # inches of a figure beside its panels and its legend
-_LEGEND_ROW = 0.22  # inches
+# Of a legend, in inches: an entry, each further line of one, a letter, and what stands beside the letters.
+_LEGEND_ROW, _LEGEND_LINE, _LEGEND_LETTER, _LEGEND_KEY = 0.22, 0.165, 0.085, 0.6
+_MOST_LETTERS = 50  # of a legend in a line: one long name shall not cost all others their columns
 _ROUND = (1, 2, 5)  # and these times powers of ten
 _MANY_DECADES = (
     1.7,
@@ -98,13 +102,24 @@ def row_a_panel(panels: Sequence[Panel], width: float, height: float) -> tuple[F
 
 
 def legend(figure: Figure, entries: Mapping[str, Artist]) -> None:
-    """One legend below all panels, in as many columns as fit; the figure grows by its height, so that no panel has to shrink."""
+    """One legend below all panels, in as many columns as fit; the figure grows by its height, so that no panel has to shrink.
+
+    Names that are wider than the figure take several lines.
+    """
     if not entries:
         return
-    widest = 0.085 * max(map(len, entries)) + 0.6  # inches of one entry
-    columns = min(len(entries), max(1, int(figure.get_figwidth() / widest)))
-    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * (1 + math.ceil(len(entries) / columns)))
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+    width = figure.get_figwidth()
+    letters = min(_MOST_LETTERS, int((width - 2 * _LEGEND_KEY) / _LEGEND_LETTER))
+    names = [textwrap.fill(name, letters) for name in entries]
+    widest = _LEGEND_LETTER * max(len(line) for name in names for line in name.splitlines()) + _LEGEND_KEY
+    columns = min(len(names), max(1, int(width / widest)))
+    highest = max(_legend_height(column) for column in np.array_split(names, columns))
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW + highest)
+    figure.legend(list(entries.values()), names, loc="outside lower center", ncols=columns)
+
+
+def _legend_height(names: Iterable[str]) -> float:
+    return sum(_LEGEND_ROW + _LEGEND_LINE * name.count("\n") for name in names)
 
 
 def plain_log_ticks(axis: Axis) -> None:
