@@ -19,6 +19,7 @@ from pydantic import Field
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
+from sparse_offline_rl.cli.main import run_main
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.returns import evaluate
 from sparse_offline_rl.evaluation.video import check_opengl
@@ -116,4 +117,4 @@ def _require_same_settings(rows: list[Row], options: ActingOptions) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
+from sparse_offline_rl.cli.main import run_main
 from sparse_offline_rl.config import Config, config_dir
 from sparse_offline_rl.datasets.buffer import ReplayBuffer, Sampler
 from sparse_offline_rl.datasets.load import load_dataset
@@ -306,4 +307,4 @@ def _cell(row: Mapping[str, str]) -> Cell:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

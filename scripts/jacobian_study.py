@@ -18,6 +18,7 @@ from pydantic import Field
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
+from sparse_offline_rl.cli.main import run_main
 from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.experiment import load_training_data, read_config
 from sparse_offline_rl.files import write_bytes, write_csv
@@ -110,4 +111,4 @@ def _values(options: JacobianOptions, pruner: str, sparsity: float, init: str) -
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

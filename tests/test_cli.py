@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -191,3 +192,13 @@ def test_a_reader_may_leave():
     done = subprocess.run(["bash", "-c", pipeline, "bash", *CONSOLE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "Prune an offline-RL agent before training, train it, and leave a run folder.\n"
+
+
+@pytest.mark.parametrize("script", ["benchmark", "jacobian_study"])
+def test_the_reader_of_a_script_may_leave(script):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--help"]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")

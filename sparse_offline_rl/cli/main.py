@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sparse_offline_rl.cli.errors import closest, user_errors
@@ -52,16 +52,26 @@ def main() -> None:
 
 def run_command(name: str) -> None:
     """Import and do one of :data:`COMMANDS` with the arguments in ``sys.argv``; what the scripts call."""
+
+    def command() -> None:
+        importlib.import_module(f"sparse_offline_rl.cli.{name.replace('-', '_')}").main()
+
+    # A run is on the disk, but of another command the output may be all there is.
+    run_main(command, needs_output=name != "train")
+
+
+def run_main(main: Callable[[], None], needs_output: bool = True) -> None:
+    """End the process as every command ends, once ``main`` is done; with status 2, too, if output that it needs was lost."""
     leave_at_once()
     with steady_output():
         status: str | int | None = None
         try:
-            importlib.import_module(f"sparse_offline_rl.cli.{name.replace('-', '_')}").main()
+            main()
         except SystemExit as end:
             status = end.code
         sys.stdout.flush()
-        if not status and name != "train" and output_was_lost():
-            status = 2  # a run is on the disk, but of another command the output may be all there is
+        if not status and needs_output and output_was_lost():
+            status = 2
         sys.exit(status)
 
 
