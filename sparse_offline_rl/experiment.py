@@ -60,6 +60,11 @@ def read_config(values: Mapping[str, Any]) -> Config:
             f"init={config.init} gives each weight a value of its own, and with prune={config.prune.name} weights share theirs: set "
             "init=default."
         )
+    if schedule.STARTS_DENSE and config.init == "sparse":
+        raise UserError(
+            f"init=sparse scales the initial weights of survivors, and with prune={config.prune.name} all weights are there when training "
+            "begins: set init=default."
+        )
     return config
 
 

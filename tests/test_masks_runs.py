@@ -148,9 +148,30 @@ def test_a_collapse_while_training_is_said_once(cli, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["prune=snip", "prune.grow=random"], "there is no key 'prune.grow'"),
+        (
+            ["prune=snip", "prune.grow=random"],
+            "'prune.grow'; it goes with prune=deepr, prune=dsr, prune=rigl, prune=set or",
+        ),
         (["prune=gradual", "prune.every=10", "prune.levels=2"], "there is no key 'prune.levels'"),
-        (["prune=snip", "prune.schedule=weekly"], "prune.schedule='weekly' cannot be used: choose one of once, rewire"),
+        (["prune=snip", "prune.schedule=weekly"], "prune.schedule=weekly: no method has this schedule"),
+        (
+            ["prune=gradual", "prune.schedule=rewire"],
+            "take prune=deepr, prune=dsr, prune=rigl, prune=set or prune=snfs and",
+        ),
+        ([*RIGL, "prune.batches=7"], "prune.batches=7 has no meaning with prune.grow=gradient: leave it out."),
+        ([*RIGL, "prune.threshold=9"], "prune.threshold=9.0 has no meaning with prune.drop=magnitude: leave it out."),
+        (
+            ["prune=deepr", "prune.every=10", "prune.fraction=0.9"],
+            "prune.fraction=0.9 has no meaning with prune.drop=sign",
+        ),
+        (
+            ["prune=lottery", "prune.levels=2", "prune.fraction=0.9"],
+            "prune.fraction=0.9 has no meaning with prune.levels=2",
+        ),
+        (
+            ["prune=gradual", "prune.every=10", "init=sparse"],
+            "init=sparse scales the initial weights of survivors, and with",
+        ),
         (["prune=snip", "prune.score=luck"], "prune.score='luck' cannot be used"),
         ([*RIGL, "prune.fraction=0"], "prune.fraction=0 cannot be used"),
         ([*RIGL, "prune.fraction=1.1"], "prune.fraction=1.1 cannot be used"),
@@ -161,7 +182,6 @@ def test_a_collapse_while_training_is_said_once(cli, tmp_path):
         (["prune=snip", "prune.rounds=0"], "prune.rounds=0 cannot be used"),
         (["prune=lottery", "prune.levels=0"], "prune.levels=0 cannot be used"),
         (["prune=lottery", "prune.levels=40"], "40 levels of 1 updates leave nothing of updates=40"),
-        (["prune=none", "sparsity=0", "prune.schedule=tickets"], "prune=none with prune.schedule=tickets"),
         (["prune=gradual", "prune.every=10", "sparsity=0.9999"], "network actor: sparsity=0.9999 would leave fewer"),
         (["prune=lottery", "prune.levels=2", "sparsity=0.9999"], "network actor: sparsity=0.9999 would leave fewer"),
     ],

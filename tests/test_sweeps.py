@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sparse_offline_rl.cli.configs import hydra_app, parse_flags
-from sparse_offline_rl.cli.grids import grid_jobs, planned_jobs
+from sparse_offline_rl.cli.grids import grid_jobs, planned_jobs, run_folders
 from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.errors import UserError
@@ -74,6 +74,13 @@ def test_overrides_that_leave_no_grid_are_a_sentence():
         grid_jobs(
             {"grid.a": "prune=none sparsity=0", "grid.b": "prune=snip sparsity=0.5"}, ["prune=none", "sparsity=0.5"]
         )
+
+
+def test_values_of_which_a_sweep_has_some_are_a_sentence():
+    with pytest.raises(
+        UserError, match=r"sparsity=0\.97: no grid of this sweep has it, and there is one with the other"
+    ):
+        grid_jobs(PARAMS, ["prune=snip", "sparsity=0.9,0.97"])
 
 
 @pytest.mark.parametrize(("experiment", "count"), SWEEPS.items())
@@ -179,3 +186,44 @@ def test_a_sweep_that_was_killed_is_finished_by_the_same_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("already complete: ") == 1
     assert done.stdout.count("finished: ") == 1
+
+
+def planned_folders(*overrides: str) -> list[str]:
+    flags = parse_flags(["-m", *overrides])
+    with hydra_app(flags) as app:
+        check_overrides(app, flags, sweep=True)
+        return [str(folder) for folder in run_folders(app, flags)]
+
+
+def test_what_the_command_line_sweeps_over_is_in_the_folders():
+    """Keys that the default ``run_dir`` has stand there once; of a group it is the name."""
+    assert planned_folders("prune=rigl,set", "prune.score=snip,random", "sparsity=0.9", "prune.every=500") == [
+        f"runs/bcq/halfcheetah-expert/{method}-0.9-prune.score={score}/seed0"
+        for method in ("rigl", "set")
+        for score in ("snip", "random")
+    ]
+    folders = planned_folders("experiment=study_wide", "agent=bc", "env=hopper", "agent.critic_lr=0.1,0.2", "seed=0")
+    assert len(set(folders)) == len(folders) > 2 and all("-agent.critic_lr=0." in folder for folder in folders)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["agent=bc,bcq", "prune=snip", "sparsity=0.9,0.95", "seed=0,1"],
+        ["prune.score=snip,random", "prune=rigl", "sparsity=0.9", "run_dir=mine/${prune.score}"],
+        ["experiment=study,study_long", "seed=0,1"],
+    ],
+)
+def test_folders_that_tell_the_jobs_apart_stay_as_they_are(overrides):
+    assert not any("=" in folder for folder in planned_folders(*overrides))
+
+
+def test_a_glob_stands_for_choices():
+    assert planned_folders("prune=glob(sn*)", "sparsity=0.9") == [
+        f"runs/bcq/halfcheetah-expert/{method}-0.9/seed0" for method in ("snfs", "snip")
+    ]
+
+
+def test_a_key_that_some_choices_lack_is_one_sentence():
+    with pytest.raises(UserError, match=r"prune.every=10: there is no key 'prune.every' with prune=snip; make a sweep"):
+        planned_folders("prune=rigl,snip", "prune.every=10", "sparsity=0.9")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra._internal.hydra import Hydra
@@ -15,8 +15,10 @@ from omegaconf import OmegaConf
 
 from sparse_offline_rl.cli.configs import hydra_errors
 from sparse_offline_rl.cli.errors import closest
+from sparse_offline_rl.config import shipped_settings
 from sparse_offline_rl.errors import UserError
 
+_SCHEDULE = "prune.schedule"
 _MOST_JOBS = 100_000  # of a sweep, whose jobs Hydra lists in memory before it starts the first
 
 
@@ -39,10 +41,8 @@ def check_overrides(app: Hydra, flags: Namespace, sweep: bool) -> None:
                 raise UserError(
                     f"{override.input_line}: a sweep may have {_MOST_JOBS} jobs at most; give fewer values."
                 )
-            if override.is_delete():
-                raise UserError(f"{override.input_line}: keys cannot be left out; give {key} another value instead.")
-            if key not in groups and key not in known and key != "hydra" and not key.startswith(("hydra.", "hydra/")):
-                raise UserError(f"{override.input_line}: there is no key '{key}'; {closest(key, [*known, *groups])}.")
+            if key != "hydra" and not key.startswith(("hydra.", "hydra/")):
+                _check_key(override, known, groups)
         for override in overrides:
             if override.is_sweep_override() and not sweep:
                 raise UserError(
@@ -55,22 +55,22 @@ def check_overrides(app: Hydra, flags: Namespace, sweep: bool) -> None:
             )
 
 
-def _known_keys(app: Hydra, flags: Namespace, choices: list[Override]) -> set[str]:
-    """The keys of the configuration, those of every chosen member of a group included: each agent has keys of its own."""
+def _known_keys(app: Hydra, flags: Namespace, choices: list[Override]) -> dict[str, set[str]]:
+    """The keys of the configuration with each chosen member of each group (``prune=rigl``): agents and methods have keys of their own."""
     options = {choice.key_or_group: [str(value) for value in _choices(choice)] for choice in choices}
     first = {group: values[0] for group, values in options.items()}
-    selections = [first, *({**first, group: value} for group, values in options.items() for value in values[1:])]
-    known: set[str] = set()
-    for selection in selections:
+    selections = {f"{group}={value}": {**first, group: value} for group, values in options.items() for value in values}
+    known: dict[str, set[str]] = {}
+    for name, selection in (selections or {"": {}}).items():
         overrides = [f"{group}={value}" for group, value in selection.items()]
         composed = app.compose_config(flags.config_name, overrides, RunMode.RUN)
-        known.update(_keys(OmegaConf.to_container(composed, resolve=False)))
+        known[name] = set(_keys(OmegaConf.to_container(composed, resolve=False)))
     return known
 
 
 def _parse(app: Hydra, text: str) -> Override:
     try:
-        return OverridesParser.create(app.config_loader).parse_override(text)
+        return OverridesParser.create(app.config_loader).parse_overrides([text])[0]
     except HydraException:
         remedy = "write key=value, and quote values with spaces or commas"
         raise UserError(f"'{text}' is not an override: {remedy}, e.g. sparsity=0.95.") from None
@@ -87,6 +87,39 @@ def _values(override: Override) -> float:
             raise UserError(f"{override.input_line}: there is no value in it; a sweep needs one at least.")
         return size
     return len(value.list) if isinstance(value, ChoiceSweep) else 1
+
+
+def _check_key(override: Override, known: Mapping[str, set[str]], groups: Mapping[str, list[str]]) -> None:
+    key, text = override.key_or_group, override.input_line
+    if override.is_delete():
+        raise UserError(f"{text}: keys cannot be left out; give {key} another value instead.")
+    lacking = [name for name, keys in known.items() if key not in groups and key not in keys]
+    if len(lacking) == len(known):
+        names = [*set.union(*known.values()), *groups]
+        raise UserError(f"{text}: there is no key '{key}'; {_holders(key, groups) or closest(key, names)}.")
+    if lacking:
+        raise UserError(f"{text}: there is no key '{key}' with {lacking[0]}; make a sweep of its own of what has it.")
+    if key == _SCHEDULE:
+        values = [str(value) for value in _choices(override)]
+        methods = [it for it in groups["prune"] if shipped_settings("prune", it).get(key) in values]
+        if not methods:
+            raise UserError(f"{text}: no method has this schedule; choose a method by prune=….")
+        raise UserError(
+            f"{text}: a schedule has keys of its own, so it comes with a method: take {_any_of('prune', methods)} and change its other "
+            "keys, e.g. prune.score."
+        )
+
+
+def _holders(key: str, groups: Mapping[str, list[str]]) -> str:
+    """``it goes with prune=rigl or prune=set``: which choices have ``key``, if some of its group have."""
+    group = key.partition(".")[0]
+    holders = [choice for choice in groups.get(group, ()) if key in shipped_settings(group, choice)]
+    return f"it goes with {_any_of(group, holders)}" if holders else ""
+
+
+def _any_of(group: str, choices: Sequence[str]) -> str:
+    *first, last = [f"{group}={choice}" for choice in choices]
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _check_choice(override: Override, choices: list[str]) -> None:

@@ -23,7 +23,7 @@ from sparse_offline_rl.pruning.drop import DROPS, NUMBERS, Drop, by_fraction
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import naming, prune_state
 from sparse_offline_rl.pruning.regrow import BIRTHS, GROWTHS, SHARES
-from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, change_range, require_choice
+from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, change_range, require_choice, require_unset
 from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.views import NetworkView
 
@@ -60,6 +60,12 @@ class Rewire(MaskSchedule):
         require_choice("prune.grow", config.grow, GROWTHS)
         require_choice("prune.share", config.share, SHARES)
         require_choice("prune.born", config.born, BIRTHS)
+        if config.grow != "momentum":
+            require_unset(config, "batches", f"prune.grow={config.grow}")
+        if config.drop != "threshold":
+            require_unset(config, "threshold", f"prune.drop={config.drop}")
+        if config.drop == "sign":
+            require_unset(config, "fraction", "prune.drop=sign")
         fades = config.decay == "cosine"
         self._first, self._last = change_range(config.every, config.start, config.until, updates, fades)
         self._drop: Drop = DROPS[config.drop] if config.drop in DROPS else by_fraction(SCORERS[config.drop])

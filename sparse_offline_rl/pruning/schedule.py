@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparse_offline_rl.config import PruneConfig
+from sparse_offline_rl.config import PruneConfig, shipped_settings, written
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, all_grown, shape_of
@@ -244,6 +244,14 @@ def require_choice(key: str, value: str, choices: Mapping[str, object]) -> None:
     """Raise UserError unless ``value`` is among ``choices``."""
     if value not in choices:
         raise UserError(f"{key}={value!r} cannot be used: choose one of {', '.join(choices)}.")
+
+
+def require_unset(config: PruneConfig, key: str, choice: str) -> None:
+    """Raise UserError if ``key``, which has no meaning with this ``choice`` of another one, was given a value by the user."""
+    value = getattr(config, key)
+    default = shipped_settings("prune", config.name).get(f"prune.{key}", type(config).model_fields[key].get_default())
+    if value != default:
+        raise UserError(f"prune.{key}={written(value)} has no meaning with {choice}: leave it out.")
 
 
 def exponential(sparsity: float, done: int, steps: int) -> float:

@@ -62,16 +62,18 @@ def synflow(view: NetworkView, generator: torch.Generator) -> Scores:
     """Synaptic flow ``|θ · ∂R/∂θ|`` (Tanaka et al. 2020, equations 2 and 3): no data, only paths.
 
     R is the sum of the outputs, before any squashing, for an input of ones when every parameter has its absolute value. ReLU then
-    passes everything. In float64: products over wide layers leave the range of float32.
+    passes everything. Weights that are pruned pass nothing, also where they are judged by the values with which they may come back
+    (``prune.revive``). In float64: products over wide layers leave the range of float32.
     """
-    weights = {name: value.abs().double().requires_grad_() for name, value in view.values.items()}
+    magnitudes = {name: value.abs().double() for name, value in view.values.items()}
+    weights = {name: (it * view.kept[name]).requires_grad_() for name, it in magnitudes.items()}
     biases = {name: bias.abs().double() for name, bias in view.biases.items()}
     signal = torch.ones(view.topology.in_features, dtype=torch.float64)
     for name in view.topology.hidden:
         signal = weights[name] @ signal + biases[name]
     flow = torch.stack([(weights[name] @ signal + biases[name]).sum() for name in view.topology.heads]).sum()
     gradients = torch.autograd.grad(flow, list(weights.values()))
-    return {name: (w * g).detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+    return {name: it * g for (name, it), g in zip(magnitudes.items(), gradients, strict=True)}
 
 
 def gradient(view: NetworkView, generator: torch.Generator) -> Scores:

@@ -15,7 +15,7 @@ from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.controls import shuffle_layerwise
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import copy_twins, find_masks, prune_state, redraw
-from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment
+from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment, require_unset
 from sparse_offline_rl.seeding import cpu_generator
 
 
@@ -40,6 +40,8 @@ class Tickets(MaskSchedule):
 
     def __init__(self, config: TicketsConfig, sparsity: float, updates: int) -> None:
         super().__init__(config, sparsity, updates)
+        if config.levels is not None:
+            require_unset(config, "fraction", f"prune.levels={config.levels}")
         needed = max(math.ceil(math.log(1 - sparsity) / math.log(1 - config.fraction) - 1e-9), 1)
         self.levels = config.levels or needed
         self.every = config.every or updates // (self.levels + 1)

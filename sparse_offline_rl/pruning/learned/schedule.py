@@ -21,7 +21,7 @@ from sparse_offline_rl.pruning.learned.extension import Extension, ExtensionStat
 from sparse_offline_rl.pruning.learned.registry import EXTENSIONS
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
-from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment, require_choice
+from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment, require_choice, require_unset
 from sparse_offline_rl.pruning.units import require_units_of, without_units
 from sparse_offline_rl.types import FloatArray
 
@@ -58,13 +58,9 @@ class Learned(MaskSchedule):
             raise UserError(
                 f"prune.rewind={config.rewind} must lie before masks begin to be learned, update {self.first}."
             )
-        usual = LearnedConfig.model_fields
         for key, asked in (("polarize", self.kind.POLARIZES), ("gate_lr", self.kind.INITIAL is not None)):
-            default = usual[key].default
-            if not asked and getattr(config, key) != default:
-                raise UserError(
-                    f"prune.{key}={getattr(config, key):g} has no meaning with prune.learn={config.learn}: set prune.{key}={default:g}."
-                )
+            if not asked:
+                require_unset(config, key, f"prune.learn={config.learn}")
         if config.score is not None and (self.kind.INITIAL is not None or self._units):
             raise UserError(
                 f"prune.score={config.score} has no meaning with prune.learn={config.learn}, which says itself what is kept: "
