@@ -85,7 +85,7 @@ def test_the_time_to_go_is_that_of_the_runs_that_are_left(tmp_path):
     assert seconds_to_go([status("running", 30.0), status("running", 10.0), status("missing", 40.0)]) == 40
     assert seconds_to_go([status("running", 100.0), status("running", 10.0)]) == 100
     assert seconds_to_go([status("running", 100.0), status("missing", None)]) is None
-    assert [duration(it) for it in (None, 3, 600, 9000)] == ["unknown", "3 s", "10 min", "2.5 h"]
+    assert [duration(it) for it in (3, 600, 9000)] == ["3 s", "10 min", "2.5 h"]
 
 
 def test_a_run_that_fails_says_so_until_it_is_started_again(cli, tmp_path, monkeypatch, capsys):
@@ -107,7 +107,33 @@ def test_a_run_that_fails_says_so_until_it_is_started_again(cli, tmp_path, monke
     status_cli.main([f"sweep={sweep}"])
     out = capsys.readouterr().out
     assert f"missing  {tmp_path / 'runs' / '1'}\n2 runs: 1 done, 1 missing\ntime to go: " in out
-    assert "unknown" not in out
+    assert " s with 1 at a time" in out
+
+
+def test_a_big_sweep_is_told_in_few_lines(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    for name, error in {"a": "it broke", "b": "it broke", "c": "the disk is full"}.items():
+        store_failure(write_run(runs / name, finished=False), ValueError(error))
+    write_run(runs / "d", finished=False)
+    write_run(runs / "e")
+    rest = [f"f{number:02}" for number in range(15)]
+    for names, lines in ((rest, 19), ([*rest, "g"], 5)):  # 20 runs, then 21
+        values = ",".join(["a", "b", "c", "d", "e", *names])
+        sweep = ["env=hopper", f"run_dir={runs}/${{dataset.path}}", f"dataset.path={values}"]
+        status_cli.main([f"sweep={' '.join(sweep)}"])
+        *head, counts, left = capsys.readouterr().out.splitlines()
+        assert len(head) == lines and left == "time to go: not known yet"
+    assert head == [
+        f"failed   {runs}/a, 30 of 1000 updates, return 300.0, ValueError: it broke, and 1 more like it",
+        f"failed   {runs}/c, 30 of 1000 updates, return 300.0, ValueError: the disk is full",
+        f"stopped  {runs}/d, 30 of 1000 updates, return 300.0",
+        f"missing  {runs}/f00, and 15 more like it",
+        "all=true has a line for every run.",
+    ]
+    assert counts == "21 runs: 1 done, 3 failed, 1 stopped, 16 missing"
+    status_cli.main([f"sweep={' '.join(sweep)}", "all=true"])
+    *lines, counts, _ = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21 and f"done     {runs}/e, 1000 of 1000 updates, return 300.0" in lines
 
 
 @pytest.mark.parametrize(

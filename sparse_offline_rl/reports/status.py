@@ -71,10 +71,8 @@ def seconds_to_go(found: Sequence[Status]) -> float | None:
     return max(longest, total / max(1, sum(it.state == "running" for it in found)))
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """Seconds as people say them: 45 s, 12 min, 3.5 h."""
-    if seconds is None:
-        return "unknown"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
