@@ -254,6 +254,17 @@ def test_the_csvs_hold_the_runs(small, tmp_path):
     assert runs[-3].densities == {5: {"actor.out": 0.3}, 15: {"actor.out": 0.2}}
 
 
+def test_the_csvs_say_on_which_machines_runs_were_done(tmp_path):
+    machine = {"processor": "Abacus 2", "logical_cores": 10}
+    for name in ("before", "noted"):
+        write_run(tmp_path / "runs" / name)
+    path = tmp_path / "runs" / "noted" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "machine": machine}))
+    write_store(read_runs(tmp_path / "runs")[0], tmp_path / "data")
+    found = {run.name: (run.summary or {}).get("machine") for run in read_runs(tmp_path / "data")[0]}
+    assert found == {"before": None, "noted": machine}
+
+
 def test_runs_of_several_folders_are_taken_together(small, tmp_path, capsys):
     """Of a run that both hold, the one that got further counts: here snip2 is finished since the CSVs were written, and snip1 began anew."""
     write_store(read_runs(small)[0], tmp_path / "data")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sparse_offline_rl import load_policy
 from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.cores import processor_name
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 
 SUMMARY_KEYS = {
@@ -38,6 +40,7 @@ SUMMARY_KEYS = {
         "train_seconds",
         "eval_seconds",
         "engine",
+        "machine",
         "versions",
         "dataset_return_mean",
     ),
@@ -63,6 +66,7 @@ def test_a_run_leaves_a_whole_folder(cli, tmp_path, agent, engine):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert set(summary) == SUMMARY_KEYS
     assert summary["engine"] == engine
+    assert summary["machine"] == {"processor": processor_name(), "logical_cores": os.cpu_count()}
     made = small_agent(agent)
     assert set(summary["sparsity_achieved"]) == set(made.mlps())
     assert summary["policy_networks"] == list(made.acting().networks)
@@ -138,6 +142,15 @@ def test_a_second_start_reports_the_run_as_complete(cli, tmp_path):
     assert status == 0
     assert "already complete" in out
     assert before == {p: p.read_bytes() for p in sorted((tmp_path / "run").rglob("*")) if p.is_file()}
+
+
+def test_a_run_from_before_machines_were_noted_is_complete(cli, tmp_path):
+    command = [*TINY, "updates=20", f"run_dir={tmp_path / 'run'}"]
+    assert cli(*command)[0] == 0
+    path = tmp_path / "run" / "summary.json"
+    path.write_text(json.dumps({key: it for key, it in json.loads(path.read_text()).items() if key != "machine"}))
+    status, out, _ = cli(*command)
+    assert status == 0 and "already complete" in out
 
 
 def test_a_folder_of_another_configuration_is_refused(cli, tmp_path):

@@ -7,13 +7,15 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from sparse_offline_rl.cores import processor_name, system_text, system_value
+
 _PACKAGES = ("sparse-offline-rl", "torch", "numpy", "numba", "scipy", "onnxruntime", "gymnasium", "mujoco")
 
 
 def describe_machine() -> dict[str, str]:
     """CPU, cores, caches, memory, system and versions, each as one readable value."""
     facts = {
-        "CPU": _cpu_model(),
+        "CPU": processor_name(),
         "cores": f"{len(cores())} for this process, {os.cpu_count()} in all",
         "vector units": _vector_units(),
         "caches": _caches(),
@@ -44,38 +46,17 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _field(path: str, name: str) -> str:
-    """The value after ``name`` in a file of ``name : value`` lines, or nothing."""
-    lines = (line.partition(":") for line in _read(path).splitlines())
-    return next((value.strip() for key, _, value in lines if key.strip() == name), "")
-
-
-def _cpu_model() -> str:
-    model = _field("/proc/cpuinfo", "model name")
-    if not model:
-        return platform.processor() or platform.machine()
-    details = (f"{key} {_field('/proc/cpuinfo', key)}" for key in ("cpu family", "model"))
-    return f"{model} ({', '.join(details)})"
-
-
 def _vector_units() -> str:
-    flags = _field("/proc/cpuinfo", "flags").split()
+    flags = system_value("/proc/cpuinfo", "flags").split()
     return " ".join(flag for flag in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags)
 
 
 def _caches() -> str:
     folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
-    parts = [(_read(f"{f}/level"), _read(f"{f}/type"), _read(f"{f}/size")) for f in folders]
+    parts = [(system_text(f"{f}/level"), system_text(f"{f}/type"), system_text(f"{f}/size")) for f in folders]
     return ", ".join(f"L{level}{kind[0].lower() if level == '1' else ''} {size}" for level, kind, size in parts if kind)
 
 
 def _memory() -> str:
-    kilobytes = _field("/proc/meminfo", "MemTotal").removesuffix(" kB")
+    kilobytes = system_value("/proc/meminfo", "MemTotal").removesuffix(" kB")
     return f"{int(kilobytes) / 2**20:.0f} GiB" if kilobytes else ""

@@ -32,7 +32,8 @@ _KEPT = (
     *("updates_per_second", "train_seconds", "eval_seconds"),
     *COUNTS,
 )
-_HASHED = "stored_weights"  # has a column where some run has hashed networks
+# Have columns where some run has them: one of hashed networks, one that noted its machine.
+_SOMETIMES = ("stored_weights", "machine")
 
 
 def read_runs(*folders: Path) -> tuple[list[Run], list[str]]:
@@ -78,7 +79,7 @@ def write_store(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 def _run_rows(runs: Sequence[Run]) -> list[list[object]]:
     settings = list(dict.fromkeys(key for run in runs for key in run.settings))
-    kept = [*_KEPT, *([_HASHED] if any(_HASHED in (run.summary or {}) for run in runs) else [])]
+    kept = [*_KEPT, *(key for key in _SOMETIMES if any(key in (run.summary or {}) for run in runs))]
     rows: list[list[object]] = [["run", "update", *settings, *(f"{_SUMMARY}{key}" for key in kept)]]
     for run in runs:
         values = [_cell(run.settings[key]) if key in run.settings else "" for key in settings]

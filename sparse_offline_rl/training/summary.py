@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from sparse_offline_rl.config import Config
+from sparse_offline_rl.cores import processor_name
 from sparse_offline_rl.pruning.layer_reports import LayerReport
 from sparse_offline_rl.training.loop import Clock
 
@@ -58,6 +61,12 @@ def check_summary(values: Any) -> dict[str, Any]:
         raise ValueError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
     found: dict[str, Any] = values
     return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """On what the last sitting of a run was done, for seconds are those of one machine."""
+    found = {"processor": processor_name(), "logical_cores": os.cpu_count()}
+    return found | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 def sparsity_by_network(reports: Sequence[LayerReport]) -> dict[str, float]:
@@ -108,6 +117,7 @@ def summarize(
         "train_seconds": clock.train,
         "eval_seconds": clock.evaluate,
         "engine": engine,
+        "machine": machine(config.device),
         "versions": {"python": platform.python_version()} | {name: installed_version(name) for name in _VERSIONED},
     }
 
