@@ -78,14 +78,39 @@ def test_the_page_stands_alone(sweep, tmp_path):
     assert "prefers-color-scheme: dark" in page
 
 
-def test_the_glance_marks_what_it_cannot_be_sure_of(tmp_path):
-    """A share of 300 / 320, of an experiment that lacks no seed against a dense one that lacks one."""
-    write_run(tmp_path / "runs" / "dense", prune="none", sparsity=0.0, returns=(320.0,))
-    for seed in (0, 1):
-        write_run(tmp_path / "runs" / str(seed), seed=seed)
-    page = html_page(study_of(tmp_path), "", (), [returns_table(study_of(tmp_path))], [])
-    assert '<td class="fair">93.8% <span class="mark" title="dense: missing: seed 1">' in page
-    assert "missing: seed 1" in page.partition("Table of returns")[2]
+def glance_of(root) -> str:
+    """The first table of the page, with its remarks."""
+    study = study_of(root)
+    return html_page(study, "", (), [returns_table(study)], []).partition("<section")[2].partition("</section>")[0]
+
+
+def test_the_glance_has_a_row_an_experiment_and_its_remarks_in_words(tmp_path):
+    """A share of 300 / 320, of an experiment that lacks no seed against a dense one that lacks one; GraSP has not run on HalfCheetah."""
+    for env, scale in (("hopper", 1), ("halfcheetah", 10)):
+        write_run(tmp_path / env / "dense", env, prune="none", sparsity=0.0, returns=(320.0 * scale,))
+        for seed in (0, 1):
+            write_run(tmp_path / env / str(seed), env, seed=seed, returns=(300.0 * scale,))
+    write_run(tmp_path / "grasp", prune="grasp", returns=(310.0,))
+    write_run(tmp_path / "grasp2", prune="grasp", returns=(310.0,), seed=1, finished=False)
+    glance = glance_of(tmp_path)
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', glance)
+    assert [name for name, _ in rows] == ["grasp 95&nbsp;%", "snip 95&nbsp;%"]
+    grasp, snip = (cells for _, cells in rows)
+    assert grasp.startswith('<td class="none">no run</td><td><span class="good">96.9%</span>')
+    assert '<span class="fair">93.8%</span><sup><a href="#glance-' in snip
+    remarks = re.findall(r'<li id="glance-\d">(.*?)</li>', glance)
+    assert "unfinished: seed 1 (after 10 updates); dense: missing: seed 1" in remarks
+    assert "title=" not in glance
+
+
+@pytest.mark.parametrize(("last", "kind"), [(300.0, "unsure"), (150.0, "poor")])
+def test_a_share_of_a_dense_agent_that_fell_is_not_green(tmp_path, last, kind):
+    """The dataset's policy earns 320, of which the dense agent has 200; half of it is as poor as half of any."""
+    write_run(tmp_path / "dense", prune="none", sparsity=0.0, returns=(200.0,))
+    write_run(tmp_path / "snip", returns=(last,))
+    glance = glance_of(tmp_path)
+    assert f'<span class="{kind}">{last / 200:.1%}</span><sup><a href="#glance-1">1</a></sup>' in glance
+    assert '<li id="glance-1">dense: 62% of the dataset policy&#x27;s return</li>' in glance
 
 
 def test_many_panels_get_several_figures(tmp_path):

@@ -25,7 +25,7 @@ from sparse_offline_rl.reports.groups import Panel, Study, wrapped
 DPI = 130
 # Of a page, for an inch of a figure: at least as many that its text can be read, at most as many that one panel does not fill the page.
 _PIXELS = (64, 130)
-_MOST_PIXELS = 640  # that a figure claims on a narrow screen
+_MOST_PIXELS = 1080  # that a figure claims, which is what a page has; on a narrower screen it scrolls
 WIDTH = 4.6  # inches of a panel
 _MOST_COLUMNS = 3
 _MARGIN = 0.3  # inches of a figure beside its panels and its legend

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from string import Template
 
-from sparse_offline_rl.reports.groups import Group, Study
-from sparse_offline_rl.reports.tables import NO_VALUE, Table, remarks, share_of
+from sparse_offline_rl.reports.glance import glance
+from sparse_offline_rl.reports.groups import Study
+from sparse_offline_rl.reports.tables import Table
 
 _FEW_ROWS = 20  # of a table that is open from the start
 
@@ -30,7 +31,7 @@ def html_page(
     """The page: the first table, the figures, and the other tables, which can be opened."""
     first, *others = tables
     parts = [
-        _glance(study),
+        glance(study),
         _table(first, opened=len(first.rows) <= _FEW_ROWS),
         *map(_figure, figures),
         *map(_table, others),
@@ -43,38 +44,6 @@ def html_page(
     links += [(f"table-{table.name}", table.title) for table in others]
     contents = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in links)
     return _PAGE.substitute(opening=escape(opening), contents=contents, body="\n".join(parts))
-
-
-def _glance(study: Study) -> str:
-    """Share of the dense return that each pruned experiment keeps, a row a panel; nothing without a dense run to compare with."""
-    columns = list(dict.fromkeys(group.label for panel in study.panels for group in panel.groups if not group.dense))
-    rows = []
-    for panel in study.panels:
-        found = {group.label: (group, panel.dense_of(group)) for group in panel.groups if not group.dense}
-        if any(dense is not None and dense.iqm is not None for _, dense in found.values()):
-            cells = "".join(_glance_cell(*found[name]) if name in found else "<td></td>" for name in columns)
-            rows.append(f'<tr><th scope="row">{escape(panel.title)}</th>{cells}</tr>')
-    if not rows:
-        return ""
-    names = [escape(name).replace(" %", "&nbsp;%") for name in columns]
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    return (
-        '<section id="glance"><h2>At a glance</h2><p>Share of the dense agent\'s return that is left (interquartile means over the '
-        "finished seeds). A dot marks what is incomplete or collapsed; point at it to see what.</p>"
-        f'<div class="scroll"><table class="glance"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        "</section>"
-    )
-
-
-def _glance_cell(group: Group, dense: Group | None) -> str:
-    share = share_of(group.iqm, dense.iqm if dense else None)
-    against = f"dense: {found}" if dense is not None and (found := remarks(dense)) else ""
-    remark = "; ".join(text for text in (remarks(group), against) if text)
-    mark = f' <span class="mark" title="{escape(remark)}">●</span>' if remark else ""
-    if share is None:
-        return f"<td>{NO_VALUE}{mark}</td>"
-    kind = "good" if share >= 0.95 else "fair" if share >= 0.8 else "poor"
-    return f'<td class="{kind}">{share:.1%}{mark}</td>'
 
 
 def _figure(figure: FigurePart) -> str:
@@ -105,9 +74,9 @@ _PAGE = Template("""<!doctype html>
 <title>Sparse offline RL: report</title>
 <style>
 :root { --ink: #1f2329; --soft: #5b6470; --page: #f5f6f8; --card: #ffffff; --line: #dfe3e8; --accent: #0a6fb5;
-  --good: #d9f2e3; --fair: #fdf0cf; --poor: #fbdcdc; }
+  --good: #d9f2e3; --fair: #fdf0cf; --poor: #fbdcdc; --shade: #00000059; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #a0a9b4; --page: #14171b; --card: #1d2126; --line: #333a43;
-  --accent: #6db8f2; --good: #17452b; --fair: #4c3c0e; --poor: #551f22; } }
+  --accent: #6db8f2; --good: #17452b; --fair: #4c3c0e; --poor: #551f22; --shade: #000000cc; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 1160px; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
@@ -118,22 +87,34 @@ nav { display: flex; flex-wrap: wrap; gap: 0.4rem; margin: 1rem 0; }
 nav a { color: var(--accent); background: var(--card); border: 1px solid var(--line); border-radius: 99px; padding: 0.15rem 0.8rem;
   font-size: 0.9rem; text-decoration: none; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.1rem; margin: 0 0 1rem; }
-.scroll { overflow-x: auto; }
+/* A shadow where something is hidden at a side: two of the colour of the card move with what scrolls and cover those that stay. */
+.scroll { overflow-x: auto; background: linear-gradient(to right, var(--card) 40%, transparent) left / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--card) 40%, transparent) right / 2.5rem 100% no-repeat local,
+  radial-gradient(farthest-side at 0 50%, var(--shade), transparent) left / 1rem 100% no-repeat scroll,
+  radial-gradient(farthest-side at 100% 50%, var(--shade), transparent) right / 1rem 100% no-repeat scroll; }
 .figure svg { display: block; margin: 0 auto; width: 100%; height: auto; color: var(--ink); }
 table { border-collapse: collapse; font-size: 0.88rem; width: 100%; }
 th, td { padding: 0.35rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 thead th { white-space: normal; vertical-align: bottom; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td:last-child { white-space: normal; min-width: 14rem; }
-.glance td:last-child { min-width: 4.5rem; }
 tbody tr:hover { background: color-mix(in srgb, var(--accent) 8%, transparent); }
-.glance td { text-align: center; font-weight: 600; min-width: 4.5rem; font-variant-numeric: tabular-nums; }
-.glance th[scope=col] { text-align: center; white-space: normal; }
+.glance { width: auto; }
+.glance td, .glance thead th { text-align: center; min-width: 4.5rem; font-variant-numeric: tabular-nums; }
+.glance td { font-weight: 600; padding: 0.2rem 0.35rem; white-space: nowrap; }
+.glance tr > :first-child { position: sticky; left: 0; z-index: 1; background: var(--card); border-right: 1px solid var(--line); white-space: normal; }
+.glance td > span { display: inline-block; min-width: 4.2rem; padding: 0.1rem 0.4rem; }
+.glance .none { color: var(--soft); font-weight: 400; }
+.good, .fair, .poor, .unsure { color: var(--ink); border-radius: 6px; padding: 0 0.3rem; }
 .good { background: var(--good); } .fair { background: var(--fair); } .poor { background: var(--poor); }
-.mark { color: #c2410c; cursor: help; }
+#glance .notes { margin-top: 0.6rem; font-size: 0.9rem; }
+.unsure { outline: 1px dashed var(--soft); outline-offset: -1px; }
+sup { line-height: 0; margin-left: 0.15rem; } sup a { color: var(--accent); text-decoration: none; }
+.hint { display: none; }
 summary { cursor: pointer; } summary h2 { display: inline; }
 details[open] summary { margin-bottom: 0.6rem; }
-@media (max-width: 700px) { th, td { white-space: normal; } }
+@media (max-width: 700px) { th, td { white-space: normal; } .hint { display: inline; }
+  .glance tr > :first-child { min-width: 8.5rem; max-width: 40vw; overflow-wrap: break-word; } }
 .notes { margin: 0; padding-left: 1.2rem; color: var(--soft); overflow-wrap: anywhere; }
 </style>
 </head>
