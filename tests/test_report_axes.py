@@ -10,6 +10,7 @@ from report_studies import LONG, groups_of
 from run_folders import write_run
 
 from sparse_offline_rl.cli import report as report_cli
+from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.axes import Axes, short_names
 from sparse_offline_rl.reports.compare import compare
 from sparse_offline_rl.reports.store import read_runs
@@ -82,7 +83,11 @@ def test_any_key_can_be_the_axis_the_line_or_the_panel(tmp_path):
         ("x=prune.scop", "prune.scop: no run has this key"),
         ("at=0.9", "at=0.9: no run has sparsity=0.9"),
         ("at=[", "at=[ cannot be used: [ is no value"),
-        ("where=prune=none", "where=prune=none: none of the 1 runs is so"),
+        ("where=prune=none", "where=prune=none: none of the 1 runs is so; they have prune=snip."),
+        (
+            "where=env=hopper,prune=snip",
+            "where=env=hopper,prune=snip: none of the 1 runs is so; they have env=Hopper-v5.",
+        ),
         ("where=prune", "where=prune cannot be used: write key=value"),
         ("by=prune,,seed", "by=prune,,seed cannot be used: write keys with commas"),
         ("panels=", "panels= cannot be used: write keys with commas"),
@@ -97,6 +102,19 @@ def test_a_comparison_that_cannot_be_made_is_a_sentence(tmp_path, capsys, argume
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {sentence}")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_condition_that_none_meets_names_a_few_values(tmp_path):
+    for seed in range(7):
+        write_run(tmp_path / str(seed), seed=seed, sparsity=0.9 if seed else 0.95)
+    runs, _ = read_runs(tmp_path)
+    for where, sentence in (
+        ((("seed", (9,)),), "they have seed=0|1|2|3|4|…."),
+        ((("seed", (0,)), ("sparsity", (0.9,))), "leave a condition out."),
+    ):
+        with pytest.raises(UserError, match=r"none of the 7 runs is so") as error:
+            compare(runs, Axes(where=where))
+        assert str(error.value).endswith(sentence)
 
 
 def test_the_expert_line_of_older_runs_is_the_bundled_policy_s(tmp_path):

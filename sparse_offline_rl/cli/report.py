@@ -18,7 +18,7 @@ class ReportOptions(Options):
     """Make figures and tables from run folders, finished or not, or from the CSVs of an earlier report.
 
     sparse-offline-rl report runs=runs out=report
-    sparse-offline-rl report runs=runs x=dataset.size by=prune,sparsity where=env=hopper
+    sparse-offline-rl report runs=runs x=dataset.size by=prune,sparsity where=env=Hopper-v5
     sparse-offline-rl report runs=results/data,runs
     """
 

@@ -14,6 +14,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.runs import Run, differing_keys
 
 PANEL = ("agent", "env", "dataset")
+_FEW_VALUES = 5  # that a sentence lists
 # Keys that one name stands for.
 _SECTIONS = {"env": ("env.",), "dataset": ("dataset.name", "dataset.id", "dataset.path"), "prune": ("prune.name",)}
 
@@ -51,9 +52,19 @@ class Axes:
             )
         if not chosen:
             raise UserError(
-                f"where={_conditions(self.where)}: none of the {len(runs)} runs is so; leave a condition out."
+                f"where={_conditions(self.where)}: none of the {len(runs)} runs is so; {self._way_out(runs)}."
             )
         return chosen
+
+    def _way_out(self, runs: Sequence[Run]) -> str:
+        """What the runs have instead, of keys that none has as ``where`` says; the conditions may also exclude each other."""
+        found = []
+        for key, wanted in self.where:
+            values = list(dict.fromkeys(written(run.value(key)) for run in runs))
+            if not {written(value) for value in wanted} & set(values):
+                more = ["…"] if len(values) > _FEW_VALUES else []
+                found.append(f"they have {key}={'|'.join([*values[:_FEW_VALUES], *more])}")
+        return ", ".join(found) or "leave a condition out"
 
 
 def parse_keys(text: str) -> tuple[str, ...]:
