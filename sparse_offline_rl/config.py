@@ -99,12 +99,36 @@ class SoftConfig(_Section):
     beta_max: PositiveFloat = 10.0  # … and at their end
     skip: NonNegative = 0.0  # weight of the skips at their start; at the end it is 0
 
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> SoftConfig:
+        for key in ("beta", "beta_max", "skip"):
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if not self.until and value != default:
+                raise ValueError(
+                    f"soft.{key}={value:g} has no effect with soft.until=0: set soft.until, e.g. soft.until=0.1, or soft.{key}={default:g}"
+                )
+        if self.beta > self.beta_max:
+            raise ValueError(
+                f"soft.beta={self.beta:g} lies above soft.beta_max={self.beta_max:g}, and beta must not fall: lower the one, or raise the other"
+            )
+        return self
+
 
 class DistillConfig(_Section):
     """Learning from the networks of a run that was trained before."""
 
     teacher: Folder | None = None  # its run folder; None: nobody teaches
     weight: PositiveFloat = 1.0  # of the distance from the teacher beside the network's own loss
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> DistillConfig:
+        default = type(self).model_fields["weight"].default
+        if self.teacher is None and self.weight != default:
+            raise ValueError(
+                f"distill.weight={self.weight:g} has no effect without a teacher: set distill.teacher to the folder of a finished run, "
+                f"or distill.weight={default:g}"
+            )
+        return self
 
 
 class EvalConfig(_Section):

@@ -85,6 +85,7 @@ def test_a_teacher_changes_what_is_learned_and_leaves_no_trace_in_the_policy(cli
         (["dataset.size=1500", "distill.teacher={run}"], "was trained on other data than this run"),
         (["agent.latent_dim=3", "distill.teacher={run}"], "distill.teacher: its network encoder has (14, "),
         (["distill.weight=0"], "distill.weight=0 cannot be used"),
+        (["distill.weight=5"], "distill.weight=5 has no effect without a teacher: set distill.teacher to the folder"),
     ],
 )
 def test_a_teacher_that_cannot_teach_is_one_sentence(refusal, teacher_run, more, sentence):

@@ -135,6 +135,16 @@ def then(**options):
         (["soft.until=0.5", "engine=sparse"], "engine=sparse has no soft activations, and soft.until=0.5"),
         (["prune=espn", "soft.until=0.6"], "soft.until=0.6 would last to update 44"),
         (["soft.until=0.5", "soft.skip=-1"], "soft.skip=-1 cannot be used"),
+        (
+            ["soft.skip=0.5"],
+            "soft.skip=0.5 has no effect with soft.until=0: set soft.until, e.g. soft.until=0.1, or soft.skip=0.",
+        ),
+        (
+            ["soft.beta=5"],
+            "soft.beta=5 has no effect with soft.until=0: set soft.until, e.g. soft.until=0.1, or soft.beta=1.",
+        ),
+        (["soft.beta_max=5"], "soft.beta_max=5 has no effect with soft.until=0"),
+        (["soft.until=0.1", "soft.beta=20"], "soft.beta=20 lies above soft.beta_max=10, and beta must not fall"),
         (["prune=pipeline", "prune.then.start=0.4"], "prune.then.start=0.4 lies before prune.until=0.5"),
         (["prune=pipeline"], "prune.then.every=1000 leaves the masks as they are"),
         (["prune=pipeline", "prune.then.every=20"], "no change is due between that and prune.then.until=0.75"),
