@@ -28,7 +28,7 @@ from sparse_offline_rl.pruning.schedule import Change
 from sparse_offline_rl.seeding import generator, seed_everything
 from sparse_offline_rl.training.active import ActiveAgent, put_on_engine
 from sparse_offline_rl.training.checkpoint import Checkpoint, load_checkpoint
-from sparse_offline_rl.training.console import say, show_layers, warn
+from sparse_offline_rl.training.console import say, show_layers, warn, warn_of_collapse
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.distillation import Teacher, load_teacher
 from sparse_offline_rl.training.mask_changes import MaskChanges
@@ -116,9 +116,15 @@ def _begun(
     Raises UserError if that run's updates were computed otherwise than this one's would be.
     """
     begin = masks.start() if dense is None else Change(dense.state, dense.memory)
-    if config.prune.name != "none":
+    if masks.schedule.STARTS_DENSE:
+        say(
+            f"pruning: training begins dense, and networks have their final sparsity after update {masks.schedule.found}"
+        )
+    elif config.prune.name != "none":
         topologies = {name: network.topology for name, network in begin.state.networks.items()}
-        show_layers([report for name, it in topologies.items() for report in layer_reports(name, it)])
+        reports = [report for name, it in topologies.items() for report in layer_reports(name, it)]
+        show_layers(reports)
+        warn_of_collapse(reports)
     if teacher is not None:
         teacher.require_fit(begin.state)
     active = put_on_engine(config, spaces, begin.state, soft=masks.soft(0), teacher=teacher)

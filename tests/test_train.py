@@ -16,7 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sparse_offline_rl import load_policy
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.cores import processor_name
+from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
+from sparse_offline_rl.training.session import Session
 
 SUMMARY_KEYS = {
     *(
@@ -197,6 +199,38 @@ def test_a_collapsed_network_is_reported_loudly_and_trains(cli, tmp_path):
     for name in summary["collapsed_layers"]:
         assert f"layer {name} has collapsed" in err
     assert "Weights after pruning" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["prune=gradual", "prune.every=4", "sparsity=0.999"], 28),
+        (["prune=lottery", "sparsity=0.4"], 30),
+        (["prune=obs"], 36),
+        (["prune=espn", "prune.every=1"], 20),
+    ],
+    ids=["gradual", "lottery", "obs", "espn"],
+)
+def test_what_begins_dense_shows_its_layers_once_when_they_are_found(cli, tmp_path, monkeypatch, options, found):
+    command = [*TINY, *options, "eval.every=40", f"run_dir={tmp_path / 'run'}"]
+    evaluate = Session._evaluate
+
+    def evaluate_early(run, update):
+        if update == 40:
+            raise UserError("it is late")
+        return evaluate(run, update)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Session, "_evaluate", evaluate_early)
+        status, out, err = cli(*command)
+    assert status == 2 and "it is late" in err
+    assert f"pruning: training begins dense, and networks have their final sparsity after update {found}\n" in out
+    assert out.count("Weights after pruning") == 1 and out.index("engine: dense") < out.index("Weights after pruning")
+    said = [line for line in err.splitlines() if "has collapsed" in line]
+    assert len(said) == len(set(said)) and bool(said) == ("sparsity=0.999" in options)
+    status, out, err = cli(*command)  # goes on from update 30
+    assert status == 0, err
+    assert out.count("Weights after pruning") == (found > 30) and "begins dense" not in out
 
 
 def test_a_sweep_runs_and_then_says_that_all_is_complete(cli, tmp_path, monkeypatch):

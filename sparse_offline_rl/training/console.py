@@ -27,7 +27,7 @@ def warn(message: str) -> None:
 
 
 def show_layers(reports: Sequence[LayerReport]) -> None:
-    """The table of survivors, and a warning of collapsed layers."""
+    """The table of survivors."""
     hashed = any(report.stored != report.kept for report in reports)
     title = "Weights, and values that they share" if hashed else "Weights after pruning"
     table = Table(title=title, title_justify="left")
@@ -47,7 +47,6 @@ def show_layers(reports: Sequence[LayerReport]) -> None:
         ]
         table.add_row(*cells, style=style)
     console.print(table)
-    warn_of_collapse(reports)
 
 
 def warn_of_collapse(reports: Sequence[LayerReport]) -> None:

@@ -24,7 +24,7 @@ from sparse_offline_rl.pruning.schedule import Memory, movement
 from sparse_offline_rl.seeding import generator, stream_seed
 from sparse_offline_rl.training.active import ActiveAgent, put_on_engine
 from sparse_offline_rl.training.checkpoint import Checkpoint, Progress, save_checkpoint
-from sparse_offline_rl.training.console import ProgressLine, progress_line, warn_of_collapse
+from sparse_offline_rl.training.console import ProgressLine, progress_line, show_layers, warn_of_collapse
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.distillation import Teacher
 from sparse_offline_rl.training.loop import Clock, Hooks, Schedule, train
@@ -206,6 +206,8 @@ class Session:
         )
         self._adopt(fresh, change.memory)
         self._gradient_norms = norms
+        if masks.schedule.STARTS_DENSE and update == masks.schedule.found:
+            show_layers(self._reports)
         warn_of_collapse([it for it in self._reports if it.full_name not in collapsed])
 
     def _norms(self) -> Mapping[str, float]:
