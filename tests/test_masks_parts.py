@@ -48,6 +48,17 @@ def test_synflow_of_two_layers():
     assert scores["out"].tolist() == [[3.5, 8], [1.75, 16]]
 
 
+def test_synflow_of_weights_that_may_come_back():
+    """They pass nothing themselves, and are worth what they would pass: 3 times the signal of the second unit, whose own weight is of no use now."""
+    zeros = np.zeros(5, np.float32)
+    masks = {"hidden0": np.ones((2, 1), bool)}, {"out": np.array([[True, False]])}
+    pruned = NetworkState(Topology(*masks), np.array([2, 1, 0, 0, 1, 0], np.float32), zeros, zeros, None)
+    seen = view(pruned)
+    revived = type(seen)(pruned, seen._objective, network(hidden0=[[2], [1]], out=[[1, 3]]))
+    scores = SCORERS["synflow"](revived, draws())
+    assert scores["hidden0"].tolist() == [[2], [0]] and scores["out"].tolist() == [[2, 3]]
+
+
 def test_snip_judges_revived_weights_by_their_earlier_value():
     net = network(out=[[2, 0, -1]])
     seen = view(net, {"out": [[3.0, -5.0, 1.0]]})

@@ -23,49 +23,68 @@ from sparse_offline_rl.pruning.units import UNIT_SCORES
 REWIRED = ["rigl", "set", "snfs", "dsr", "deepr"]
 UNITS = ["kron_obd", "kron_obs", "structured"]  # which prune whole hidden units
 SURGERIES = ["obd", "obs", *UNITS]
-METHODS = [*REWIRED, "gradual", "lottery", "iterative_magnitude", "after_training", *SURGERIES]
+ROUNDS = ["synflow", "iter_snip", "force", "iter_grasp"]  # which prune before training
+METHODS = [*ROUNDS, *REWIRED, "gradual", "lottery", "iterative_magnitude", "after_training", *SURGERIES]
 UPDATES = 30
 
 
 @st.composite
-def runs(draw):
-    """An agent, a method with settings of its own, a sparsity and a seed."""
-    method = draw(st.sampled_from(METHODS))
-    options: dict[str, object] = {}
+def agents(draw):
+    """A dense agent with hidden layers of any size."""
+    name = draw(st.sampled_from(sorted(AGENTS)))
+    keys = [key for key in AGENTS[name].Config.model_fields if key.endswith("_hidden")]
+    twin = draw(st.sampled_from(["copy", "copy_mask", "independent"]))
+    sizes = {key: (draw(st.integers(8, 32)), draw(st.integers(8, 32))) for key in keys}
+    return small_agent(name, seed=draw(st.integers(0, 99)), twin=twin, **sizes)
+
+
+def rewired(draw) -> dict[str, object]:
+    found: dict[str, object] = {
+        "every": draw(st.integers(3, 12)),
+        "start": draw(st.sampled_from([0.0, 0.3])),
+        "until": draw(st.sampled_from([0.6, 1.0])),
+        "decay": draw(st.sampled_from(["cosine", "constant"])),
+        "drop": draw(st.sampled_from(["magnitude", "signed_magnitude", "threshold", "sign", "snip"])),
+        "born": draw(st.sampled_from(["zero", "drawn"])),
+        "share": draw(st.sampled_from(["own", "survivors", "mean_score", "network"])),
+        "grow": draw(st.sampled_from(["gradient", "momentum", "random"])),
+    }
+    if found["drop"] != "sign":
+        found["fraction"] = draw(st.sampled_from([0.01, 0.3, 1.0]))
+    if found["grow"] == "momentum":
+        found["batches"] = 2
+    return found
+
+
+def options_of(draw, method: str) -> dict[str, object]:
+    """Settings of the method's own."""
+    if method in ROUNDS:
+        return {"rounds": draw(st.integers(2, 5))}
     if method in REWIRED:
-        options = {
-            "every": draw(st.integers(3, 12)),
-            "fraction": draw(st.sampled_from([0.01, 0.3, 1.0])),
-            "born": draw(st.sampled_from(["zero", "drawn"])),
-            "share": draw(st.sampled_from(["own", "survivors", "mean_score", "network"])),
-            "grow": draw(st.sampled_from(["gradient", "momentum", "random"])),
-            "batches": 2,
-        }
-    elif method == "gradual":
-        options = {"every": draw(st.integers(3, 12)), "score": draw(st.sampled_from(["magnitude", "snip"]))}
-    elif method == "lottery":
-        options = {
-            "levels": draw(st.integers(1, 4)),
-            "ticket": draw(st.sampled_from(["rewind", "retain", "reinit", "random"])),
-        }
-        if options["ticket"] in ("rewind", "random"):
-            options["rewind"] = draw(st.integers(0, 2))
-    elif method in SURGERIES:
-        options = {
+        return rewired(draw)
+    if method == "gradual":
+        return {"every": draw(st.integers(3, 12)), "score": draw(st.sampled_from(["magnitude", "snip"]))}
+    if method == "lottery":
+        ticket = draw(st.sampled_from(["rewind", "retain", "reinit", "random"]))
+        back = {"rewind": draw(st.integers(0, 2))} if ticket in ("rewind", "random") else {}
+        return {"levels": draw(st.integers(1, 4)), "ticket": ticket, **back}
+    if method in SURGERIES:
+        return {
             "start": draw(st.sampled_from([0.0, 0.5])),
             "levels": draw(st.integers(1, 4)),
             "correct": draw(st.sampled_from(["none", "obs", *(["kron_obs"] if method in UNITS else [])])),
             "fisher": draw(st.sampled_from(["sampled", "empirical"])),
             "batches": draw(st.integers(1, 3)),
         }
+    return {}
+
+
+@st.composite
+def runs(draw, method: str):
+    """An agent, the method with settings of its own and a sparsity, and a seed."""
     scope = draw(st.sampled_from(["network", "layer", *([] if method in UNITS else ["erk"])]))
-    sparsity = draw(st.sampled_from([0.2, 0.8, 0.95]))
-    agent = small_agent(
-        draw(st.sampled_from(sorted(AGENTS))),
-        seed=draw(st.integers(0, 99)),
-        twin=draw(st.sampled_from(["copy", "copy_mask", "independent"])),
-    )
-    return agent, schedule(method, sparsity, UPDATES, scope=scope, **options), draw(st.integers(0, 99))
+    plan = schedule(method, draw(st.sampled_from([0.2, 0.8, 0.9])), UPDATES, scope=scope, **options_of(draw, method))
+    return draw(agents()), plan, draw(st.integers(0, 99))
 
 
 def density(plan: MaskSchedule, update: int) -> float:
@@ -130,13 +149,27 @@ def check_survivors(plan: MaskSchedule, before: NetworkState, after: NetworkStat
                 assert np.array_equal(new[grown], values[place][grown])
 
 
-@settings(deadline=None, max_examples=15)
-@given(runs())
-def test_every_change_keeps_its_word(run):
-    agent, plan, seed = run
+def check_start(plan: MaskSchedule, twins: Twins, dense: AgentState, state: AgentState) -> None:
+    wanted = 0 if plan.STARTS_DENSE else plan.sparsity
+    for name, network in state.networks.items():
+        assert network.topology.kept == round((1 - wanted) * network.topology.total)
+        check_survivors(plan, dense.networks[name], network)
+        if twins.follows(name):
+            first = state.networks[twins.pairs[name]].topology.layers
+            assert all(np.array_equal(mask, first[layer]) for layer, mask in network.topology.layers.items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(deadline=None, max_examples=6)
+@given(st.data())
+def test_every_change_keeps_its_word(method, data):
+    agent, plan, seed = data.draw(runs(method))
     twins = Twins(agent.TWINS, agent.config.twin)
     change = begin(plan, agent)
-    plan.check_memory(0, change.state, change.memory, twins)
+    assert_same_bits(change, begin(plan, agent))
+    check_start(plan, twins, agent.state(), change.state)
+    if plan.CHANGES:
+        plan.check_memory(0, change.state, change.memory, twins)
     changes = 0
     for update in range(1, UPDATES):
         if not plan.due(update):
@@ -153,7 +186,7 @@ def test_every_change_keeps_its_word(run):
             check_change(plan, update, twins, state, first.state)
         change = observed(first)
         plan.check_memory(update, change.state, change.memory, twins)
-    assert changes > 0
+    assert (changes > 0) == plan.CHANGES
 
 
 def assert_same_bits(first: Change, second: Change) -> None:
@@ -166,23 +199,15 @@ def assert_same_bits(first: Change, second: Change) -> None:
     assert all(np.array_equal(v, second.memory.numbers[k]) for k, v in first.memory.numbers.items())
 
 
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [
-        *((name, "rigl") for name in sorted(AGENTS)),
-        ("bcq", "gradual"),
-        ("iql", "lottery"),
-        ("bcq", "obs"),
-        ("td3bc", "kron_obs"),
-    ],
-)
-def test_engines_agree_after_a_change_and_nothing_pruned_comes_to_life(name, method):
-    options = {"levels": 2} if method in ("lottery", *SURGERIES) else {"every": 10}
-    agent, plan = small_agent(name), schedule(method, 0.9, UPDATES, **options)
+@pytest.mark.parametrize("method", [*REWIRED, "gradual", "lottery", "obs", "kron_obs"])
+@settings(deadline=None, max_examples=2)
+@given(st.data())
+def test_engines_agree_after_a_change_and_nothing_pruned_comes_to_life(method, data):
+    agent, plan, seed = data.draw(runs(method))
     change = begin(plan, agent)
     learner = on_engine(agent, change.state)
     for update in range(3):
-        learner.update(random_batch(seed=update), torch.Generator().manual_seed(update))
+        learner.update(random_batch(seed=seed + update), torch.Generator().manual_seed(update))
     update = next(it for it in range(1, UPDATES) if plan.due(it))
     change = plan.change(moment(agent, learner.state(), update, change.memory))
     engines = {name: choose_engine(name, "cpu", 0.1, masks_change=plan.CHANGES) for name in ("dense", "sparse")}

@@ -55,6 +55,17 @@ def test_batches_of_one_change_are_kept_apart(tmp_path):
     assert all(second[name] != loss for name, loss in before.items())
 
 
+def test_all_methods_train_on_the_same_batches(cli, tmp_path):
+    """What a method draws for itself comes from a stream of its own, so the training's own ends where it does without the method."""
+    methods = [["prune=snip"], RIGL, ["prune=gradual", "prune.every=10"], LOTTERY, ["prune=obs", "prune.batches=2"]]
+    states = []
+    for i, method in enumerate([["prune=none", "sparsity=0"], *methods]):
+        status, _, err = cli(*TINY, *method, f"run_dir={tmp_path / str(i)}")
+        assert status == 0, err
+        states.append(load_checkpoint(checkpoint_path(tmp_path / str(i))).random_state)
+    assert all(np.array_equal(state, states[0]) for state in states[1:])
+
+
 def table(run_dir):
     with (run_dir / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
