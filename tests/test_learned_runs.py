@@ -10,9 +10,16 @@ from run_results import kill_at_file_operations
 
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 
+_REWIND = ["prune.after=rewind", "prune.rewind=1"]  # from a state that the memory holds until masks are found
+_THEN = ["prune.then.start=0.7", "prune.then.until=0.9", "prune.then.every=1"]
 
-@pytest.mark.parametrize("method", ["espn", "l0"])
-def test_a_killed_run_ends_with_the_same_bits(tmp_path, method):
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("espn", []), ("l0", []), ("espn", _REWIND), ("pipeline", [*_THEN, *_REWIND])],
+    ids=["espn", "l0", "espn-rewind", "pipeline-rewind"],
+)
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, method, more):
     overrides = [
         f"prune={method}",
         "prune.start=0.2",
@@ -21,7 +28,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, method):
         "updates=8",
         "checkpoint.every=1",
     ]
-    found = kill_at_file_operations(tmp_path, 3, *small("bcq"), *overrides)
+    found = kill_at_file_operations(tmp_path, 3, *small("bcq"), *overrides, *more)
     assert found["kinds"]["change"] > 3 and found["killed"] > 3 and found["engine"] == "sparse"
     assert found["wrong"] == []
 
