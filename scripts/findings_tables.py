@@ -139,13 +139,18 @@ class Row:
         return float(np.median([it for run in self.cells[env] if (it := self.part.seconds(run)) is not None]))
 
     def within(self, env: str, seconds: float) -> float:
-        """Mean over the seeds of the last return within the updates that take so many seconds; NaN if that is before the first.
+        """Mean over the seeds of the return at the last evaluation within so many seconds; NaN if that is before the first.
 
-        Seconds an update are taken from the median, not from each seed's own clock.
+        When an evaluation was is the median over the seeds, not each seed's own clock.
         """
-        last = self.part.updates[-1] * seconds / self.seconds_in(env)
-        found = [[it.mean for it in run.evaluations if it.update <= last] for run in self.cells[env]]
-        return _mean([means[-1] if means else np.nan for means in found])
+        clocks: dict[int, list[float]] = {}
+        returns: dict[int, list[float]] = {}
+        for it in (it for run in self.cells[env] for it in run.evaluations):
+            clocks.setdefault(it.update, []).extend([] if it.seconds is None else [it.seconds])
+            returns.setdefault(it.update, []).append(it.mean)
+        seeds = len(self.cells[env])
+        done = [at for at, clock in clocks.items() if len(clock) == seeds and np.median(clock) <= seconds]
+        return _mean(returns[max(done)]) if done else np.nan
 
     @property
     def kilobytes(self) -> float:
@@ -201,17 +206,19 @@ def by_environment(dense: Part, *parts: Part) -> Table:
 
 
 def after_equal_seconds(part: Part, methods: Sequence[str]) -> Table:
-    """A table of what ``methods`` have returned when the quickest of them, in the median over its seeds, has done its updates."""
+    """A table of what all methods have returned when the quickest of ``methods``, in the median over its seeds, has done its updates."""
 
     def fill(_: str) -> str:
         named = _by_method([part])
-        rows = [named[method] for method in methods]
-        limits = {env: min(row.seconds_in(env) for row in rows) for env in ENVS}
+        rows = [row for row in named.values() if len(row.cells) == len(ENVS)]
+        limits = {env: min(named[method].seconds_in(env) for method in methods) for env in ENVS}
         found = {row.method: {env: row.within(env, limit) for env, limit in limits.items()} for row in rows}
         policy = _policy_returns(rows)
-        best = sorted(found, key=lambda method: -sum(found[method][env] / policy[env] for env in ENVS))
+        best = sorted(found, key=lambda method: -np.nansum([found[method][env] / policy[env] for env in ENVS]))
         head = ["return after equal seconds", *(f"{name}, {limits[env]:.0f} s" for env, name in ENVS.items())]
-        cells = [[f"`{method}`", *(_number(found[method][env]) for env in ENVS)] for method in best]
+        cells = [
+            [f"`{method}`", *("–" if np.isnan(it) else _number(it) for it in found[method].values())] for method in best
+        ]
         return _markdown([head, ["---", *["---:"] * len(ENVS)], *cells])
 
     return fill

@@ -146,5 +146,5 @@ def test_after_equal_seconds_the_clock_is_the_quickest_method_s(part, tmp_path, 
     slow = write_run(tmp_path / "slow", prune="grasp", returns=(7.0, 8.0, 9.0)) / "metrics.csv"
     slow.write_text(slow.read_text().replace(",5.0,", ",2.5,"))
     assert findings_tables.after_equal_seconds(part, ("snip", "grasp"))("") == (
-        "| return after equal seconds | Hopper, 6 s |\n|---|---:|\n| `snip` | 330 |\n| `grasp` | 7 |\n"
+        "| return after equal seconds | Hopper, 6 s |\n|---|---:|\n| `snip` | 330 |\n| `grasp` | 7 |\n| `snip prune.scope=erk` | 2 |\n"
     )
