@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 import sys
@@ -148,3 +149,11 @@ def test_after_equal_seconds_the_clock_is_the_quickest_method_s(part, tmp_path, 
     assert findings_tables.after_equal_seconds(part, ("snip", "grasp"))("") == (
         "| return after equal seconds | Hopper, 6 s |\n|---|---:|\n| `snip` | 330 |\n| `grasp` | 7 |\n| `snip prune.scope=erk` | 2 |\n"
     )
+
+
+def test_runs_are_named_by_places_within_the_results():
+    stores = sorted((ROOT / "results").rglob("runs.csv"))
+    assert len(stores) > 10
+    for path in stores:
+        with path.open() as file:
+            assert not [row["run"] for row in csv.DictReader(file) if row["run"].startswith(("/", "."))], path
