@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -55,14 +56,14 @@ def test_however_many_lines_all_are_between_the_places(tmp_path, count):
     for i in range(count):
         write_run(tmp_path / f"a{i}", prune=f"method_{i}", sparsity=0.95)
         write_run(tmp_path / f"b{i}", prune=f"method_{i}", sparsity=0.99)
-    (ax,) = returns_over_axis(study_of(tmp_path)).axes
-    shown = [
-        x for line in ax.lines if line.get_markersize() == 6 for x in line.get_xdata() if line.get_marker() in "os^D"
-    ]
-    assert len(shown) == 2 * count
-    assert ax.get_xlim() == (-0.5, 1.5)
-    assert min(shown) > -0.45 and max(shown) < 1.45
-    assert max(x for x in shown if x < 0.5) + 0.1 < min(x for x in shown if x > 0.5)
+    study = study_of(tmp_path)
+    for ax, size in ((returns_over_axis(study).axes[0], 6), (memory_use(study).axes[1], 4)):
+        lines = [line for line in ax.lines if line.get_markersize() == size and line.get_marker() in "os^D"]
+        shown = [x for line in lines for x in line.get_xdata()]
+        assert len(shown) == 2 * count
+        assert ax.get_xlim() == (-0.5, 1.5)
+        assert min(shown) > -0.45 and max(shown) < 1.45
+        assert max(x for x in shown if x < 0.5) + 0.1 < min(x for x in shown if x > 0.5)
 
 
 def test_returns_show_mean_interval_and_every_seed(sweep):
@@ -90,6 +91,22 @@ def test_returns_show_mean_interval_and_every_seed(sweep):
     assert sorted(legend_of(figure)) == sorted([*names, "the dataset's policy", "dense agent's mean"])
 
 
+def test_a_line_is_dotted_where_it_has_no_run_in_between(tmp_path):
+    for prune, places in (("snip", (0.9, 0.95, 0.99)), ("grasp", (0.9, 0.99))):
+        for sparsity in places:
+            write_run(tmp_path / f"{prune}{sparsity}", prune=prune, sparsity=sparsity)
+    figure = returns_over_axis(study_of(tmp_path))
+    ax = panel_of(figure, HOPPER)
+    (gap,) = (line for line in ax.lines if line.get_linewidth() == 1.2 and list(line.get_xdata()) != [0, 1])
+    assert gap.get_xdata()[1] - gap.get_xdata()[0] == pytest.approx(2)
+    lines = [list(line.get_ydata()) for line in ax.lines if len(line.get_ydata()) == 3]
+    assert sorted(str(np.isnan(values).tolist()) for values in lines) == [
+        "[False, False, False]",
+        "[False, True, False]",
+    ]
+    assert "no run in between" in legend_of(figure)
+
+
 def test_speed_is_that_of_the_finished_runs(sweep):
     ax = panel_of(speed_over_axis(study_of(sweep)), HOPPER)
     means = sorted(list(line.get_ydata()) for line in ax.lines if line.get_markersize() == 6)
@@ -106,12 +123,29 @@ def test_an_unfinished_run_counts_as_far_as_it_got(sweep):
     assert note == "hopper/grasp-0.95/seed1 is unfinished: 20 of 1000 updates, return 250.0 so far."
 
 
+def marks_of(ax) -> dict[tuple[str, str], list[float]]:
+    """Marker and its fill -> where such marks stand on the horizontal axis."""
+    return {
+        (line.get_marker(), line.get_fillstyle()): list(line.get_xdata()) for line in ax.lines if len(line.get_xdata())
+    }
+
+
+def test_runs_that_may_get_there_yet_do_not_stand_under_never(sweep):
+    """GraSP's seed 0 ended at 300, over 90 and under 95 % of the policy's 320; its seed 1 is unfinished, with 250 so far."""
+    study = study_of(sweep, panel=HOPPER, method="grasp")
+    ax = panel_of(time_to_policy(study), HOPPER)
+    texts = {text.get_text(): text.get_position()[0] for text in ax.texts}
+    assert list(texts) == ["never", "not yet"]
+    found = marks_of(ax)
+    assert (found[("o", "none")], len(found[("x", "full")])) == ([6], 1)
+    assert found[("x", "full")][0] < texts["never"] < found[(">", "full")][0] < texts["not yet"] < ax.get_xlim()[1]
+    assert found[(">", "none")] == found[(">", "full")]
+
+
 def test_seeds_that_never_got_there_stand_under_never(sweep):
     """The policy earns 320, of which 90 and 95 % are 288 and 304: seeds 0 end at 300, seeds 1 at 350 after 6 seconds."""
     ax = panel_of(time_to_policy(study_of(sweep, panel=HOPPER, method="snip", place="95 %")), HOPPER)
-    found = {
-        (line.get_marker(), line.get_fillstyle()): list(line.get_xdata()) for line in ax.lines if len(line.get_xdata())
-    }
+    found = marks_of(ax)
     assert found[("o", "none")] == [6, 6]
     assert found[("o", "full")] == [6]
     assert [x > 6 for x in found[("x", "full")]] == [True]
@@ -231,6 +265,19 @@ def test_a_narrow_logarithmic_axis_has_two_ticks(tmp_path):
         write_run(tmp_path / str(sparsity), sparsity=sparsity)
     ax = panel_of(speed_over_axis(study_of(tmp_path)), HOPPER)
     assert ax.get_ylim() == pytest.approx((200, 500))
+
+
+def test_bars_of_two_places_have_colours_of_their_own(tmp_path):
+    """SNIP was at 95 % in one environment only."""
+    for env, sparsity in (("hopper", 0.95), ("halfcheetah", 0.98)):
+        write_run(tmp_path / env, env, sparsity=sparsity)
+    study = study_of(tmp_path)
+    for figure in (layer_survivors(study), learning_curves(study, "update")):
+        names = zip(legend_of(figure), figure.legends[0].legend_handles, strict=True)
+        colours = {
+            name: str((getattr(it, "get_facecolor", None) or it.get_color)()) for name, it in names if "snip" in name
+        }
+        assert (len(colours), len(set(colours.values()))) == (2, 2)
 
 
 def test_updates_are_written_in_thousands(tmp_path):

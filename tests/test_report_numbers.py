@@ -14,6 +14,7 @@ from sparse_offline_rl.cli import report as report_cli
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.compare import compare
+from sparse_offline_rl.reports.curves import learning_curves
 from sparse_offline_rl.reports.progress import Evaluation
 from sparse_offline_rl.reports.statistics import (
     first_reaching,
@@ -127,10 +128,10 @@ def test_the_tables_hold_what_is_computed_by_hand(out):
 def test_the_table_of_times_has_updates_and_seconds(out):
     """90 % of 320 are 288 and 95 % 304; evaluations come every 10 updates, which take 2 seconds."""
     times = table(out / "time_to_policy.csv")
-    keys = [f"{share}%: {what}" for share in (90, 95) for what in ("runs", "updates", "seconds")]
-    assert [float(times["dense"][key]) for key in keys] == [3, 10, 2, 2, 30, 6]
-    assert [float(times["snip 95 %"][key]) for key in keys] == [2, 15, 3, 1, 10, 2]
-    assert [times["grasp 95 %"][key] for key in keys] == ["0.0", "", ""] * 2
+    keys = [f"{share}%: {what}" for share in (90, 95) for what in ("runs", "not yet", "updates", "seconds")]
+    assert [float(times["dense"][key]) for key in keys] == [3, 0, 10, 2, 2, 0, 30, 6]
+    assert [float(times["snip 95 %"][key]) for key in keys] == [2, 1, 15, 3, 1, 1, 10, 2]
+    assert [times["grasp 95 %"][key] for key in keys] == ["0.0", "0.0", "", ""] * 2
     assert float(times["snip 95 %"]["runs"]) == 3
 
 
@@ -159,6 +160,23 @@ def test_experiments_are_compared_after_equal_updates_and_equal_seconds(out, tmp
     assert [float(rows["snip 95 %"][key]) for key in keys] == [20, 200, 3.5, 401, 40, 4, 800]
     assert [float(rows["dense"][key]) for key in keys] == [20, 20, 3.5, 10, 30, 6, 30]
     assert [rows["grasp 95 %"][key] for key in ("return then", "return by then")] == ["8.0", ""]
+
+
+def test_a_seed_that_was_slowed_by_other_work_changes_no_time(tmp_path):
+    """Three seeds of 30 updates in 6 seconds, one of which took ten times as long."""
+    for seed in range(3):
+        folder = write_run(tmp_path / "runs" / str(seed), seed=seed, returns=(100.0, 200.0 + seed, 300.0))
+    metrics, summary = folder / "metrics.csv", folder / "summary.json"
+    metrics.write_text(metrics.read_text().replace(",5.0,", ",0.5,"))
+    facts = json.loads(summary.read_text())
+    usual = facts["updates_per_second"], facts["train_seconds"]
+    summary.write_text(json.dumps(facts | {"updates_per_second": usual[0] / 10, "train_seconds": 10 * usual[1]}))
+    write_report([tmp_path / "runs"], tmp_path / "out", Axes(seconds=5.0))
+    cost, equal = (table(tmp_path / "out" / f"{name}.csv")["snip 95 %"] for name in ("cost", "equal"))
+    assert [float(cost[key]) for key in ("updates/s", "training s")] == list(usual)
+    assert [float(equal[key]) for key in ("return by then", "seconds in all")] == [201, 6]
+    figure = learning_curves(compare(read_runs(tmp_path / "runs")[0], Axes()), "seconds")
+    assert [2, 4, 6] in [list(line.get_xdata()) for line in figure.axes[0].lines]
 
 
 def test_speed_and_size_are_those_of_the_summaries(out):

@@ -18,6 +18,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.policy.content import PolicyContent
 from sparse_offline_rl.policy.format import read_policy
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
+from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.memory import COO, FORMATS, stored_as
 from sparse_offline_rl.reports.page import html_page
 from sparse_offline_rl.reports.store import read_runs
@@ -120,6 +121,43 @@ def test_many_panels_get_several_figures(tmp_path):
     assert {f"{figure}-{page}.svg" for figure in ("survivors", "memory") for page in (1, 2)} < names
     page = (tmp_path / "out" / "report.md").read_text()
     assert "## Bytes on disk (the paper's Figure 4), page 2" in page
+
+
+def test_only_files_of_an_earlier_report_are_removed(tmp_path, capsys):
+    """First of two pages of panels with all tasks, then of one dense run."""
+    d4rl_sweep(tmp_path / "many", [*LONG, "a.hdf5"])
+    write_run(tmp_path / "one", prune="none", sparsity=0.0)
+    out = tmp_path / "out"
+    own = [out / name for name in ("notes.txt", "survivors-x.png", "memory-1.pdf", "speeds.csv")]
+    write_report([tmp_path / "many"], out)
+    before = {path.name for path in out.iterdir()}
+    for path in own:
+        path.write_text("mine")
+    report_cli.main([f"runs={tmp_path / 'one'}", f"out={out}"])
+    printed = capsys.readouterr().out
+    assert "removed, of an earlier report: " in printed and "survivors-2.svg" in printed
+    found = {path.name for path in out.iterdir()}
+    assert not {"survivors-1.png", "memory-2.svg", "overall.csv", "collapsed.csv"} & found
+    write_report([tmp_path / "one"], tmp_path / "fresh")
+    assert found == {path.name for path in (*own, *(tmp_path / "fresh").iterdir())}
+    assert {"survivors-1.png", "overall.csv"} < before
+
+
+def test_a_folder_without_a_report_keeps_its_files(tmp_path):
+    write_run(tmp_path / "one", prune="none", sparsity=0.0)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("overall.csv", "report.md", "survivors.png"):
+        (out / name).write_text("mine")
+    assert write_report([tmp_path / "one"], out).removed == []
+    assert [(out / name).read_text() for name in ("overall.csv", "survivors.png")] == ["mine", "mine"]
+
+
+def test_only_over_sparsity_figures_are_the_paper_s(sweep, tmp_path):
+    write_report([sweep], tmp_path / "out", Axes(x="prune.scope"))
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "## Return over prune.scope\n" in page
+    assert "the paper's Figure" not in page.partition("## Table")[0]
 
 
 def changed_summary(**changes: object) -> bytes:

@@ -79,3 +79,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{report.runs} runs, {report.finished} finished; written:")
         for file in report.files:
             print(f"  {file}")
+        if report.removed:
+            print(f"removed, of an earlier report: {', '.join(path.name for path in report.removed)}")

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from sparse_offline_rl.reports.drawing import draw_panels, from_zero, plain_log_ticks, reference_lines, update_ticks
 from sparse_offline_rl.reports.groups import Group, Panel, Study
 from sparse_offline_rl.reports.progress import Evaluation
+from sparse_offline_rl.reports.statistics import median_clock
 
 _MOST_CURVES = 7  # in a panel; of more only the dense one and those at the usual place of the axis are shown
 _FEW = 25  # evaluations up to which each is marked
@@ -24,7 +25,7 @@ Unit = Literal["update", "seconds"]
 def learning_curves(study: Study, unit: Unit) -> Figure | None:
     """Mean over the seeds in a band from the lowest to the highest. None if nothing has been evaluated (or timed) yet.
 
-    Over seconds, which differ from seed to seed, a point lies at the mean of the seeds' times.
+    Over seconds, which differ from seed to seed, a point lies at the median of the seeds' times: one may have been slowed by other work.
     """
     shown = shown_in_curves(study).only(lambda group: bool(_by_update(group, unit)))
     if not shown.panels:
@@ -65,9 +66,9 @@ def _by_update(group: Group, unit: Unit) -> dict[int, list[Evaluation]]:
 
 
 def _curve(ax: PlotAxes, group: Group, unit: Unit, colour: str, dashes: str) -> Line2D:
-    points = list(_by_update(group, unit).values())
-    x = [np.mean([getattr(evaluation, unit) for evaluation in seeds]) for seeds in points]
-    returns = [[evaluation.mean for evaluation in seeds] for seeds in points]
+    points = _by_update(group, unit)
+    x = list(points) if unit == "update" else list(median_clock(run.evaluations for run in group.runs).values())
+    returns = [[evaluation.mean for evaluation in seeds] for seeds in points.values()]
     ax.fill_between(x, list(map(min, returns)), list(map(max, returns)), color=colour, alpha=0.15, linewidth=0)
     marker = "o" if len(x) <= _FEW else ""
     means = [np.mean(values) for values in returns]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.groups import Group, Panel, Study
-from sparse_offline_rl.reports.progress import Evaluation
+from sparse_offline_rl.reports.statistics import median_clock
 from sparse_offline_rl.reports.tables import Column, Table, Value
 
 
@@ -22,6 +20,7 @@ def equal_table(study: Study) -> Table:
     )
     note = (
         "Means over the finished seeds: the last evaluation within equal updates, within equal seconds of training, and at the end of each. "
+        "Seconds are medians over the seeds, of which one may have been slowed by other work. "
         "Unless updates=… and seconds=… say otherwise, equal is what the shortest experiment of the panel took, or more where another one's "
         "first evaluation came later. Empty where a run had no evaluation by then, or no times."
     )
@@ -48,30 +47,27 @@ def _rows(panel: Panel, axes: Axes) -> list[tuple[Value, ...]]:
 def _limit(groups: list[Group], measure: str) -> float | None:
     """Where the shortest experiment ends, or all have been evaluated once, whichever is later."""
     totals = [total for group in groups if (total := _total(group, measure)) is not None]
-    firsts = [_of(run.evaluations[0], measure) for group in groups for run in group.finished]
+    firsts = [_amounts(group, measure).get(run.evaluations[0].update) for group in groups for run in group.finished]
     return max(min(totals), *(first for first in firsts if first is not None)) if totals else None
 
 
 def _total(group: Group, measure: str) -> float | None:
-    """Of a whole run, the mean over the seeds; None where it is not known of all."""
-    return _mean(group, lambda evaluations: _of(evaluations[-1], measure))
+    """Of a whole run: the mean of the seeds' updates, or the median of their seconds; None where it is not known of all."""
+    amounts = _amounts(group, measure)
+    found = [amounts.get(run.evaluations[-1].update) for run in group.finished]
+    known = [it for it in found if it is not None]
+    middle = np.mean if measure == "update" else np.median
+    return float(middle(known)) if len(known) == len(found) else None
 
 
 def _reached(group: Group, measure: str, limit: float) -> float | None:
     """Mean return of the seeds' last evaluations that lie within ``limit``; None unless each has one."""
-
-    def last(evaluations: tuple[Evaluation, ...]) -> float | None:
-        within = [it.mean for it in evaluations if (amount := _of(it, measure)) is not None and amount <= limit]
-        return within[-1] if within else None
-
-    return _mean(group, last)
+    amounts = _amounts(group, measure)
+    within = [[it.mean for it in run.evaluations if amounts.get(it.update, np.inf) <= limit] for run in group.finished]
+    return float(np.mean([means[-1] for means in within])) if all(within) else None
 
 
-def _of(evaluation: Evaluation, measure: str) -> float | None:
-    return float(evaluation.update) if measure == "update" else evaluation.seconds
-
-
-def _mean(group: Group, number: Callable[[tuple[Evaluation, ...]], float | None]) -> float | None:
-    found = [number(tuple(run.evaluations)) for run in group.finished]
-    known = [it for it in found if it is not None]
-    return float(np.mean(known)) if len(known) == len(found) else None
+def _amounts(group: Group, measure: str) -> dict[int, float]:
+    """Update of an evaluation -> updates or seconds of training up to it, where they are known."""
+    runs = [run.evaluations for run in group.finished]
+    return {it.update: it.update for run in runs for it in run} if measure == "update" else median_clock(runs)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from sparse_offline_rl.config import written
 from sparse_offline_rl.reports.axes import Axes
 from sparse_offline_rl.reports.runs import Run
@@ -70,6 +72,11 @@ class Group:
         """A number of the summary, over the finished runs that have it."""
         found = ((run.summary or {}).get(key) for run in self.finished)
         return [float(value) for value in found if value is not None]
+
+    def median(self, key: str) -> float | None:
+        """Median of :meth:`values`, for what a clock says: one of the runs may have been slowed by other work."""
+        found = self.values(key)
+        return float(np.median(found)) if found else None
 
     @property
     def mean(self) -> float | None:
@@ -157,10 +164,11 @@ class Study:
         return _styles(dict.fromkeys((*self.lines, *(group.line for group in self._groups()))))
 
     def curve_colours(self) -> dict[str, tuple[str, str]]:
-        """Label of a group -> colour and dashes: those of its line, or of its own where a line has several groups in a panel."""
+        """Label of a group -> colour and dashes: those of its line, or its own where a line has several labels."""
         groups, lines = self._groups(), self.colours()
-        if all(len(members) == 1 for panel in self.panels for members in panel.lines().values()):
-            return {group.label: lines[group.line] for group in groups}
+        labels = {group.label: group.line for group in groups}
+        if len(set(labels.values())) == len(labels):
+            return {label: lines[line] for label, line in labels.items()}
         return _styles(dict.fromkeys(group.label for group in groups))
 
     def usual_place(self) -> Any:

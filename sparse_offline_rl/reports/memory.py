@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sparse_offline_rl.pruning.layer_reports import coo_bytes
 from sparse_offline_rl.reports.drawing import WIDTH, legend, plain_log_ticks, round_log_limits, row_a_panel
 from sparse_offline_rl.reports.groups import MARKERS, Group, Panel, Study, place
-from sparse_offline_rl.reports.over_axis import DODGE, axis_name
+from sparse_offline_rl.reports.over_axis import axis_name, shifts
 from sparse_offline_rl.reports.runs import Run
 
 MEGABYTE = 1e6
@@ -78,10 +78,9 @@ def _files(ax: Axes, panel: Panel, study: Study, key: str) -> dict[str, Artist]:
     from_dense = study.axes.x == "sparsity"
     dense = [group for group in panel.groups if group.dense]
     lines = [(name, groups) for name, groups in panel.lines().items() if not (from_dense and groups[0].dense)]
-    for number, (name, groups) in enumerate(lines):
+    for shift, (name, groups) in zip(shifts(len(lines)), lines, strict=True):
         line = [*dense, *groups] if from_dense else groups
         colour, dashes = study.colours()[name]
-        shift = DODGE * (number - (len(lines) - 1) / 2)
         x, y = _means([(group, group.values(key)) for group in line], study.places)
         style: dict[str, Any] = {"linestyle": dashes, "marker": MARKERS[dashes], "markersize": 4}
         (entries[name],) = ax.plot([at + shift for at in x], y, color=colour, **style)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes as PlotAxes
 from matplotlib.figure import Figure
@@ -20,13 +22,20 @@ from sparse_offline_rl.reports.drawing import (
 )
 from sparse_offline_rl.reports.groups import MARKERS, Group, Panel, Study, place
 
-DODGE = 0.09  # between lines at one place, in steps of the axis; less where many lines would run into those of the next place
+_DODGE = 0.09  # between lines at one place, in steps of the axis; less where many lines would run into those of the next place
 _BREADTH = 0.8  # of all lines at one place
+# Of a line, over places where it was not measured.
+_GAP: dict[str, Any] = {"linestyle": (0, (1, 2.5)), "linewidth": 1.2}
 _MARKS = {
     "one seed": Line2D([], [], color="0.5", marker="o", linestyle="", markersize=3.5, alpha=0.6),
     "one seed, unfinished": Line2D([], [], color="0.5", marker="o", linestyle="", fillstyle="none"),
     "a layer collapsed": Line2D([], [], color=COLLAPSED, marker="x", linestyle="", markersize=8, markeredgewidth=2),
+    "no run in between": Line2D([], [], color="0.5", **_GAP),
 }
+
+_Point = tuple[float, float]
+Points = tuple[float | None, tuple[float, float] | None, list[float], list[float]]
+# the mean or median, its interval, the finished seeds, the unfinished ones
 
 
 def returns_over_axis(study: Study) -> Figure | None:
@@ -48,7 +57,7 @@ def returns_over_axis(study: Study) -> Figure | None:
 
 
 def speed_over_axis(study: Study) -> Figure | None:
-    """Updates a second of the finished runs: mean over the seeds, and each seed. None without a finished run."""
+    """Updates a second of the finished runs: median over the seeds, some slowed by other work, and each. None without a finished run."""
     shown = study.only(lambda group: bool(group.finished))
     if not shown.panels:
         return None
@@ -68,8 +77,10 @@ def axis_name(study: Study) -> str:
     return "sparsity: share of the weights removed" if study.axes.x == "sparsity" else study.axes.x
 
 
-Points = tuple[float | None, tuple[float, float] | None, list[float], list[float]]
-# mean, its interval, the finished seeds, the unfinished ones
+def shifts(lines: int) -> list[float]:
+    """How far each of so many lines stands beside its places, in steps of the axis, so that all are seen and none at another place."""
+    dodge = min(_DODGE, _BREADTH / max(1, lines - 1))
+    return [dodge * (i - (lines - 1) / 2) for i in range(lines)]
 
 
 def _return_points(group: Group) -> Points:
@@ -78,25 +89,26 @@ def _return_points(group: Group) -> Points:
 
 
 def _speed_points(group: Group) -> Points:
-    speeds = group.values("updates_per_second")
-    return sum(speeds) / len(speeds), None, speeds, []
+    return group.median("updates_per_second"), None, group.values("updates_per_second"), []
 
 
 def _draw_lines(ax: PlotAxes, panel: Panel, study: Study, points: Callable[[Group], Points]) -> dict[str, Artist]:
     places, colours, entries = study.places, study.colours(), dict[str, Artist]()
     lines = panel.lines()
-    dodge = min(DODGE, _BREADTH / max(1, len(lines) - 1))
-    for i, (line, groups) in enumerate(lines.items()):
+    for shift, (line, groups) in zip(shifts(len(lines)), lines.items(), strict=True):
         colour, dashes = colours[line]
-        shift = dodge * (i - (len(lines) - 1) / 2)
         means = []
         for group in groups:
             x = places.index(group.x) + shift
             mean = _draw_group(ax, x, group, points(group), colour, entries)
             if mean is not None:
                 means.append((x, mean))
-        (drawn,) = ax.plot(*_columns(means), color=colour, linestyle=dashes, marker=MARKERS[dashes], markersize=6)
+        joined, gaps = _with_gaps(means)
+        (drawn,) = ax.plot(*_columns(joined), color=colour, linestyle=dashes, marker=MARKERS[dashes], markersize=6)
         entries[line] = drawn
+        for gap in gaps:
+            ax.plot(*_columns(gap), color=colour, **_GAP)
+            entries["no run in between"] = _MARKS["no run in between"]
         _count_seeds(ax, groups, dict(means), places, shift)
     texts = [place(study.axes.x, x) for x in places]
     crowded = len(texts) > 6 or max(map(len, texts)) > 7
@@ -139,5 +151,13 @@ def _count_seeds(
             ax.annotate(text, (x, means[x]), (4, 5), textcoords="offset points", fontsize="x-small")
 
 
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def _with_gaps(points: Sequence[_Point]) -> tuple[list[_Point], list[tuple[_Point, _Point]]]:
+    """``points`` of a line with a break wherever it has none at a place of the axis, and the pairs of points beside the breaks."""
+    gaps = [pair for pair in pairwise(points) if pair[1][0] - pair[0][0] > 1.5]
+    after = {pair[1] for pair in gaps}
+    joined = [it for point in points for it in ([(np.nan, np.nan), point] if point in after else [point])]
+    return joined, gaps
+
+
+def _columns(points: Sequence[_Point]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]

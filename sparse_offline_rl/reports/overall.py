@@ -126,7 +126,7 @@ def overall_table(study: Study) -> Table:
     note = (
         "Normalised scores (0: random policy, 100: D4RL's expert) of the last evaluation of finished runs. Mean score: over the tasks, of the "
         "means over their seeds, which stand on the right. IQM: interquartile mean over all runs of all tasks, with its 95 % bootstrap "
-        "interval, the seeds of each task drawn anew (Agarwal et al. 2021). Both are empty where a task has no run, the interval where one "
+        "interval, the seeds of each task drawn anew (Agarwal et al. 2021); of two or three seeds a task it is no more than a rough range. Both are empty where a task has no run, the interval where one "
         "has a single run. Of dense: share of the dense agent's IQM."
     )
     rows = [row for family in families for row in _rows(family, tasks)]

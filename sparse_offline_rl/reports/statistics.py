@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,16 @@ def share_below_best(evaluations: Sequence[Evaluation]) -> float | None:
         return None
     enough = means >= _FELL * means.max()
     return float((~enough[int(np.argmax(enough)) :]).mean())
+
+
+def median_clock(runs: Iterable[Sequence[Evaluation]]) -> dict[int, float]:
+    """Update of an evaluation -> the median over the runs of their seconds of training up to it; some are slowed by other work."""
+    found: dict[int, list[float]] = {}
+    for evaluations in runs:
+        for it in evaluations:
+            if it.seconds is not None:
+                found.setdefault(it.update, []).append(it.seconds)
+    return {update: float(np.median(seconds)) for update, seconds in sorted(found.items())}
 
 
 def first_reaching(evaluations: Sequence[Evaluation], wanted: float) -> Evaluation | None:

@@ -26,7 +26,7 @@ def layer_survivors(study: Study) -> Figure | None:
     if not rows:
         return None
     networks = {panel.title: _networks([layers_of(group) for group in panel.groups]) for panel in rows}
-    colours = study.colours()
+    colours = study.part(rows).curve_colours()
     columns = max(map(len, networks.values()))
     figure, parts = row_a_panel(rows, 3.2 * columns + 0.5, 3.4)
     entries: dict[str, Artist] = {}
@@ -81,7 +81,7 @@ def _bars(ax: Axes, network: str, members: Sequence[Group], colours: dict[str, t
         x = np.arange(len(layers)) + (i - (len(members) - 1) / 2) * width
         means, stds = [np.mean(seeds) for seeds in kept], [np.std(seeds) for seeds in kept]
         style = {"elinewidth": 1, "ecolor": "0.5"}
-        colour, dashes = colours[group.line]
+        colour, dashes = colours[group.label]
         bars = ax.bar(x, means, width, yerr=stds, color=colour, error_kw=style, hatch=HATCHES[dashes])
         entries[group.label] = bars.patches[0]
         for position, mean in zip(x, means, strict=True):

@@ -66,7 +66,7 @@ def returns_table(study: Study) -> Table:
     )
     note = (
         "Mean, interquartile mean (IQM) and 95 % bootstrap interval of the mean, over the finished seeds, of the return of the last "
-        "evaluation. Of dense: share of the dense agent's IQM. Fallen: share of its episodes, all seeds together, with less than half "
+        "evaluation. Of two or three seeds that interval is just their range. Of dense: share of the dense agent's IQM. Fallen: share of its episodes, all seeds together, with less than half "
         "of their median. Time below half of best: share of evaluations under half of the run's best, from the first that reached it."
     )
     rows = [_returns_row(panel, group) for panel in study.panels for group in panel.groups]
@@ -113,8 +113,8 @@ def time_table(study: Study) -> Table:
     """Updates and seconds of training until an evaluation reaches a share of the dataset policy's return."""
     columns = [Column("panel"), Column("experiment"), Column("dataset's policy", "{:.0f}"), Column("runs", "{:.0f}")]
     for share in SHARES:
-        columns += [Column(f"{share:.0%}: runs", "{:.0f}"), Column(f"{share:.0%}: updates", "{:.0f}")]
-        columns += [Column(f"{share:.0%}: seconds", "{:.1f}")]
+        columns += [Column(f"{share:.0%}: runs", "{:.0f}"), Column(f"{share:.0%}: not yet", "{:.0f}")]
+        columns += [Column(f"{share:.0%}: updates", "{:.0f}"), Column(f"{share:.0%}: seconds", "{:.1f}")]
     rows = []
     for panel in study.panels:
         wanted = panel.policy_return
@@ -122,17 +122,18 @@ def time_table(study: Study) -> Table:
             cells: list[Value] = []
             for share in SHARES:
                 it = reached(group, share * (wanted or 0))
-                cells += [float(len(it.updates)), it.median_updates, it.median_seconds]
+                cells += [float(len(it.updates)), float(it.unfinished), it.median_updates, it.median_seconds]
             rows.append((panel.title, group.label, wanted, float(len(group.runs)), *cells))
     note = (
         "The first evaluation of a run whose mean return is at least 90 % or 95 % of what the policy that made the data earns: how many "
-        "runs had one, and the median updates and seconds of training (evaluations not counted) of those."
+        "runs had one, how many have not yet, but are unfinished, and the median updates and seconds of training (evaluations not counted) "
+        "of those that had one."
     )
     return Table("time_to_policy", "Table of times", note, tuple(columns), tuple(rows))
 
 
 def cost_table(study: Study) -> Table:
-    """Weights, speed and bytes of the finished runs, means over the seeds."""
+    """Weights, speed and bytes of the finished runs over the seeds: medians of what a clock says, means of all else."""
     hashed = any(group.values("stored_weights") for panel in study.panels for group in panel.groups)
     columns = (
         *(Column("panel"), Column("experiment"), Column("weights kept", "{:.2%}")),
@@ -144,7 +145,7 @@ def cost_table(study: Study) -> Table:
     )
     rows = [_cost_row(panel, group, hashed) for panel in study.panels for group in panel.groups if group.finished]
     note = (
-        "Means over the finished seeds. The formats hold all kept weights of the policy's networks, zeros or not, and know neither factors nor "
+        "Over the finished seeds: medians of speeds and seconds, because other work may have slowed one of them, and means of all else. The formats hold all kept weights of the policy's networks, zeros or not, and know neither factors nor "
         "shared values; 1 kB is 1000 bytes."
     )
     if hashed:
@@ -155,7 +156,7 @@ def cost_table(study: Study) -> Table:
 
 
 def _cost_row(panel: Panel, group: Group, hashed: bool) -> tuple[Value, ...]:
-    dense, speed = panel.dense_of(group), _mean(group.values("updates_per_second"))
+    dense, speed = panel.dense_of(group), group.median("updates_per_second")
     kept = np.array(group.values("nonzero_weights")) / np.array(group.values("total_weights"))
     stored = [
         run.summary.get("stored_weights", run.summary["nonzero_weights"]) for run in group.finished if run.summary
@@ -169,8 +170,8 @@ def _cost_row(panel: Panel, group: Group, hashed: bool) -> tuple[Value, ...]:
         float(kept.mean()),
         *shares,
         speed,
-        share_of(speed, _mean(dense.values("updates_per_second")) if dense else None),
-        _mean(group.values("train_seconds")),
+        share_of(speed, dense.median("updates_per_second") if dense else None),
+        group.median("train_seconds"),
         float(size.mean()) / 1e3,
         *formats,
         float((whole / size).mean()),

@@ -19,6 +19,7 @@ from sparse_offline_rl.reports.statistics import first_reaching
 
 SHARES = (0.90, 0.95)  # of the policy's return
 _LETTERS = 26  # of a label in a line: longer ones would leave no room for the axes
+_NEXT_BAND = 2.0  # times the seconds at which "never" stands: where "not yet" does
 _FILLS: dict[float, Literal["none", "full"]] = {0.90: "none", 0.95: "full"}
 
 
@@ -27,8 +28,14 @@ class Reached:
     """When the runs of a group first had an evaluation of so much of the policy's return."""
 
     runs: int  # all of them
+    unfinished: int  # that have not reached it yet
     updates: tuple[int, ...]  # of those that reached it
     seconds: tuple[float, ...]  # of training, of those of them whose time is known
+
+    @property
+    def never(self) -> int:
+        """How many ended without it."""
+        return self.runs - self.unfinished - len(self.updates)
 
     @property
     def median_updates(self) -> float | None:
@@ -43,14 +50,18 @@ class Reached:
 
 def reached(group: Group, wanted: float) -> Reached:
     """When the runs of ``group`` first had a mean return of ``wanted``."""
-    found = [first_reaching(run.evaluations, wanted) for run in group.runs]
-    hits = [evaluation for evaluation in found if evaluation is not None]
+    found = [(run, first_reaching(run.evaluations, wanted)) for run in group.runs]
+    hits = [evaluation for _, evaluation in found if evaluation is not None]
+    waiting = sum(run.summary is None and evaluation is None for run, evaluation in found)
     seconds = tuple(it.seconds for it in hits if it.seconds is not None)
-    return Reached(len(group.runs), tuple(it.update for it in hits), seconds)
+    return Reached(len(group.runs), waiting, tuple(it.update for it in hits), seconds)
 
 
 def time_to_policy(study: Study) -> Figure | None:
-    """A row for each group, a dot for each seed, at the right a cross for one that never got there. None without timed evaluations."""
+    """A row for each group, a dot for each seed, at the right a cross for one that never got there and a triangle for one that may yet.
+
+    None without timed evaluations.
+    """
     shown = study.only(lambda group: any(it.seconds is not None for run in group.runs for it in run.evaluations))
     panels = tuple(panel for panel in shown.panels if panel.policy_return is not None and panel.policy_return > 0)
     if not panels:
@@ -59,20 +70,26 @@ def time_to_policy(study: Study) -> Figure | None:
     shares = {share: _all_seconds(panels, share) for share in SHARES}
     times = [seconds for found in shares.values() for seconds in found] or [1.0]
     low, never = min(times) / 1.3, 1.7 * max(times)
+    bands = {"never": never}
+    if any(run.summary is None for panel in panels for group in panel.groups for run in group.runs):
+        bands["not yet"] = _NEXT_BAND * never
+    high = 1.5 * max(bands.values())
 
     def draw(ax: PlotAxes, panel: Panel) -> Mapping[str, Artist]:
         assert panel.policy_return is not None
         ax.set_xscale("log")
-        ax.axvspan(0.82 * never, 1.5 * never, color="0.5", alpha=0.12, linewidth=0)
+        for start in bands.values():
+            ax.axvspan(0.82 * start, 1.5 * start, color="0.5", alpha=0.12, linewidth=0)
         for row, group in enumerate(panel.groups):
             _draw_row(ax, row, group, panel.policy_return, never, colours[group.line][0])
-        ax.set_xlim(low, 1.5 * never)
+        ax.set_xlim(low, high)
         plain_log_ticks(ax.xaxis)
-        ax.text(1.1 * never, -0.75, "never", ha="center", va="top", fontsize="x-small")
+        for line, (text, start) in enumerate(bands.items()):  # side by side they would run into each other
+            ax.text(1.1 * start, -0.75 - 0.5 * line, text, ha="center", va="top", fontsize="x-small")
         ax.set_yticks(
             range(len(panel.groups)), [textwrap.fill(group.label, _LETTERS) for group in panel.groups], fontsize="small"
         )
-        ax.set_ylim(len(panel.groups) - 0.5, -0.8)
+        ax.set_ylim(len(panel.groups) - 0.5, -0.3 - 0.5 * len(bands))
         return {f"{share:.0%} of the dataset policy's return": _mark(share) for share in SHARES}
 
     heights = [sum(0.3 + 0.12 * (len(group.label) // _LETTERS) for group in panel.groups) for panel in panels]
@@ -95,5 +112,5 @@ def _draw_row(ax: PlotAxes, row: int, group: Group, policy_return: float, never:
         y = row + (0.15 if share == SHARES[0] else -0.15)
         marks: dict[str, Any] = {"linestyle": "", "color": colour, "fillstyle": _FILLS[share]}
         ax.plot(it.seconds, [y] * len(it.seconds), marker="o", markersize=5.5, **marks)
-        lost = it.runs - len(it.updates)
-        ax.plot([never * 1.1**i for i in range(lost)], [y] * lost, marker="x", markersize=4.5, **marks)
+        for start, runs, marker in ((never, it.never, "x"), (_NEXT_BAND * never, it.unfinished, ">")):
+            ax.plot([start * 1.1**i for i in range(runs)], [y] * runs, marker=marker, markersize=4.5, **marks)
