@@ -253,6 +253,16 @@ def test_a_legend_stays_within_its_figure(tmp_path, draw, words):
     assert 0 <= box.y0 < box.y1 <= min(ax.get_window_extent().y0 for ax in figure.axes)
 
 
+def test_names_of_many_lines_leave_room_for_their_neighbours(tmp_path):
+    for i in range(6):
+        name = f"a_method_with_a_long_name_{i} of {'many words ' * (9 if i == 2 else 0)}"
+        write_run(tmp_path / str(i), prune=name)
+    figure = time_to_policy(study_of(tmp_path))
+    FigureCanvasAgg(figure).draw()
+    labels = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+    assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(labels))
+
+
 def test_a_part_of_a_study_keeps_the_colours_of_the_whole(sweep):
     study = study_of(sweep)
     (panel, _) = study.panels

@@ -12,6 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes as PlotAxes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from sparse_offline_rl.reports.drawing import draw_panels, plain_log_ticks
 from sparse_offline_rl.reports.groups import Group, Panel, Study
@@ -19,6 +20,8 @@ from sparse_offline_rl.reports.statistics import first_reaching
 
 SHARES = (0.90, 0.95)  # of the policy's return
 _LETTERS = 26  # of a label in a line: longer ones would leave no room for the axes
+_ROW = 0.3  # inches of a row
+_LINE = 0.48  # rows that a line of a label takes
 _NEXT_BAND = 2.0  # times the seconds at which "never" stands: where "not yet" does
 _FILLS: dict[float, Literal["none", "full"]] = {0.90: "none", 0.95: "full"}
 
@@ -80,21 +83,29 @@ def time_to_policy(study: Study) -> Figure | None:
         ax.set_xscale("log")
         for start in bands.values():
             ax.axvspan(0.82 * start, 1.5 * start, color="0.5", alpha=0.12, linewidth=0)
-        for row, group in enumerate(panel.groups):
+        heights = _heights(panel)
+        rows = np.cumsum(heights) - heights / 2 - 0.5
+        for row, group in zip(rows, panel.groups, strict=True):
             _draw_row(ax, row, group, panel.policy_return, never, colours[group.line][0])
         ax.set_xlim(low, high)
         plain_log_ticks(ax.xaxis)
         for line, (text, start) in enumerate(bands.items()):  # side by side they would run into each other
             ax.text(1.1 * start, -0.75 - 0.5 * line, text, ha="center", va="top", fontsize="x-small")
-        ax.set_yticks(
-            range(len(panel.groups)), [textwrap.fill(group.label, _LETTERS) for group in panel.groups], fontsize="small"
-        )
-        ax.set_ylim(len(panel.groups) - 0.5, -0.3 - 0.5 * len(bands))
+        ax.set_yticks(rows, [_wrapped(group) for group in panel.groups], fontsize="small")
+        ax.set_ylim(heights.sum() - 0.5, -0.3 - 0.5 * len(bands))
         return {f"{share:.0%} of the dataset policy's return": _mark(share) for share in SHARES}
 
-    heights = [sum(0.3 + 0.12 * (len(group.label) // _LETTERS) for group in panel.groups) for panel in panels]
-    height = 1.1 + max(heights)
+    height = 1.1 + _ROW * max(_heights(panel).sum() for panel in panels)
     return draw_panels(Study(panels, study.axes), draw, "seconds of training", "", row_height=height)
+
+
+def _heights(panel: Panel) -> NDArray[np.float64]:
+    """Of its rows: 1 for a label of one or two lines, more for others."""
+    return np.array([max(1.0, 0.1 + _LINE * (_wrapped(group).count("\n") + 1)) for group in panel.groups])
+
+
+def _wrapped(group: Group) -> str:
+    return textwrap.fill(group.label, _LETTERS)
 
 
 def _all_seconds(panels: Sequence[Panel], share: float) -> list[float]:
@@ -106,7 +117,7 @@ def _mark(share: float) -> Line2D:
     return Line2D([], [], color="0.5", marker="o", linestyle="", fillstyle=_FILLS[share])
 
 
-def _draw_row(ax: PlotAxes, row: int, group: Group, policy_return: float, never: float, colour: str) -> None:
+def _draw_row(ax: PlotAxes, row: float, group: Group, policy_return: float, never: float, colour: str) -> None:
     for share in SHARES:
         it = reached(group, share * policy_return)
         y = row + (0.15 if share == SHARES[0] else -0.15)
