@@ -16,6 +16,7 @@ from pydantic import Field
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
+from sparse_offline_rl.cli.main import run_main
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import write_bytes
 
@@ -141,4 +142,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

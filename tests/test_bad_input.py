@@ -1,7 +1,10 @@
 """Whatever a user gets wrong ends in one sentence that names it, with nothing written."""
 
+from types import SimpleNamespace
+
 import pytest
 from conftest import TINY
+from hydra.core.plugins import Plugins
 
 from sparse_offline_rl.cli import train as train_cli
 
@@ -119,10 +122,11 @@ def test_a_fault_of_the_program_ends_one_job_and_not_the_sweep(cli, tmp_path, mo
 def test_a_launcher_that_fails_ends_the_sweep_with_a_sentence(cli, monkeypatch):
     """As joblib's does when the system ends a worker because memory runs out."""
 
-    def multirun(*_: object) -> None:
+    def launch(*_: object, **__: object) -> None:
         raise RuntimeError("A worker process was\nkilled")
 
-    monkeypatch.setattr(train_cli.Hydra, "multirun", multirun)
+    faulty = SimpleNamespace(launch=launch)
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: faulty)
     status, out, err = cli("-m", *TINY, "seed=0,1")
     assert (status, out) == (2, "")
     assert err == "error: Hydra ended in RuntimeError: A worker process was killed\n"

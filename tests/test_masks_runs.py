@@ -159,6 +159,7 @@ def test_a_collapse_while_training_is_said_once(cli, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["prune=pipeline", "prune.then=null"], "stands for several keys; give each its value, e.g. prune.then.batch"),
         (
             ["prune=snip", "prune.grow=random"],
             "'prune.grow'; it goes with prune=deepr, prune=dsr, prune=rigl, prune=set or",

@@ -33,6 +33,11 @@ def check_overrides(app: Hydra, flags: Namespace, sweep: bool) -> None:
             if _values(override) <= _MOST_JOBS:
                 _check_choice(override, groups[override.key_or_group])
         known = _known_keys(app, flags, [override for override in chosen if _values(override) <= _MOST_JOBS])
+        for override in overrides:
+            if override.is_sweep_override() and not sweep:
+                raise UserError(
+                    f"{override.input_line}: several values make a sweep: add -m, as in -m {override.input_line}."
+                )
         jobs = 1.0
         for override in overrides:
             key = override.key_or_group
@@ -43,11 +48,6 @@ def check_overrides(app: Hydra, flags: Namespace, sweep: bool) -> None:
                 )
             if key != "hydra" and not key.startswith(("hydra.", "hydra/")):
                 _check_key(override, known, groups)
-        for override in overrides:
-            if override.is_sweep_override() and not sweep:
-                raise UserError(
-                    f"{override.input_line}: several values make a sweep: add -m, as in -m {override.input_line}."
-                )
         if not sweep:  # each job of a sweep is composed when Hydra has made it
             config = app.compose_config(flags.config_name, flags.overrides, RunMode.RUN)
             OmegaConf.to_container(
@@ -93,9 +93,13 @@ def _check_key(override: Override, known: Mapping[str, set[str]], groups: Mappin
     key, text = override.key_or_group, override.input_line
     if override.is_delete():
         raise UserError(f"{text}: keys cannot be left out; give {key} another value instead.")
-    lacking = [name for name, keys in known.items() if key not in groups and key not in keys]
-    if len(lacking) == len(known):
-        names = [*set.union(*known.values()), *groups]
+    own = {name: keys for name, keys in known.items() if name.startswith(f"{key.partition('.')[0]}=")} or known
+    lacking = [name for name, keys in own.items() if key not in groups and key not in keys]
+    if len(lacking) == len(own):
+        names = sorted({*set.union(*known.values()), *groups})
+        inside = [name for name in names if name.startswith(f"{key}.")]
+        if inside:
+            raise UserError(f"{text}: '{key}' stands for several keys; give each its value, e.g. {inside[0]}=….")
         raise UserError(f"{text}: there is no key '{key}'; {_holders(key, groups) or closest(key, names)}.")
     if lacking:
         raise UserError(f"{text}: there is no key '{key}' with {lacking[0]}; make a sweep of its own of what has it.")
