@@ -47,7 +47,7 @@ def glance(study: Study) -> str:
         f'finished seeds). <span class="good">Green</span>: at least {_GOOD:.0%}, <span class="fair">yellow</span>: at least {_FAIR:.0%}, '
         f'<span class="poor">red</span>: less. <span class="unsure">Dashed</span>: the dense agent itself earns less than {_FALLEN:.0%} '
         "of what the dataset's policy does, so a high share says little. Numbers refer to the remarks below the table. "
-        '<span class="hint">The table scrolls sideways.</span></p>'
+        '<span class="hint">A wide table scrolls sideways.</span></p>'
         f'<div class="scroll"><table class="glance"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
         f"{footnotes.listed()}</section>"
     )
@@ -73,7 +73,8 @@ def _cells(label: str, panels: list[Panel], footnotes: _Footnotes) -> str:
 
 def _cell(panel: Panel, group: Group, footnotes: _Footnotes) -> str:
     dense, share = panel.dense_of(group), share_of(group.iqm, _dense_iqm(panel, group))
-    earned = share_of(dense.mean, panel.policy_return) if dense else None
+    # Of its own data: where the axis is the environment, the runs of a panel have several.
+    earned = share_of(dense.mean, Panel(panel.title, (dense,)).policy_return) if dense else None
     fallen = earned is not None and earned < _FALLEN
     against = [remarks(dense) if dense else "", f"{earned:.0%} of the dataset policy's return" if fallen else ""]
     found = [remarks(group), *(f"dense: {text}" for text in against if text)]
