@@ -176,7 +176,11 @@ def test_an_agent_has_its_own_keys_only():
     ):
         values = composed("agent=td3bc")
         read_config({**values, "agent": {**values["agent"], "vae_hidden": [5]}})
-    check("-m", "agent=bcq,td3bc", "agent.policy_noise=0.1")
+    with pytest.raises(
+        UserError, match=r"there is no key 'agent.policy_noise' with agent=bcq; make a sweep of its own"
+    ):
+        check("-m", "agent=bcq,td3bc", "agent.policy_noise=0.1")
+    check("-m", "agent=bcq,bc", "agent.vae_hidden=[5,5]")
     with pytest.raises(UserError, match=r"agent\.name='sac' cannot be used: choose one of bcq, bc, td3bc, iql"):
         read_config({**composed(), "agent": {"name": "sac"}})
     assert read_config(composed("agent=iql", "updates=77")).agent.actor_lr_decay == 77
