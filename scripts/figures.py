@@ -6,7 +6,6 @@ Each is one of a report, whose command stands in :data:`REPORTS`. ``results/figu
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.cli.main import run_main
 from sparse_offline_rl.cli.report import ReportOptions
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.files import write_json
+from sparse_offline_rl.files import read_json, write_json
 from sparse_offline_rl.reports.write import write_report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
         options = parse_options(FiguresOptions, sys.argv[1:] if arguments is None else arguments)
-        root, known = options.root, {}
-        if (options.root / DIGESTS).is_file():
-            known = json.loads((options.root / DIGESTS).read_text(encoding="utf-8"))
-        stale = [it for it in REPORTS if any(known.get(place) != it.digest(root) for _, place in it.figures)]
+        root, path = options.root, options.root / DIGESTS
+        known = read_json(path) if path.is_file() else {}
+        digests = {report: report.digest(root) for report in REPORTS}
+        stale = [it for it in REPORTS if any(known.get(place) != digests[it] for _, place in it.figures)]
         places = [place for report in stale for _, place in report.figures]
         if places and options.check:
             raise UserError(
@@ -99,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         for report in stale:
             report.draw(root)
-        write_json(root / DIGESTS, {place: it.digest(root) for it in REPORTS for _, place in it.figures})
+        if stale:
+            write_json(path, {place: digest for report, digest in digests.items() for _, place in report.figures})
         print("\n".join(places) or "all figures are drawn from what results hold")
 
 

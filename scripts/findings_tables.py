@@ -17,7 +17,7 @@ from sparse_offline_rl.config import shipped_settings, written
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.progress import Evaluation
 from sparse_offline_rl.reports.runs import Run
-from sparse_offline_rl.reports.statistics import interquartile_mean
+from sparse_offline_rl.reports.statistics import interquartile_mean, median_clock
 from sparse_offline_rl.reports.store import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,14 +143,10 @@ class Row:
 
         When an evaluation was is the median over the seeds, not each seed's own clock.
         """
-        clocks: dict[int, list[float]] = {}
-        returns: dict[int, list[float]] = {}
-        for it in (it for run in self.cells[env] for it in run.evaluations):
-            clocks.setdefault(it.update, []).extend([] if it.seconds is None else [it.seconds])
-            returns.setdefault(it.update, []).append(it.mean)
-        seeds = len(self.cells[env])
-        done = [at for at, clock in clocks.items() if len(clock) == seeds and np.median(clock) <= seconds]
-        return _mean(returns[max(done)]) if done else np.nan
+        runs = [{it.update: it for it in run.evaluations if it.seconds is not None} for run in self.cells[env]]
+        clock = median_clock([*run.values()] for run in runs)
+        done = [at for at in set.intersection(*map(set, runs)) if clock[at] <= seconds]
+        return _mean([run[max(done)].mean for run in runs]) if done else np.nan
 
     @property
     def kilobytes(self) -> float:

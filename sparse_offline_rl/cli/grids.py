@@ -69,10 +69,8 @@ def _composed(app: Hydra, flags: Namespace) -> tuple[DictConfig, dict[str, Any],
     config = app.compose_config(flags.config_name, [*firsts, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
     # As they stand: what ${…} in them means depends on the job.
     values: Any = OmegaConf.to_container(config, resolve=False)
-    params, given = (
-        values["hydra"]["sweeper"].get("params") or {},
-        [it for it in overrides if not it.is_hydra_override()],
-    )
+    params = values["hydra"]["sweeper"].get("params") or {}
+    given = [it for it in overrides if not it.is_hydra_override()]
     return config, params, [*map(_listed, given), *_own_folders(values, params, given)]
 
 

@@ -104,14 +104,17 @@ def _check_key(override: Override, known: Mapping[str, set[str]], groups: Mappin
     if lacking:
         raise UserError(f"{text}: there is no key '{key}' with {lacking[0]}; make a sweep of its own of what has it.")
     if key == _SCHEDULE:
-        values = [str(value) for value in _choices(override)]
-        methods = [it for it in groups["prune"] if shipped_settings("prune", it).get(key) in values]
-        if not methods:
-            raise UserError(f"{text}: no method has this schedule; choose a method by prune=….")
-        raise UserError(
-            f"{text}: a schedule has keys of its own, so it comes with a method: take {_any_of('prune', methods)} and change its other "
-            "keys, e.g. prune.score."
-        )
+        raise UserError(f"{text}: {_schedule_advice(override, groups['prune'])}.")
+
+
+def _schedule_advice(override: Override, methods: Sequence[str]) -> str:
+    """What to type in place of a schedule, which cannot be changed by itself: each has keys of its own."""
+    values = [str(value) for value in _choices(override)]
+    having = [method for method in methods if shipped_settings("prune", method).get(_SCHEDULE) in values]
+    if not having:
+        return "no method has this schedule; choose a method by prune=…"
+    takes = _any_of("prune", having)
+    return f"a schedule has keys of its own, so it comes with a method: take {takes} and change its other keys, e.g. prune.score"
 
 
 def _holders(key: str, groups: Mapping[str, list[str]]) -> str:

@@ -47,7 +47,8 @@ def _rows(panel: Panel, axes: Axes) -> list[tuple[Value, ...]]:
 def _limit(groups: list[Group], measure: str) -> float | None:
     """Where the shortest experiment ends, or all have been evaluated once, whichever is later."""
     totals = [total for group in groups if (total := _total(group, measure)) is not None]
-    firsts = [_amounts(group, measure).get(run.evaluations[0].update) for group in groups for run in group.finished]
+    amounts = [(group, _amounts(group, measure)) for group in groups]
+    firsts = [known.get(run.evaluations[0].update) for group, known in amounts for run in group.finished]
     return max(min(totals), *(first for first in firsts if first is not None)) if totals else None
 
 
