@@ -136,6 +136,7 @@ class EvalConfig(_Section):
 
     every: PositiveInt = 5000
     episodes: PositiveInt = 10
+    levels: bool = True  # also before each level's masks change; false: only every so many updates
 
 
 class CheckpointConfig(_Section):

@@ -65,6 +65,10 @@ def read_config(values: Mapping[str, Any]) -> Config:
             f"init=sparse scales the initial weights of survivors, and with prune={config.prune.name} all weights are there when training "
             "begins: set init=default."
         )
+    if not config.eval.levels and not schedule.LEVELS:
+        raise UserError(
+            f"eval.levels=false is about levels, each trained and then pruned, and prune={config.prune.name} has none: leave it out."
+        )
     return config
 
 

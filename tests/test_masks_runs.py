@@ -108,6 +108,25 @@ def test_levels_are_reported_each_with_its_own_result(cli, tmp_path):
     assert memory.rewind is not None and memory.rewind.density == 1
 
 
+def test_levels_are_evaluated_only_where_it_is_due_if_asked_so_and_train_the_same(cli, tmp_path):
+    always, seldom = tmp_path / "always", tmp_path / "seldom"
+    for run_dir, options in ((always, []), (seldom, ["eval.levels=false"])):
+        status, _, err = cli(*TINY, *LOTTERY, "eval.every=20", *options, f"run_dir={run_dir}")
+        assert status == 0, err
+    rows = table(seldom)
+    assert [row["update"] for row in rows if row["eval/return_mean"]] == ["20", "40"]
+    levels, all_levels = (json.loads((it / "summary.json").read_text())["levels"] for it in (seldom, always))
+    assert [sorted(it) for it in levels] == [
+        ["sparsity", "update"],
+        ["return_mean", "return_std", "sparsity", "update"],
+        ["sparsity", "update"],
+    ]
+    # What was due at update 20 was evaluated before the survivors went back, as it always is.
+    assert levels[1] == all_levels[1] and levels[1]["return_mean"] == float(rows[1]["eval/return_mean"])
+    states = [load_checkpoint(checkpoint_path(it)).state for it in (always, seldom)]
+    assert all(np.array_equal(states[1].networks[name].values, it.values) for name, it in states[0].networks.items())
+
+
 @pytest.mark.parametrize("method", ["once", "retain"])
 def test_what_is_never_gone_back_to_is_not_kept(cli, tmp_path, method):
     run_dir = tmp_path / "run"
@@ -183,6 +202,10 @@ def test_a_collapse_while_training_is_said_once(cli, tmp_path):
         (
             ["prune=gradual", "prune.every=10", "init=sparse"],
             "init=sparse scales the initial weights of survivors, and with",
+        ),
+        (
+            [*RIGL, "eval.levels=false"],
+            "eval.levels=false is about levels, each trained and then pruned, and prune=rigl has none",
         ),
         (["prune=snip", "prune.score=luck"], "prune.score='luck' cannot be used"),
         ([*RIGL, "prune.fraction=0"], "prune.fraction=0 cannot be used"),

@@ -98,6 +98,7 @@ class MaskSchedule:
     CHANGES: ClassVar[bool] = False  # whether masks change while training
     STARTS_DENSE: ClassVar[bool] = False  # whether nothing is pruned before the first update
     LEARNS: ClassVar[bool] = False  # whether networks have extensions for a while, for which they must be dense
+    LEVELS: ClassVar[bool] = False  # whether training has levels (ends_level)
     HASHES: ClassVar[bool] = False  # whether weights share values by a hash, for which networks must be dense
     factors: bool = False  # whether layers are left in factors, some without ReLU
     SCORES: ClassVar[Mapping[str, object]] = SCORERS  # what prune.score may be

@@ -52,6 +52,7 @@ class Surgery(MaskSchedule):
     Config: ClassVar[type[PruneConfig]] = SurgeryConfig
     CHANGES = True
     STARTS_DENSE = True
+    LEVELS = True
     SCORES: ClassVar[Mapping[str, object]] = {**SCORERS, **UNIT_SCORES, EIGENDAMAGE: rotations}
     config: SurgeryConfig
 

@@ -36,6 +36,7 @@ class Tickets(MaskSchedule):
     Config: ClassVar[type[PruneConfig]] = TicketsConfig
     CHANGES = True
     STARTS_DENSE = True
+    LEVELS = True
     config: TicketsConfig
 
     def __init__(self, config: TicketsConfig, sparsity: float, updates: int) -> None:

@@ -77,6 +77,7 @@ class Session:
         """
         self._config, self._folder, self._data, self._teacher = config, folder, data, teacher
         self._masks, self._levels = masks, list[Mapping[str, float]]()
+        self._schedule = Schedule(config.updates, config.log.every, config.eval.every, config.checkpoint.every)
         self._generator = generator(config.seed, "train", config.device)
         self._sample = data.buffer.sampler(config.batch_size)
         self._clock, self._evaluation, self._start = Clock(), dict[str, float](), 0
@@ -137,13 +138,13 @@ class Session:
     def run(self, should_stop: Callable[[], bool]) -> Result:
         """Train to the end or until ``should_stop``, then write policy and summary."""
         config = self._config
-        schedule = Schedule(config.updates, config.log.every, config.eval.every, config.checkpoint.every)
         self._replayed = None if self._earlier is None else self._replay(self._earlier)
         with progress_line(config.updates, self._start) as line:
             self._line: ProgressLine = line
-            ends_level = self._masks.schedule.ends_level
-            hooks = Hooks(ends_level, self._change_masks, self._evaluate, self._log, self._save, should_stop)
-            update = train(self._step, schedule, hooks, self._clock, self._start)
+            hooks = Hooks(
+                self._ends_evaluated_level, self._change_masks, self._evaluate, self._log, self._save, should_stop
+            )
+            update = train(self._step, self._schedule, hooks, self._clock, self._start)
         if update < config.updates:
             return Result("interrupted", None, update)
         self._metrics.sync()
@@ -194,7 +195,8 @@ class Session:
         if not masks.due(update):
             return
         if masks.schedule.ends_level(update):
-            self._levels.append(level(update, self._reports, self._evaluation))
+            evaluation = self._evaluation if self._ends_evaluated_level(update) else {}
+            self._levels.append(level(update, self._reports, evaluation))
         norms = self._norms()
         collapsed = {report.full_name for report in self._reports if report.collapsed}
         change = masks.change(update, active.agent.state(), active.remember(self._memory))
@@ -209,6 +211,11 @@ class Session:
         if masks.schedule.STARTS_DENSE and update == masks.schedule.found:
             show_layers(self._reports)
         warn_of_collapse([it for it in self._reports if it.full_name not in collapsed])
+
+    def _ends_evaluated_level(self, update: int) -> bool:
+        """Without ``eval.levels`` an evaluation that is due anyway still comes before the change, which may undo what was trained."""
+        evaluated = self._config.eval.levels or self._schedule.due(self._schedule.eval_every, update)
+        return evaluated and self._masks.schedule.ends_level(update)
 
     def _norms(self) -> Mapping[str, float]:
         """Of the last step's gradients, which an agent that was built anew does not know."""

@@ -76,9 +76,10 @@ def sparsity_by_network(reports: Sequence[LayerReport]) -> dict[str, float]:
 
 
 def level(update: int, reports: Sequence[LayerReport], evaluation: Mapping[str, float]) -> dict[str, float]:
-    """What a level reached that ended after ``update``."""
+    """What a level reached that ended after ``update``; ``evaluation`` is empty if it was not evaluated then."""
     kept, total = sum(report.kept for report in reports), sum(report.total for report in reports)
-    returns = {name: evaluation[f"eval/{name}"] for name in ("return_mean", "return_std")}
+    keys = {f"eval/{name}": name for name in ("return_mean", "return_std")}
+    returns = {name: evaluation[key] for key, name in keys.items() if key in evaluation}
     return {"update": update, "sparsity": 1 - kept / total, **returns}
 
 
