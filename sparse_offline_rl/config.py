@@ -263,6 +263,11 @@ def _section(
 _SPARSITY_HINT = "give the fraction of weights to remove, at least 0 and less than 1, e.g. sparsity=0.95"
 
 
+def _typed(value: Any) -> str:
+    """As :func:`written`, but text stands in quotes: it may be a number or a truth value that was quoted on the command line."""
+    return repr(value) if isinstance(value, str) else written(value)
+
+
 def _sentence(error: ValidationError, section: str = "", chosen: str = "") -> str:
     """What is wrong with the first bad key of ``section``, whose keys are those of what was ``chosen``."""
     first = error.errors(include_url=False)[0]
@@ -271,8 +276,8 @@ def _sentence(error: ValidationError, section: str = "", chosen: str = "") -> st
     key = section + ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     if first["type"] == "extra_forbidden":
         where = f"with {chosen}" if chosen else "here"
-        return f"{key}={first['input']!r}: there is no such key {where}; remove it."
+        return f"{key}={_typed(first['input'])}: there is no such key {where}; remove it."
     if first["type"] == "missing":
         return f"{key} is missing{f', which {chosen} needs' if chosen else ''}: set it."
     hint = _SPARSITY_HINT if key == "sparsity" else first["msg"][0].lower() + first["msg"][1:]
-    return f"{key}={first['input']!r} cannot be used: {hint}."
+    return f"{key}={_typed(first['input'])} cannot be used: {hint}."

@@ -24,6 +24,8 @@ CASES = {
     "not key=value": (["fast"], ["'fast'", "key=value"]),
     "zero updates": (["updates=0"], ["updates=0", "greater than or equal to 1"]),
     "updates as text": (["updates=many"], ["updates='many'", "integer"]),
+    "no number": (["updates=null"], ["updates=null cannot be used", "integer"]),
+    "a truth value for a list": (["agent.vae_hidden=true"], ["agent.vae_hidden=true cannot be used"]),
     "batch larger than the data": (["batch_size=5000"], ["5000", "2000"]),
     "pruning batch larger than the data": (["prune.batch_size=5000"], ["5000", "2000"]),
     "unknown environment": (["env.id=Hoper-v5"], ["Hoper-v5", "Hopper"]),
