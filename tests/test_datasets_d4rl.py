@@ -14,18 +14,23 @@ from hypothesis import strategies as st
 from test_datasets_transitions import assert_rows
 
 from sparse_offline_rl.datasets.d4rl import read_d4rl
+from sparse_offline_rl.datasets.rewards import mean_return
 from sparse_offline_rl.errors import UserError
 
 LIMIT = 6
 
 
-def rows_without_successors(made: list[Ep]) -> list:
-    """A row that ends an episode without a terminal is dropped; a terminal row keeps its own observation."""
+def rows_without_successors(made: list[Ep], limit: int | None = None) -> list:
+    """A row that ends an episode without a terminal is dropped; a terminal row keeps its own observation.
+
+    Where a time limit (a flag, or ``limit`` steps) ended the episode, the row before the dropped one ends it.
+    """
     rows = []
     for ep in made:
+        timed_out = ep.end == "timeout" or (ep.end == "open" and ep.steps == limit)
         for index, row in enumerate(expected_rows([ep])):
             if index < ep.steps - 1:
-                rows.append(row)
+                rows.append((*row[:5], timed_out and index == ep.steps - 2))
             elif ep.end == "terminal":
                 rows.append((*row[:3], row[0], *row[4:]))
     return rows
@@ -33,7 +38,7 @@ def rows_without_successors(made: list[Ep]) -> list:
 
 @given(episodes(LIMIT), st.booleans(), st.booleans())
 def test_every_row_is_that_of_its_episode(made, timeouts, successors):
-    expected = expected_rows(made) if successors else rows_without_successors(made)
+    expected = expected_rows(made) if successors else rows_without_successors(made, None if timeouts else LIMIT)
     if made[-1].end == "open" and made[-1].steps == LIMIT and not timeouts:
         expected = [*expected[:-1], (*expected[-1][:5], True)] if successors else expected  # by the count it timed out
     with tempfile.TemporaryDirectory() as folder:
@@ -51,6 +56,17 @@ def test_without_timeouts_and_limit_only_terminals_split(tmp_path):
     made = [episode(9, "terminal"), episode(4, "terminal", 1)]
     data, _ = read_d4rl(write_d4rl(tmp_path / "x.hdf5", made, timeouts=False), None)
     assert_rows(data, rows_without_successors(made))
+
+
+def test_returns_do_not_depend_on_whether_successors_are_stored(tmp_path):
+    """But for the last reward of each episode that a time limit ended, whose row has no successor."""
+    made = [episode(5, "timeout"), episode(7, "timeout", 1), episode(3, "terminal", 2), episode(4, "open", 3)]
+    whole = [float(np.float64(ep.rewards.astype(np.float32)).sum()) for ep in made[:3]]
+    cut = [float(np.float64(ep.rewards[:-1].astype(np.float32)).sum()) for ep in made[:2]] + whole[2:]
+    stored, _ = read_d4rl(write_d4rl(tmp_path / "x.hdf5", made, successors=True), None)
+    found, _ = read_d4rl(write_d4rl(tmp_path / "y.hdf5", made), None)
+    assert mean_return(stored) == pytest.approx(np.mean(whole))
+    assert mean_return(found) == pytest.approx(np.mean(cut))
 
 
 def test_flags_as_numbers_and_columns(tmp_path):

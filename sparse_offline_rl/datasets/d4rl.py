@@ -50,6 +50,8 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None) -> tuple[Transiti
         successors, keep = floats["next_observations"], np.ones(count, np.bool_)
     else:
         successors, keep = _successors(observations, terminated, truncated)
+        # The row that a time limit cut short goes, and the one before it ends the episode in its place.
+        truncated[:-1] |= (truncated & ~keep)[1:] & ~terminated[:-1]
     if not keep.any():
         raise UserError(
             f"{path} holds no transition with a known next observation: it has {count} rows, each cut short."
