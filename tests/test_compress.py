@@ -188,6 +188,18 @@ def test_centroids_move_along_summed_gradients(name):
     assert np.array_equal(before["exp_avg"], agent.state().networks["actor"].exp_avg)
 
 
+def test_a_network_without_live_weights_stays_as_it_is():
+    """As BCQ's actor where magnitude pruning has cut it off."""
+    agent, batch = pruned_agent("bcq"), random_batch()
+    sharing = {**sharing_of(agent), "actor": {}}
+    tuned = finetune(agent, sharing, lambda: batch, 2, torch.Generator().manual_seed(0))
+    assert tuned.keys() == sharing.keys() and tuned["actor"] == {}
+    moved = [
+        not np.array_equal(it.centroids, sharing["decoder"][layer].centroids) for layer, it in tuned["decoder"].items()
+    ]
+    assert all(moved) and len(moved) == 3
+
+
 def test_fine_tuning_lowers_the_loss():
     agent, batch = pruned_agent("bc"), random_batch(200)
     sharing = sharing_of(agent, 8)
@@ -330,10 +342,13 @@ def _nothing(folder):
         (_nothing, "there is no"),
     ],
 )
-def test_runs_that_cannot_be_fine_tuned_end_with_a_sentence(command, run_dir, tmp_path, damage, sentence):
+def test_runs_that_cannot_be_fine_tuned_end_with_a_sentence(command, run_dir, tmp_path, monkeypatch, damage, sentence):
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("compressed.sorl"))
     damage(folder)
-    status, _, err = command(f"run_dir={folder}", "episodes=0", "clusters=4", "finetune=1")
+    played: list[object] = []
+    monkeypatch.setattr(compress_cli, "_returns", lambda *of: played.append(of))
+    status, _, err = command(f"run_dir={folder}", "episodes=10", "clusters=4", "finetune=1")
     assert status == 2 and sentence in err and err.count("\n") == 1
+    assert not played  # hundreds of episodes before it is said would be minutes lost
     assert not (folder / "policy" / "compressed.sorl").exists()

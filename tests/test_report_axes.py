@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -14,6 +15,10 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.axes import Axes, short_names
 from sparse_offline_rl.reports.compare import compare
 from sparse_offline_rl.reports.store import read_runs
+from sparse_offline_rl.reports.survivors import layer_survivors
+from sparse_offline_rl.reports.tables import returns_table, time_table
+from sparse_offline_rl.reports.time_to_policy import time_to_policy
+from sparse_offline_rl.reports.topology import topology_table
 
 
 def test_datasets_and_environments_get_the_shortest_names_that_differ():
@@ -177,3 +182,40 @@ def test_a_run_from_before_a_key_there_is_has_its_default(tmp_path):
     write_run(tmp_path / "new1", seed=1)
     labels = [(group.label, len(group.runs)) for group in groups_of(tmp_path)]
     assert labels == [("snip 95 %", 2), ("snip 95 % (agent.rewards=return_range)", 1)]
+
+
+def test_where_environments_are_compared_each_has_the_policy_of_its_own_data(tmp_path):
+    """Hopper's data return 320 and HalfCheetah's 3200: each agent is at 90 % of it, and no one line stands for both."""
+    for env, last in (("hopper", 288.0), ("halfcheetah", 2880.0)):
+        write_run(tmp_path / env, env=env, prune="none", sparsity=0.0, returns=(last / 2, last))
+    study = compare(read_runs(tmp_path)[0], Axes(x="env", panels=("agent",)))
+    (panel,) = study.panels
+    assert panel.policy_return is None and len(panel.groups) == 2
+    place = {column.name: i for i, column in enumerate(returns_table(study).columns)}
+    assert [row[place["of the dataset's policy"]] for row in returns_table(study).rows] == pytest.approx([0.9, 0.9])
+    times = time_table(study)
+    assert [row[2:6] for row in times.rows] == [(3200.0, 1.0, 1.0, 0.0), (320.0, 1.0, 1.0, 0.0)]
+    assert time_to_policy(study) is not None
+
+
+def test_agents_with_networks_of_their_own_share_a_panel(tmp_path):
+    """As IQL's value network, which the others lack; also where agents are not told apart at all."""
+    write_run(tmp_path / "bcq", moved=((0.5, 0.5),) * 3)
+    folder = write_run(tmp_path / "iql", agent="iql", moved=((0.4, 0.6),) * 3, returns=(1.0, 2.0, 3.0))
+    summary = json.loads((folder / "summary.json").read_text())
+    value = {"name": "value.hidden0", "kept": 10, "total": 170, "outputs": 10}
+    summary["layers"] = [it for it in summary["layers"] if not it["name"].startswith("encoder")] + [value]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    metrics = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text(metrics.replace("/actor,", "/value,"))
+    study = compare(read_runs(tmp_path)[0], Axes(panels=("env", "dataset")))
+    (panel,) = study.panels
+    assert {group.runs[0].value("agent") for group in panel.groups} == {"bcq", "iql"}
+    assert layer_survivors(study) is not None
+    assert [row[1:] for row in topology_table(study).rows] == [
+        ("snip 95 % (agent=bcq)", "actor", 1.0, 0.5, 0.5),
+        ("snip 95 % (agent=iql)", "value", 1.0, 0.6, 0.4),
+    ]
+    mixed = compare(read_runs(tmp_path)[0], Axes(by=("prune",), panels=("env", "dataset")))
+    assert [row[2] for row in topology_table(mixed).rows] == ["actor", "value"]
+    assert layer_survivors(mixed) is not None

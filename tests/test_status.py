@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 from run_folders import write_run
+from safetensors.numpy import save_file
 
 from sparse_offline_rl.cli import status as status_cli
 from sparse_offline_rl.reports.status import Status, duration, seconds_to_go, status_of, statuses
@@ -75,6 +77,32 @@ def test_failed_done_missing_and_damaged(tmp_path):
     assert found[0].remark == "ValueError: it broke"
     assert "summary.json" in found[1].remark
     assert found[3].seconds_left is None  # summaries of these tests have no eval_seconds
+
+
+def clock(folder, update, train, evaluation):
+    """A checkpoint of which only the header is there, which says when it was written."""
+    path = folder / "checkpoint" / "state.safetensors"
+    path.parent.mkdir()
+    progress = {"train_seconds": train, "eval_seconds": evaluation}
+    header = json.dumps({"update": update, "progress": progress})
+    save_file({"values": np.zeros(1, np.float32)}, path, metadata={"sparse_offline_rl": header})
+
+
+def test_the_seconds_of_the_dense_run_that_others_go_on_from_count_once(tmp_path):
+    dense = write_run(tmp_path / "dense", prune="none", sparsity=0.0)
+    clock(dense, 20, train=100.0, evaluation=50.0)
+    stopped, done = write_run(tmp_path / "stopped", finished=False), write_run(tmp_path / "done")
+    for folder in (stopped, done):
+        config = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(f"{config}pretrained: {dense}\n")
+    clock(stopped, 30, train=130.0, evaluation=30.0)
+    summary = json.loads((done / "summary.json").read_text())
+    (done / "summary.json").write_text(json.dumps({**summary, "train_seconds": 190.0, "eval_seconds": 60.0}))
+    found = statuses([stopped, done, tmp_path / "missing"])
+    assert found[0].seconds_left == pytest.approx(970 * (160 - 150) / (30 - 20))
+    assert found[1].seconds == found[2].seconds_left == pytest.approx(250 - 150)
+    (dense / "checkpoint" / "state.safetensors").unlink()  # then its share is not known
+    assert status_of(done).seconds == pytest.approx(250)
 
 
 def test_the_time_to_go_is_that_of_the_runs_that_are_left(tmp_path):

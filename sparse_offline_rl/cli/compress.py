@@ -53,10 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with user_errors():
         options = parse_options(CompressOptions, sys.argv[1:] if arguments is None else arguments)
         source, out = _files(options)
-        before = read_policy(source)
-        returns = [_returns(source, options)]
-        size = write_policy(out, compress(options, before))
-        returns.append(_returns(out, options))
+        size = write_policy(out, compress(options, read_policy(source)))
+        returns = [_returns(policy, options) for policy in (source, out)]
         old = source.stat().st_size
         print(f"{source}, {old} bytes")
         print(f"  written to    {out}, {size} bytes: {old / size:.1f} times smaller")

@@ -50,6 +50,8 @@ def finetune(
     mlps = agent.mlps()
     clusters: dict[str, dict[str, _Cluster]] = {}
     for name, found in sharing.items():
+        if not found:
+            continue  # pruning has cut the network off, and left no weight that counts
         mlp = mlps[name]
         if not isinstance(mlp, MLP):
             raise TypeError(f"network {name} is a {type(mlp).__name__}, and only dense networks can be fine-tuned")
@@ -68,4 +70,5 @@ def finetune(
             optimizers[name].step([it.gradient(g) for it, g in zip(layers.values(), gradients, strict=True)])
             for it in layers.values():
                 it.apply()
-    return {name: {layer: it.shared() for layer, it in layers.items()} for name, layers in clusters.items()}
+    moved = {name: {layer: it.shared() for layer, it in layers.items()} for name, layers in clusters.items()}
+    return {**sharing, **moved}

@@ -23,6 +23,7 @@ from sparse_offline_rl.files import replacing, write_bytes
 from sparse_offline_rl.reports.groups import Panel, Study, wrapped
 
 DPI = 130
+_MOST_DOTS = 65_000  # along a side of a PNG: matplotlib makes none of 2**16 and more
 # Of a page, for an inch of a figure: at least as many that its text can be read, at most as many that one panel does not fill the page.
 _PIXELS = (64, 130)
 _MOST_PIXELS = 1080  # that a figure claims, which is what a page has; on a narrower screen it scrolls
@@ -175,7 +176,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[list[Path], str]:
     """
     files = [folder / f"{name}.png", folder / f"{name}.svg"]
     with replacing(files[0]) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        figure.savefig(temporary, format="png", dpi=min(DPI, _MOST_DOTS / max(figure.get_size_inches())))
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

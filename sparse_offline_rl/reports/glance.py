@@ -73,8 +73,7 @@ def _cells(label: str, panels: list[Panel], footnotes: _Footnotes) -> str:
 
 def _cell(panel: Panel, group: Group, footnotes: _Footnotes) -> str:
     dense, share = panel.dense_of(group), share_of(group.iqm, _dense_iqm(panel, group))
-    # Of its own data: where the axis is the environment, the runs of a panel have several.
-    earned = share_of(dense.mean, Panel(panel.title, (dense,)).policy_return) if dense else None
+    earned = share_of(dense.mean, panel.policy_of(dense)) if dense else None
     fallen = earned is not None and earned < _FALLEN
     against = [remarks(dense) if dense else "", f"{earned:.0%} of the dataset policy's return" if fallen else ""]
     found = [remarks(group), *(f"dense: {text}" for text in against if text)]

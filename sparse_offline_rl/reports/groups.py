@@ -59,6 +59,11 @@ class Group:
         return place(self.axis, self.x)
 
     @property
+    def tasks(self) -> set[tuple[str, str]]:
+        """Environment and dataset of its runs."""
+        return {(str(run.value("env")), str(run.value("dataset"))) for run in self.runs}
+
+    @property
     def finished(self) -> tuple[Run, ...]:
         """The runs that have a summary."""
         return tuple(run for run in self.runs if run.summary is not None)
@@ -112,10 +117,20 @@ class Panel:
 
     @property
     def policy_return(self) -> float | None:
-        """Mean return of the policy that made the data, as its runs say; the mean where they differ a little."""
-        stored = [run for group in self.groups for run in group.runs if (run.summary or {}).get("dataset_return_mean")]
-        runs = stored or [run for group in self.groups for run in group.runs]
-        known = [run.policy_return for run in runs if run.policy_return is not None]
+        """Mean return of the policy that made the data; None where the panel's runs are of several environments or datasets."""
+        several = len(set().union(*(group.tasks for group in self.groups))) > 1
+        return None if several else self.policy_of(self.groups[0])
+
+    def policy_of(self, group: Group) -> float | None:
+        """Mean return of the policy that made the data of ``group``, as the panel's runs on them say; the mean where they differ a little.
+
+        None where it is not known, or the group has several environments or datasets.
+        """
+        if len(group.tasks) > 1:
+            return None
+        runs = [run for it in self.groups if it.tasks == group.tasks for run in it.runs]
+        stored = [run for run in runs if (run.summary or {}).get("dataset_return_mean")]
+        known = [run.policy_return for run in stored or runs if run.policy_return is not None]
         return sum(known) / len(known) if known else None
 
     def dense_of(self, group: Group) -> Group | None:

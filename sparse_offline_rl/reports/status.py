@@ -29,6 +29,7 @@ class Status:
     last_return: float | None = None
     seconds_left: float | None = None  # of its own clock: training and evaluation
     remark: str = ""
+    seconds: float | None = None  # by the same clock, that a run which is done took
 
 
 def status_of(path: Path) -> Status:
@@ -45,7 +46,7 @@ def status_of(path: Path) -> Status:
         return Status(path, "damaged", remark=" ".join(str(error).split()))
     updates = int(run.settings["updates"])
     if run.summary is not None and not running:
-        return Status(path, "done", updates, updates, run.last_return, 0.0)
+        return Status(path, "done", updates, updates, run.last_return, 0.0, seconds=_seconds_taken(run))
     state: State = "running" if running else "failed" if failure else "stopped"
     left = _seconds_left(path, run, updates)
     return Status(path, state, run.update, updates, run.last_return, left, failure or "" if state == "failed" else "")
@@ -54,7 +55,7 @@ def status_of(path: Path) -> Status:
 def statuses(paths: Sequence[Path]) -> list[Status]:
     """Of each path; a missing run takes as long as those that are done did on average."""
     found = [status_of(path) for path in paths]
-    known = [seconds for it in found if it.state == "done" and (seconds := _seconds_taken(it.path)) is not None]
+    known = [it.seconds for it in found if it.seconds is not None]
     if not known:
         return found
     mean = sum(known) / len(known)
@@ -86,9 +87,13 @@ def _seconds_left(path: Path, run: Run, updates: int) -> float | None:
     else:
         progress = read_progress(path)
         update, seconds = progress.update, progress.train_seconds or 0.0
-    if update == 0 or seconds == 0:
+    left = updates - max(run.update, update)
+    before, seconds_before = _before(run)
+    if update > before:  # else it is as fast as the dense run, as far as is known
+        update, seconds = update - before, seconds - seconds_before
+    if update == 0 or seconds <= 0:
         return None
-    return (updates - max(run.update, update)) * seconds / update
+    return left * seconds / update
 
 
 def _checkpoint_clock(path: Path) -> tuple[int, float] | None:
@@ -102,8 +107,14 @@ def _checkpoint_clock(path: Path) -> tuple[int, float] | None:
         return None
 
 
-def _seconds_taken(path: Path) -> float | None:
-    summary = read_run(path, str(path)).summary or {}
+def _before(run: Run) -> tuple[int, float]:
+    """Updates and seconds of the dense run that this one goes on from, which its own clock counts, too."""
+    pretrained = run.settings.get("pretrained")
+    return (pretrained and _checkpoint_clock(Path(pretrained))) or (0, 0.0)
+
+
+def _seconds_taken(run: Run) -> float | None:
+    summary = run.summary or {}
     if "train_seconds" not in summary or "eval_seconds" not in summary:
         return None
-    return float(summary["train_seconds"]) + float(summary["eval_seconds"])
+    return float(summary["train_seconds"]) + float(summary["eval_seconds"]) - _before(run)[1]

@@ -74,11 +74,11 @@ def _kept(network: dict[str, list[dict[str, Any]]]) -> list[list[int]]:
 
 def _bars(ax: Axes, network: str, members: Sequence[Group], colours: dict[str, tuple[str, str]]) -> dict[str, Artist]:
     entries: dict[str, Artist] = {}
-    width = 0.8 / len(members)
-    for i, group in enumerate(members):
-        layers = layers_of(group).get(network, {})
+    found = [(group, layers) for group in members if (layers := layers_of(group).get(network))]  # agents differ
+    width = 0.8 / len(found)
+    for i, (group, layers) in enumerate(found):
         kept = _kept(layers)
-        x = np.arange(len(layers)) + (i - (len(members) - 1) / 2) * width
+        x = np.arange(len(layers)) + (i - (len(found) - 1) / 2) * width
         means, stds = [np.mean(seeds) for seeds in kept], [np.std(seeds) for seeds in kept]
         style = {"elinewidth": 1, "ecolor": "0.5"}
         colour, dashes = colours[group.label]
@@ -87,7 +87,7 @@ def _bars(ax: Axes, network: str, members: Sequence[Group], colours: dict[str, t
         for position, mean in zip(x, means, strict=True):
             if mean == 0:
                 ax.annotate("0", (position, 0), (0, 2), textcoords="offset points", ha="center", color=COLLAPSED)
-    layers = layers_of(members[0]).get(network, {})
+    layers = max((layers for _, layers in found), key=len)
     totals = [seeds[0]["total"] for seeds in layers.values()]
     edges = np.arange(len(totals))
     entries["dense"] = ax.hlines(totals, edges - 0.45, edges + 0.45, color="0.5", linewidth=1.4)

@@ -86,7 +86,7 @@ def _returns_row(panel: Panel, group: Group) -> tuple[Value, ...]:
         group.iqm,
         *interval,
         share_of(group.iqm, dense.iqm if dense else None),
-        share_of(group.mean, panel.policy_return),
+        share_of(group.mean, panel.policy_of(group)),
         _mean(scores),
         share_fallen(episodes),
         _mean(dips),
@@ -117,11 +117,13 @@ def time_table(study: Study) -> Table:
         columns += [Column(f"{share:.0%}: updates", "{:.0f}"), Column(f"{share:.0%}: seconds", "{:.1f}")]
     rows = []
     for panel in study.panels:
-        wanted = panel.policy_return
-        for group in panel.groups if wanted is not None and wanted > 0 else ():
+        for group in panel.groups:
             cells: list[Value] = []
+            wanted = panel.policy_of(group)
+            if wanted is None or wanted <= 0:
+                continue
             for share in SHARES:
-                it = reached(group, share * (wanted or 0))
+                it = reached(group, share * wanted)
                 cells += [float(len(it.updates)), float(it.unfinished), it.median_updates, it.median_seconds]
             rows.append((panel.title, group.label, wanted, float(len(group.runs)), *cells))
     note = (

@@ -65,8 +65,7 @@ def time_to_policy(study: Study) -> Figure | None:
 
     None without timed evaluations.
     """
-    shown = study.only(lambda group: any(it.seconds is not None for run in group.runs for it in run.evaluations))
-    panels = tuple(panel for panel in shown.panels if panel.policy_return is not None and panel.policy_return > 0)
+    panels = tuple(panel for panel in map(_timed, study.panels) if panel.groups)
     if not panels:
         return None
     colours = study.colours()
@@ -79,14 +78,13 @@ def time_to_policy(study: Study) -> Figure | None:
     high = 1.5 * max(bands.values())
 
     def draw(ax: PlotAxes, panel: Panel) -> Mapping[str, Artist]:
-        assert panel.policy_return is not None
         ax.set_xscale("log")
         for start in bands.values():
             ax.axvspan(0.82 * start, 1.5 * start, color="0.5", alpha=0.12, linewidth=0)
         heights = _heights(panel)
         rows = np.cumsum(heights) - heights / 2 - 0.5
         for row, group in zip(rows, panel.groups, strict=True):
-            _draw_row(ax, row, group, panel.policy_return, never, colours[group.line][0])
+            _draw_row(ax, row, group, _policy(panel, group), never, colours[group.line][0])
         ax.set_xlim(low, high)
         plain_log_ticks(ax.xaxis)
         for line, (text, start) in enumerate(bands.items()):  # side by side they would run into each other
@@ -99,6 +97,16 @@ def time_to_policy(study: Study) -> Figure | None:
     return draw_panels(Study(panels, study.axes), draw, "seconds of training", "", row_height=height)
 
 
+def _timed(panel: Panel) -> Panel:
+    """The groups that a row can be drawn for."""
+    timed = [it for it in panel.groups if any(at.seconds is not None for run in it.runs for at in run.evaluations)]
+    return Panel(panel.title, tuple(group for group in timed if _policy(panel, group) > 0))
+
+
+def _policy(panel: Panel, group: Group) -> float:
+    return panel.policy_of(group) or 0.0
+
+
 def _heights(panel: Panel) -> NDArray[np.float64]:
     """Of its rows: 1 for a label of one or two lines, more for others."""
     return np.array([max(1.0, 0.1 + _LINE * (_wrapped(group).count("\n") + 1)) for group in panel.groups])
@@ -109,7 +117,7 @@ def _wrapped(group: Group) -> str:
 
 
 def _all_seconds(panels: Sequence[Panel], share: float) -> list[float]:
-    groups = [(group, share * (panel.policy_return or 0)) for panel in panels for group in panel.groups]
+    groups = [(group, share * _policy(panel, group)) for panel in panels for group in panel.groups]
     return [seconds for group, wanted in groups for seconds in reached(group, wanted).seconds]
 
 

@@ -54,9 +54,10 @@ def topology_table(study: Study) -> Table:
         for group in panel.groups:
             moved = _moved(group)
             last = [movement[max(movement)] for movement in moved]
-            for network in last[0] if last else ():
-                means = [np.mean([getattr(it[network], key) for it in last]) for key in _SHARES]
-                rows.append((panel.title, group.label, network, float(len(moved)), *map(float, means)))
+            for network in dict.fromkeys(name for movement in last for name in movement):
+                having = [movement[network] for movement in last if network in movement]  # agents differ
+                means = [np.mean([getattr(it, key) for it in having]) for key in _SHARES]
+                rows.append((panel.title, group.label, network, float(len(having)), *map(float, means)))
     note = (
         "Runs whose masks change, at the last logged update, means over the seeds: the share of the first mask's weights that are kept "
         "now, and the share of all positions that were ever kept."
