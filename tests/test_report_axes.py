@@ -12,8 +12,9 @@ from run_folders import write_run
 
 from sparse_offline_rl.cli import report as report_cli
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.reports.axes import Axes, short_names
+from sparse_offline_rl.reports.axes import Axes, parse_where, short_names
 from sparse_offline_rl.reports.compare import compare
+from sparse_offline_rl.reports.runs import over_updates
 from sparse_offline_rl.reports.store import read_runs
 from sparse_offline_rl.reports.survivors import layer_survivors
 from sparse_offline_rl.reports.tables import returns_table, time_table
@@ -184,6 +185,18 @@ def test_a_run_from_before_a_key_there_is_has_its_default(tmp_path):
     assert labels == [("snip 95 %", 2), ("snip 95 % (agent.rewards=return_range)", 1)]
 
 
+def test_such_a_run_can_be_asked_for_and_drawn_by_that_key(tmp_path):
+    write_run(tmp_path / "old", seed=0)
+    change_config(write_run(tmp_path / "new", seed=1), {"init": "isometry", "agent": {"vae_hidden": [50, 60]}})
+    runs, _ = read_runs(tmp_path)
+    assert [run.name for run in Axes(where=(("init", ("default",)),)).select(runs)] == ["old"]
+    assert [group.x for group in groups_of(tmp_path, Axes(x="init"))] == ["default", "isometry"]
+    assert [run.name for run in Axes(where=parse_where("agent.vae_hidden=[50,60]|[7],seed=1")).select(runs)] == ["new"]
+    assert Axes(x="pretrained").select(runs) == runs
+    with pytest.raises(UserError, match=r"prune\.levels: no run has this key"):
+        Axes(x="prune.levels").select(runs)
+
+
 def test_where_environments_are_compared_each_has_the_policy_of_its_own_data(tmp_path):
     """Hopper's data return 320 and HalfCheetah's 3200: each agent is at 90 % of it, and no one line stands for both."""
     for env, last in (("hopper", 288.0), ("halfcheetah", 2880.0)):
@@ -219,3 +232,26 @@ def test_agents_with_networks_of_their_own_share_a_panel(tmp_path):
     mixed = compare(read_runs(tmp_path)[0], Axes(by=("prune",), panels=("env", "dataset")))
     assert [row[2] for row in topology_table(mixed).rows] == ["actor", "value"]
     assert layer_survivors(mixed) is not None
+
+
+def test_between_its_changes_a_run_has_what_the_last_one_left(tmp_path):
+    """The first changes at 10 and 30, the second at 10 and 20; the third, unfinished, at 10 alone, and ends at 20."""
+    moved = [((0.2, 1.0), (0.2, 1.0), (0.4, 0.5)), ((0.3, 0.9), (0.5, 0.8), (0.5, 0.8)), ((0.6, 0.6), (0.6, 0.6))]
+    for seed, shares in enumerate(moved):
+        densities = tuple(first for _, first in shares)
+        write_run(
+            tmp_path / str(seed),
+            seed=seed,
+            finished=seed < 2,
+            moved=shares,
+            densities=densities,
+            returns=(1.0,) * len(shares),
+        )
+    runs, _ = read_runs(tmp_path)
+    found = over_updates(runs, "movement")
+    assert {update: [it["actor"].ever_kept for it in runs] for update, runs in found.items()} == {
+        5: [0.2, 0.3, 0.6],
+        15: [0.2, 0.5, 0.6],
+        25: [0.4, 0.5],
+    }
+    assert [it["actor.out"] for it in over_updates(runs, "densities")[25]] == [0.5, 0.8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -41,12 +42,12 @@ class Axes:
         """The runs that ``where`` lets through. Raises UserError for a key that no run has, and if none is left."""
         keys = [*self.panels, self.x, *(self.by or ()), *(key for key, _ in self.where)]
         for key in keys:
-            if all(run.value(key) is None for run in runs):
+            if not any(run.has(key) for run in runs):
                 raise UserError(
                     f"{key}: no run has this key; take keys of config.yaml, e.g. prune.scope or dataset.size."
                 )
         chosen = [run for run in runs if all(run.value(key) in values for key, values in self.where)]
-        if self.at is not None and all(run.value(self.x) != self.at for run in chosen):
+        if chosen and self.at is not None and all(run.value(self.x) != self.at for run in chosen):
             raise UserError(
                 f"at={written(self.at)}: no run has {self.x}={written(self.at)}; choose a value that some have."
             )
@@ -78,7 +79,7 @@ def parse_keys(text: str) -> tuple[str, ...]:
 def parse_where(text: str) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     """Conditions between commas, ``key=value`` or ``key=value|value``; none in an empty text. Raises ValueError for what is none."""
     found = []
-    for condition in text.split(",") if text else ():
+    for condition in re.split(r",(?![^\[]*\])", text) if text else ():  # not at the commas of a list
         key, equals, values = condition.partition("=")
         if not (key.strip() and equals and values):
             raise ValueError(

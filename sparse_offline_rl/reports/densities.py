@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from sparse_offline_rl.reports.drawing import legend, row_a_panel, update_ticks
 from sparse_offline_rl.reports.groups import DASHES, Group, Study
+from sparse_offline_rl.reports.runs import over_updates
 
 _TICKS = {0: "0", 0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 1: "100 %"}
 Points = Mapping[int, float]  # update -> share kept
@@ -69,17 +70,14 @@ def _finish(ax: PlotAxes, network: str) -> None:
 
 
 def _means(group: Group) -> dict[str, dict[str, Points]]:
-    """Network -> layer -> update -> mean over the runs that changed it there."""
+    """Network -> layer -> update -> mean over the runs."""
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for run in group.runs:
-        for update, shares in run.densities.items():
-            for name, share in shares.items():
-                network, layer = name.split(".")
-                found.setdefault(network, {}).setdefault(layer, {}).setdefault(update, []).append(share)
+    for update, runs in over_updates(group.runs, "densities").items():
+        for name, share in ((name, share) for shares in runs for name, share in shares.items()):
+            network, layer = name.split(".")
+            found.setdefault(network, {}).setdefault(layer, {}).setdefault(update, []).append(share)
     return {
-        network: {
-            layer: {at: float(np.mean(it)) for at, it in sorted(points.items())} for layer, points in layers.items()
-        }
+        network: {layer: {at: float(np.mean(it)) for at, it in points.items()} for layer, points in layers.items()}
         for network, layers in found.items()
     }
 

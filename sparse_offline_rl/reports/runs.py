@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -71,6 +71,7 @@ _OPERATIONAL = ("seed", "threads", "pretrained", "eval.", "checkpoint.", "log.")
 
 # Keys by which users call what is stored under other names.
 ALIASES = {"agent": "agent.name", "prune": "prune.name"}
+_NAMES = ("env", "dataset", "engine")  # keys that stand for several
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Run:
     def value(self, key: str) -> Any:
         """The value of a key of the configuration; ``agent``, ``prune``, ``env``, ``dataset`` and ``engine`` are names.
 
-        ``engine`` is the one that the run was on, once it is known. None for a key that the run has not.
+        ``engine`` is the one that the run was on, once it is known. A key that came after the run has its default, one that the run's
+        agent or method has not is None.
         """
         settings, summary = self.settings, self.summary or {}
         if key == "env":
@@ -99,12 +101,19 @@ class Run:
             return settings.get("dataset.id") or settings.get("dataset.path") or settings["dataset.name"]
         if key == "engine":
             return summary.get("engine") or settings.get("engine")
-        return settings.get(ALIASES.get(key, key))
+        stored = ALIASES.get(key, key)
+        return settings[stored] if stored in settings else self.default(stored)
+
+    def has(self, key: str) -> bool:
+        """Whether there is such a key, of any value."""
+        stored = ALIASES.get(key, key)
+        known = key in _NAMES or stored in self.settings
+        return known or self.default(stored, unknown=...) is not ...
 
     def default(self, key: str, unknown: Any = None) -> Any:
         """What a key has if nobody sets it, with the run's agent and method; ``unknown`` where that is not known."""
         for group in ("agent", "prune"):
-            own = shipped_settings(group, str(self.value(group)))
+            own = shipped_settings(group, str(self.settings.get(f"{group}.name")))
             if key in own:
                 return own[key]
         return key_default(key, unknown)
@@ -143,6 +152,17 @@ class Run:
         """A sentence on how far it has come."""
         so_far = "" if self.last_return is None else f", return {self.last_return:.1f} so far"
         return f"{self.name} is unfinished: {self.update} of {self.settings['updates']} updates{so_far}."
+
+
+def over_updates(runs: Sequence[Run], kind: Literal["densities", "movement"]) -> dict[int, list[Mapping[str, Any]]]:
+    """Update at which one of ``runs`` changed -> what each of those that got so far has then, which is what its last change left."""
+    changes = [(run.update, getattr(run, kind)) for run in runs if getattr(run, kind)]
+    return {
+        update: [
+            found[max(at for at in found if at <= update)] for end, found in changes if min(found) <= update <= end
+        ]
+        for update in sorted({update for _, found in changes for update in found})
+    }
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from sparse_offline_rl.reports.drawing import legend, row_a_panel, update_ticks
 from sparse_offline_rl.reports.groups import Group, Study
 from sparse_offline_rl.reports.progress import Movement
+from sparse_offline_rl.reports.runs import over_updates
 from sparse_offline_rl.reports.tables import Column, Table, Value
 
 _SHARES = {"first_kept": "share of the first mask's weights kept now", "ever_kept": "share of all positions ever kept"}
@@ -89,8 +90,5 @@ def _moved(group: Group) -> list[Mapping[int, Mapping[str, Movement]]]:
 
 def _by_update(group: Group, key: str) -> dict[int, list[Any]]:
     """Update -> the shares of all networks of all seeds."""
-    found: dict[int, list[Any]] = {}
-    for movement in _moved(group):
-        for update, networks in movement.items():
-            found.setdefault(update, []).extend(getattr(it, key) for it in networks.values())
-    return dict(sorted(found.items()))
+    found = over_updates(group.runs, "movement")
+    return {update: [getattr(it, key) for run in runs for it in run.values()] for update, runs in found.items()}
