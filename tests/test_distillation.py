@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, small
@@ -9,6 +10,7 @@ from helpers import pruned_agent, random_batch, small_agent
 from run_results import kill_at_file_operations, trained
 
 from sparse_offline_rl.agents.registry import AGENTS
+from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 from sparse_offline_rl.training.distillation import Teacher, learn_from
 
 
@@ -91,3 +93,17 @@ def test_a_teacher_changes_what_is_learned_and_leaves_no_trace_in_the_policy(cli
 def test_a_teacher_that_cannot_teach_is_one_sentence(refusal, teacher_run, more, sentence):
     overrides = TINY if more[0] != "agent=td3bc" else [it for it in TINY if not it.startswith("agent")]
     assert sentence in refusal(*overrides, *(it.format(run=teacher_run) for it in more))
+
+
+def test_what_a_teacher_asks_does_not_count_towards_penalties(cli, tmp_path, teacher_run):
+    """A teacher of next to no weight changes next to nothing, though its questions pass through the layers that decorrelation looks at."""
+    ends = []
+    for name, more in (("alone", []), ("taught", [f"distill.teacher={teacher_run}", "distill.weight=1e-12"])):
+        run_dir = tmp_path / name
+        command = [*TINY, "prune=decorrelation", "prune.scope=erk", "prune.penalty=100", "engine=auto", *more]
+        status, _, err = cli(*command, f"run_dir={run_dir}")
+        assert status == 0, err
+        ends.append(load_checkpoint(checkpoint_path(run_dir)).state.networks)
+    for network, alone in ends[0].items():
+        taught = ends[1][network]
+        assert (np.abs(taught.values - alone.values) > 1e-5).mean() < 0.01

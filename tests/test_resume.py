@@ -146,7 +146,7 @@ def test_a_run_goes_on_only_on_the_engine_that_it_began_on(cli, tmp_path, monkey
     monkeypatch.setattr(selection, "engine_factory", lambda: None)
     status, _, err = cli(*command)
     assert status == 2
-    assert "this run began on the sparse engine and would go on with the dense one" in err
+    assert "this run stands on the sparse engine and would go on with the dense one" in err
 
 
 def test_an_evaluation_that_is_not_finite_is_a_diverged_run(cli, tmp_path, monkeypatch):

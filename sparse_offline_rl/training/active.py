@@ -53,7 +53,7 @@ def put_on_engine(
     soft: SoftPhase | None = None,
     teacher: Teacher | None = None,
 ) -> ActiveAgent:
-    """The agent of ``state`` on the engine that suits it, which is said where it is not the one of ``before`` its masks changed.
+    """The agent of ``state`` on the engine that suits it; the console says which, unless the agent ``before`` a change was on it, too.
 
     With ``extensions`` or ``soft`` layers that is the dense one: only its layers can compute something else. With a ``teacher`` updates
     are not recorded: a recording knows the agent's own losses only.
@@ -69,21 +69,24 @@ def put_on_engine(
     )
     if begun_on is not None and begun_on != engine.name:
         raise UserError(
-            f"this run began on the {begun_on} engine and would go on with the {engine.name} one ({engine.reason}), which rounds "
+            f"this run stands on the {begun_on} engine and would go on with the {engine.name} one ({engine.reason}), which rounds "
             "differently: mend that, or choose another run_dir."
         )
     use_threads(engine, config.threads)
     agent = engine.restore(kind, state, spaces, config.agent, config.device)
-    if teacher is not None:
+    update: ExtendedUpdate | SoftUpdate | None = None
+    if extensions is not None:
+        update = ExtendedUpdate(agent, extensions)
+    elif soft is not None:
+        update = SoftUpdate(agent, soft)
+    if teacher is not None:  # after extensions, whose penalties are of what the agent's own losses have computed
         learn_from(agent, teacher, config.distill.weight)
     if before is None or before.engine != engine.name or before.special != special:
         remark = left_out(agent)
         say(f"engine: {engine.name} ({engine.reason}{remark and '; ' + remark})")
-    if extensions is not None:
-        return ActiveAgent(agent, engine.name, ExtendedUpdate(agent, extensions), special)
-    if soft is not None:
-        return ActiveAgent(agent, engine.name, SoftUpdate(agent, soft), special)
-    update = choose_update(
+    if update is not None:
+        return ActiveAgent(agent, engine.name, update, special)
+    captured = choose_update(
         agent, engine.name, config.capture and teacher is None, None if before is None else before.update
     )
-    return ActiveAgent(agent, engine.name, update)
+    return ActiveAgent(agent, engine.name, captured)
