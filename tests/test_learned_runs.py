@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import TINY, small
+from conftest import TINY, TINY_RUN, small
 from run_results import kill_at_file_operations
 
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
@@ -45,6 +45,19 @@ def test_a_run_reports_what_is_left_and_forgets_its_gates(cli, tmp_path):
     assert "masks are learned beside the weights" in out and "engine: sparse" in out
     memory = load_checkpoint(checkpoint_path(run_dir)).memory
     assert set(memory.numbers) == {f"{name}/left" for name in ("actor", "critic1", "encoder", "decoder")}
+
+
+@pytest.mark.parametrize("method", ["espn", "slimming"])
+def test_networks_that_nothing_trains_are_pruned_by_size_and_without_a_warning(cli, tmp_path, method):
+    command = [*TINY_RUN, *small("bc"), "agent.train_critic=false", f"prune={method}", "prune.every=1", "sparsity=0.5"]
+    status, _, err = cli(*command, f"run_dir={tmp_path / 'run'}")
+    assert status == 0, err
+    assert "network decoder: " in err and "network actor: " not in err and "network critic1: " not in err
+    kept = {
+        it["name"]: it["kept"] / it["total"]
+        for it in json.loads((tmp_path / "run" / "summary.json").read_text())["layers"]
+    }
+    assert kept["actor.hidden1"] < 0.6 and kept["actor.out"] > 0  # its units have the smaller weights from the start
 
 
 @pytest.mark.parametrize(

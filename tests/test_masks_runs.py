@@ -40,19 +40,55 @@ def test_a_kill_at_any_moment_changes_nothing(tmp_path, engine, overrides):
     assert found["wrong"] == []
 
 
-def test_batches_of_one_change_are_kept_apart(tmp_path):
-    """A sampler draws every batch into the same tensors, and the losses of a change look at theirs later."""
+def mask_changes(*overrides):
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        values = compose("train", [*TINY, "prune=snfs", "prune.every=10", f"run_dir={tmp_path}"])
+        values = compose("train", [*TINY, *overrides])
     config = experiment.read_config(OmegaConf.to_container(values, resolve=True))
     data = experiment.load_training_data(config)
-    masks, generator = MaskChanges(config, data.loaded.spaces, data.buffer), torch.Generator().manual_seed(0)
-    sample = masks._probe(None, all_grown(masks.start().state))
+    return MaskChanges(config, data.loaded.spaces, data.buffer)
+
+
+def test_batches_of_one_change_are_kept_apart(tmp_path):
+    """A sampler draws every batch into the same tensors, and the losses of a change look at theirs later."""
+    masks, generator = mask_changes("prune=snfs", "prune.every=10"), torch.Generator().manual_seed(0)
+    sample = masks._probe(0, all_grown(masks.start().state))
     first = sample(generator)
     before = {name: float(it.loss().detach()) for name, it in first.items()}
     second = {name: float(it.loss().detach()) for name, it in sample(generator).items()}
     assert before == {name: float(it.loss().detach()) for name, it in first.items()}
     assert all(second[name] != loss for name, loss in before.items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "update", "soft"),
+    [
+        (["prune=snip"], 0, True),  # what will be trained
+        (["prune=rigl", "prune.every=10"], 10, True),  # what was trained until then
+        (
+            ["prune=gradual", "prune.score=snip", "prune.every=10", "prune.until=0.25"],
+            10,
+            False,
+        ),  # it was trained with ReLU
+        (["prune=obs", "prune.start=0.25", "prune.levels=1"], 10, False),
+    ],
+)
+def test_weights_are_scored_in_the_function_that_was_trained(overrides, update, soft):
+    """A soft phase begins at the update that finds the masks."""
+    masks, losses = mask_changes(*overrides, "soft.until=0.5"), []
+    assert masks.soft(update) is not None
+    state = masks.start().state
+    for asked in (update, masks.schedule.found + 1, masks.schedule.updates - 1):
+        objectives = masks._probe(asked, state)(torch.Generator().manual_seed(0))
+        losses.append(float(objectives["decoder"].loss().detach()))
+    assert losses[1] != losses[2]  # the layers are soft in the one and ReLU in the other
+    assert (losses[0] == losses[2]) == (not soft)
+
+
+def test_the_pipeline_s_second_method_has_a_batch_of_its_own(refusal):
+    masks = mask_changes("prune=pipeline", "prune.every=1", "prune.then.every=2", "prune.then.batch_size=7")
+    assert [masks.schedule.batch_size(update) for update in (0, 20, 21, 30)] == [100, 100, 7, 7]
+    command = [*TINY, "prune=pipeline", "prune.every=1", "prune.then.every=2", "prune.then.batch_size=3000"]
+    assert "prune.then.batch_size=3000 is larger than the dataset" in refusal(*command)
 
 
 def test_all_methods_train_on_the_same_batches(cli, tmp_path):

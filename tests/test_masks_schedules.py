@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from helpers import flat, on_engine, small_agent
+from hypothesis import given
+from hypothesis import strategies as st
 from mask_changes import begin, moment, schedule, trained
 
 from sparse_offline_rl.errors import UserError
@@ -16,7 +19,15 @@ from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, NetworkState
 from sparse_offline_rl.pruning.layer_reports import layer_reports
 from sparse_offline_rl.pruning.prune import Twins, find_masks
-from sparse_offline_rl.pruning.schedule import MaskSchedule, Memory, Moment, movement, observed
+from sparse_offline_rl.pruning.schedule import (
+    MaskSchedule,
+    Memory,
+    Moment,
+    first_update,
+    last_update,
+    movement,
+    observed,
+)
 
 TWINS = Twins({}, "copy_mask")
 
@@ -34,6 +45,27 @@ def test_rewiring_happens_between_start_and_until():
     assert due(schedule("rigl", updates=100, every=10, start=0.3, until=0.6)) == [30, 40, 50]  # the fraction is 0 at 60
     assert due(schedule("set", updates=100, every=25)) == [25, 50, 75]  # never after the last update
     assert due(schedule("snip")) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "changes"),
+    [
+        ("gradual", {"every": 1000, "start": 0.55, "until": 0.57}, [55_000, 56_000, 57_000]),
+        ("rigl", {"every": 1000, "start": 0.55, "until": 0.56}, [55_000]),
+        ("obs", {"start": 0.55, "levels": 1}, [55_000]),
+        ("espn", {"start": 0.14, "until": 0.29}, [14_000, 29_000]),
+    ],
+)
+def test_fractions_of_training_are_the_updates_that_one_expects(method, options, changes):
+    """0.55 · 100000 is 55000.00000000001 in floating point, and 0.29 · 100000 is 28999.999999999996."""
+    assert due(schedule(method, 0.9, updates=100_000, **options)) == changes
+
+
+@given(st.integers(0, 1000), st.integers(1, 10**9))
+def test_a_fraction_with_three_digits_is_exact(thousandths, updates):
+    exact = Fraction(thousandths, 1000) * updates
+    found = first_update(thousandths / 1000, updates), last_update(thousandths / 1000, updates)
+    assert found == (math.ceil(exact), math.floor(exact))
 
 
 def test_the_fraction_falls_along_a_cosine():
@@ -270,7 +302,8 @@ def test_what_was_ever_kept_and_what_is_left_of_the_first_masks():
         ("rigl", {"share": "foo", "every": 10}, "prune.share='foo' cannot be used: choose one of own"),
         ("rigl", {"born": "foo", "every": 10}, "prune.born='foo' cannot be used: choose one of zero"),
         ("rigl", {}, "prune.every=1000 leaves the masks as they are"),
-        ("rigl", {"every": 10, "start": 0.8}, "which is updates 80 to 74"),
+        ("rigl", {"every": 10, "start": 0.8}, "prune.start=0.8 does not lie before prune.until=0.75"),
+        ("rigl", {"every": 10, "start": 0.74}, "which is updates 74 to 74"),
         ("rigl", {"every": 75}, "prune.every=75 leaves the masks as they are"),
         ("set", {"every": 100}, "prune.every=100 leaves the masks as they are"),
         ("gradual", {"every": 76}, "prune.every=76 leaves the masks as they are"),
@@ -279,7 +312,8 @@ def test_what_was_ever_kept_and_what_is_left_of_the_first_masks():
         ("lottery", {"shuffle_layerwise": True}, "set prune.shuffle_layerwise=false"),
         ("lottery", {"reinit": True}, "prune.schedule=tickets training begins dense: set prune.reinit=false"),
         ("lottery", {"levels": 100}, "100 levels of 1 updates leave nothing of updates=100 for the last ticket"),
-        ("lottery", {"levels": 2, "every": 50}, "2 levels of 50 updates leave nothing"),
+        ("lottery", {"levels": 2, "every": 50}, "train longer, or lower prune.every or prune.levels."),
+        ("lottery", {"fraction": 0.01}, "train longer, or set prune.levels, or raise prune.fraction."),
         ("lottery", {"rewind": 12}, "prune.rewind=12 must lie before the end of the first level, update 8"),
         ("lottery", {"rewind": 2, "ticket": "retain"}, "prune.rewind=2 has no meaning with prune.ticket=retain"),
         ("lottery", {"rewind": 2, "ticket": "reinit"}, "prune.rewind=2 has no meaning with prune.ticket=reinit"),
@@ -309,9 +343,10 @@ def test_a_sparsity_that_a_network_cannot_have_is_refused_before_training(method
         schedule(method, 0.9999, **options).start(moment(agent))
 
 
-def test_a_loss_that_overflows_while_training_is_a_sentence():
+@pytest.mark.parametrize("method", ["rigl", "snfs"])
+def test_a_loss_that_overflows_while_training_is_a_sentence(method):
     agent = small_agent()
-    plan = schedule("rigl", 0.8, every=10)
+    plan = schedule(method, 0.8, every=10)
     change = begin(plan, agent)
     decoder = change.state.networks["decoder"]
     decoder.values[:] = np.float32(1e38)

@@ -18,7 +18,7 @@ from pydantic import Field
 from sparse_offline_rl.config import Fraction, NonNegative, PositiveFloat, PositiveInt, PruneConfig
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState
-from sparse_offline_rl.pruning.allocate import highest_by_layer
+from sparse_offline_rl.pruning.allocate import highest_by_layer, require_finite
 from sparse_offline_rl.pruning.drop import DROPS, NUMBERS, Drop, by_fraction
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import naming, prune_state
@@ -109,6 +109,7 @@ class Rewire(MaskSchedule):
     def _grown(self, view: NetworkView, stay: Masks, draws: torch.Generator) -> Masks:
         """``stay`` and as many other positions as were dropped; one that was dropped just now may come back, with its value."""
         scores = GROWTHS[self.config.grow](view, self.config.batches, draws)
+        require_finite(scores)
         counts = SHARES[self.config.share](view, stay, scores)
         grown = highest_by_layer(scores, counts, {name: ~mask for name, mask in stay.items()})
         return Masks({name: mask | grown[name] for name, mask in stay.items()})

@@ -141,6 +141,14 @@ class MaskSchedule:
         """Whether something is to be done after ``update``, which is never the last one."""
         return False
 
+    def batch_sizes(self) -> dict[str, int]:
+        """Key -> transitions of the batches that it asks for."""
+        return {"prune.batch_size": self.config.batch_size}
+
+    def batch_size(self, update: int) -> int:
+        """Transitions of the batches that weights are scored on after ``update``."""
+        return self.config.batch_size
+
     def ends_level(self, update: int) -> bool:
         """Whether what was trained until ``update`` is a result of its own, to be evaluated before the change."""
         return False
@@ -178,7 +186,7 @@ class MaskSchedule:
         return {}
 
     def doubts(self, update: int, memory: Memory, totals: Mapping[str, int]) -> list[str]:
-        """What the user should know of the change after ``update`` that left ``memory``, a sentence each."""
+        """What the user should know of the change after ``update`` that found ``memory``, a sentence each."""
         return []
 
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
@@ -260,17 +268,38 @@ def exponential(sparsity: float, done: int, steps: int) -> float:
     return sparsity if done == steps else 1 - (1 - sparsity) ** (done / steps)
 
 
+def first_update(fraction: float, updates: int) -> int:
+    """The first of ``updates`` that does not lie before a ``fraction`` of them: 55 for 0.55 of 100, whose product is a little more."""
+    return math.ceil(_whole(fraction * updates))
+
+
+def last_update(fraction: float, updates: int) -> int:
+    """The last of ``updates`` that does not lie after a ``fraction`` of them: 29 for 0.29 of 100, whose product is a little less."""
+    return math.floor(_whole(fraction * updates))
+
+
+def _whole(product: float) -> float:
+    nearest = round(product)
+    return nearest if math.isclose(product, nearest, rel_tol=1e-14) else product
+
+
 def change_range(every: int, start: float, until: float, updates: int, fades: bool = False) -> tuple[int, int]:
     """First and last update after which something may happen that does every ``every`` updates between two fractions of training.
 
     What ``fades`` out has nothing to do any more at the end of that time. Raises UserError if it would never happen.
     """
-    first = math.ceil(max(start * updates, 1) / every) * every
-    last = min(math.ceil(until * updates) - 1 if fades else math.floor(until * updates), updates - 1)
+    begin = first_update(start, updates)
+    first = math.ceil(max(begin, 1) / every) * every
+    last = min(first_update(until, updates) - 1 if fades else last_update(until, updates), updates - 1)
+    if start >= until:
+        raise UserError(
+            f"prune.start={start:g} does not lie before prune.until={until:g}, so no mask would ever change: lower the one, or raise the "
+            "other."
+        )
     if first > last:
         raise UserError(
             f"prune.every={every} leaves the masks as they are: in a run of updates={updates} changes lie between "
-            f"prune.start={start:g} and prune.until={until:g}, which is updates {math.ceil(start * updates)} to {last}. "
+            f"prune.start={start:g} and prune.until={until:g}, which is updates {begin} to {last}. "
             "Lower prune.every, or train longer."
         )
     return first, last // every * every

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -23,7 +22,7 @@ from sparse_offline_rl.pruning.eigendamage import (
 )
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
-from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, exponential, require_choice
+from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, exponential, first_update, require_choice
 from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.units import UNIT_SCORES, require_units_of, without_units
 from sparse_offline_rl.pruning.views import NetworkView
@@ -72,7 +71,7 @@ class Surgery(MaskSchedule):
                 f"prune.scope=erk deals out single weights, and prune.score={self.score} prunes "
                 f"{'hidden units' if self.units else 'directions'}: set prune.scope=network or prune.scope=layer."
             )
-        self.first = max(math.ceil(config.start * updates), 1)
+        self.first = max(first_update(config.start, updates), 1)
         self.every = config.every or max((updates - self.first) // config.levels, 1)
         self.last = self.first + (config.levels - 1) * self.every
         if self.last >= updates:

@@ -47,9 +47,11 @@ class Tickets(MaskSchedule):
         self.levels = config.levels or needed
         self.every = config.every or updates // (self.levels + 1)
         if self.levels * self.every >= updates or self.every < 1:
+            lower = [f"prune.{key}" for key in ("every", "levels") if getattr(config, key) is not None]
+            remedy = f"lower {' or '.join(lower)}" if lower else "set prune.levels, or raise prune.fraction"
             raise UserError(
                 f"{self.levels} levels of {max(self.every, 1)} updates leave nothing of updates={updates} for the last ticket: "
-                "train longer, or lower prune.every or prune.levels."
+                f"train longer, or {remedy}."
             )
         if config.rewind and config.ticket in ("retain", "reinit"):
             raise UserError(

@@ -36,7 +36,8 @@ class MaskChanges:
         self.schedule = mask_schedule(config.prune, config.sparsity, config.updates)
         self._soft = soft_phase(config, self.schedule)
         if config.prune.name != "none" and not self.schedule.HASHES:
-            buffer.require(config.prune.batch_size, "prune.batch_size")
+            for key, size in self.schedule.batch_sizes().items():
+                buffer.require(size, key)
 
     def start(self) -> Change:
         """New weights, and the masks that training begins with."""
@@ -71,7 +72,7 @@ class MaskChanges:
         if not self.schedule.due(update):
             return Change(state, memory)
         change = self._observed(self.schedule.change(self._moment(update, state, memory, f"masks-{update}")))
-        for sentence in self.schedule.doubts(update, change.memory, _totals(state)):
+        for sentence in self.schedule.doubts(update, memory, _totals(state)):
             warn(sentence)
         return change
 
@@ -101,14 +102,16 @@ class MaskChanges:
 
     def _moment(self, update: int, state: AgentState, memory: Memory, stream: str) -> Moment:
         draws = generator(self._config.seed, stream, self._config.device)
-        return Moment(update, state, memory, draws, partial(self._probe, self.soft(update)), self._twins)
+        return Moment(update, state, memory, draws, partial(self._probe, update), self._twins)
 
-    def _probe(self, soft: SoftPhase | None, state: AgentState) -> Callable[[torch.Generator], Mapping[str, Objective]]:
-        config = self._config
+    def _probe(self, update: int, state: AgentState) -> Callable[[torch.Generator], Mapping[str, Objective]]:
+        config, soft = self._config, self.soft(update)
         agent = masked_engine("to be scored").restore(self._kind, state, self._spaces, config.agent, config.device)
-        if soft is not None:
-            SoftUpdate(agent, soft)  # what is scored is the function that is trained
-        sample = self._buffer.sampler(config.prune.batch_size)
+        if soft is not None and (update == 0 or update > soft.first):
+            SoftUpdate(
+                agent, soft
+            )  # what is scored is the function that was trained, or, before training, that will be
+        sample = self._buffer.sampler(self.schedule.batch_size(update))
 
         def objectives(draws: torch.Generator) -> Mapping[str, Objective]:
             # The next batch takes the place of this one, and the losses look at theirs later.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.hashed import HashedMLP
 from sparse_offline_rl.networks.mlp import MLP
 from sparse_offline_rl.networks.soft import SoftLayers
-from sparse_offline_rl.pruning.schedule import MaskSchedule
+from sparse_offline_rl.pruning.schedule import MaskSchedule, first_update
 from sparse_offline_rl.types import Batch
 
 
@@ -45,7 +44,7 @@ def soft_phase(config: Config, schedule: MaskSchedule) -> SoftPhase | None:
             "set soft.until=0."
         )
     first = schedule.found
-    last = first + math.ceil(config.soft.until * config.updates)
+    last = first + first_update(config.soft.until, config.updates)
     if last >= config.updates:
         raise UserError(
             f"soft.until={config.soft.until:g} would last to update {last} of updates={config.updates}, and the trained policy has ReLU: "

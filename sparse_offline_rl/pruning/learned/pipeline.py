@@ -50,6 +50,14 @@ class Pipeline(Learned):
         """As the base says."""
         return super().due(update) or (update > self.last and self._then.due(update))
 
+    def batch_sizes(self) -> dict[str, int]:
+        """As the base says."""
+        return {**super().batch_sizes(), "prune.then.batch_size": self.config.then.batch_size}
+
+    def batch_size(self, update: int) -> int:
+        """As the base says."""
+        return super().batch_size(update) if update <= self.last else self.config.then.batch_size
+
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
         """As the base says."""
         then = self._then.numbers(update, networks) if update >= self._begins else {}

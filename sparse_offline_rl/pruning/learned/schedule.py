@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import ClassVar
@@ -21,7 +20,16 @@ from sparse_offline_rl.pruning.learned.extension import Extension, ExtensionStat
 from sparse_offline_rl.pruning.learned.registry import EXTENSIONS
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
-from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Memory, Moment, require_choice, require_unset
+from sparse_offline_rl.pruning.schedule import (
+    Change,
+    MaskSchedule,
+    Memory,
+    Moment,
+    first_update,
+    last_update,
+    require_choice,
+    require_unset,
+)
 from sparse_offline_rl.pruning.units import require_units_of, without_units
 from sparse_offline_rl.types import FloatArray
 
@@ -44,7 +52,7 @@ class Learned(MaskSchedule):
         super().__init__(config, sparsity, updates)
         self.kind = EXTENSIONS[config.learn]
         self._units = issubclass(self.kind, UnitExtension)
-        self.first, self.last = max(1, math.ceil(config.start * updates)), math.floor(config.until * updates)
+        self.first, self.last = max(1, first_update(config.start, updates)), last_update(config.until, updates)
         if not self.first < self.last < updates:
             raise UserError(
                 f"prune.start={config.start:g} and prune.until={config.until:g} leave no time to learn masks and to train with them: in a "
@@ -143,14 +151,17 @@ class Learned(MaskSchedule):
         return {f"gates/left/{name}": left / totals[name] for name, left in self._left(memory).items()}
 
     def doubts(self, update: int, memory: Memory, totals: Mapping[str, int]) -> list[str]:
-        """As the base says: gates that were far from their target when they became masks."""
+        """As the base says: gates that were far from their target when they became masks; not those that nothing has trained."""
         if update != self.last:
             return []
+        trained = {
+            name: bool(memory.numbers[f"{name}/steps"]) or self.kind.INITIAL is None for name in self._left(memory)
+        }
         return [
             f"network {name}: {left} of {totals[name]} weights were still switched on where {self.allowed(totals[name])} were to "
             "survive; the others were cut by rank. Raise prune.penalty, or learn for longer."
             for name, left in self._left(memory).items()
-            if left > 1.05 * self.allowed(totals[name])
+            if trained[name] and left > 1.05 * self.allowed(totals[name])
         ]
 
     def _left(self, memory: Memory) -> dict[str, int]:
@@ -212,7 +223,8 @@ class Learned(MaskSchedule):
             weights = _weights(raw.networks[name])
             with naming(name), torch.no_grad():
                 if isinstance(extension, UnitExtension):
-                    scores = extension.unit_scores(weights)
+                    norms = {layer: weights[layer].square().mean(1).sqrt() for layer in extension.hidden}
+                    scores = norms if extension.idle else extension.unit_scores(weights)
                     masks[name] = without_units(raw.networks[name].topology, scores, self.sparsity)
                 else:
                     scores = {
