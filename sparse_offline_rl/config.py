@@ -7,7 +7,7 @@ range becomes one sentence that names the key, the value and the remedy.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -216,14 +216,15 @@ def shipped_settings(group: str, name: str) -> Mapping[str, Any]:
     """Dotted key -> value that ``configs/GROUP/NAME.yaml`` sets; nothing if there is no such file."""
     path = {path.stem: path for path in (config_dir() / group).glob("*.yaml")}.get(name)
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path else {}
-    sections = values if group in values else {group: values}
-    found = {key: value for key, value in sections.items() if not isinstance(value, Mapping)}
-    return found | {
-        f"{section}.{key}": value
-        for section, keys in sections.items()
-        if isinstance(keys, Mapping)
-        for key, value in keys.items()
-    }
+    return dict(_dotted(values if group in values else {group: values}))
+
+
+def _dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def key_default(key: str, unknown: Any = None) -> Any:
@@ -280,4 +281,6 @@ def _sentence(error: ValidationError, section: str = "", chosen: str = "") -> st
     if first["type"] == "missing":
         return f"{key} is missing{f', which {chosen} needs' if chosen else ''}: set it."
     hint = _SPARSITY_HINT if key == "sparsity" else first["msg"][0].lower() + first["msg"][1:]
-    return f"{key}={_typed(first['input'])} cannot be used: {hint}."
+    entry = next((part for part in first["loc"] if isinstance(part, int)), None)
+    said = f"{key}={_typed(first['input'])}" if entry is None else f"{key}: entry {entry + 1}, {_typed(first['input'])},"
+    return f"{said} cannot be used: {hint}."

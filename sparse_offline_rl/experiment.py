@@ -65,6 +65,16 @@ def read_config(values: Mapping[str, Any]) -> Config:
             f"init=sparse scales the initial weights of survivors, and with prune={config.prune.name} all weights are there when training "
             "begins: set init=default."
         )
+    if config.init == "sparse" and config.prune.name == "none":
+        raise UserError(
+            "init=sparse scales the initial weights of survivors, and prune=none leaves all: set init=default."
+        )
+    ticket = getattr(config.prune, "ticket", None) == "reinit"
+    if (config.init == "zero" and config.prune.reinit) or (config.init != "default" and ticket):
+        raise UserError(
+            f"prune.{'ticket=reinit' if ticket else 'reinit=true'} draws initial weights anew as torch does, in place of those of "
+            f"init={config.init}: set init=default."
+        )
     if not config.eval.levels and not schedule.LEVELS:
         raise UserError(
             f"eval.levels=false is about levels, each trained and then pruned, and prune={config.prune.name} has none: leave it out."

@@ -174,6 +174,23 @@ def test_the_score_takes_the_references_of_the_run(call, run_dir):
     assert result["normalized_score"] == pytest.approx(100 * (result["return_mean"] + 10) / 50)
 
 
+def test_references_of_the_dataset_are_in_the_summary(call, run_dir):
+    """``env=from_dataset`` has no environment of its own; what the configuration has goes first."""
+    (run_dir / "config.yaml").write_text("env: {id: null, reference_min_score: null, reference_max_score: null}\n")
+    (run_dir / "summary.json").write_text('{"reference_min_score": -10.0, "reference_max_score": 40.0}')
+    result = evaluated(call, run_dir, "episodes=3")
+    assert result["normalized_score"] == pytest.approx(100 * (result["return_mean"] + 10) / 50)
+    (run_dir / "config.yaml").write_text("env: {id: null, reference_min_score: 0, reference_max_score: 1}\n")
+    assert evaluated(call, run_dir, "episodes=3")["normalized_score"] == pytest.approx(100 * result["return_mean"])
+
+
+@pytest.mark.parametrize("damage", ["env: null\n", "env: [1]\n", "- env\n"])
+def test_a_damaged_configuration_is_one_sentence(call, run_dir, damage):
+    (run_dir / "config.yaml").write_text(damage)
+    status, _, err = call(f"run_dir={run_dir}", "episodes=1")
+    assert status == 2 and "config.yaml is not a readable configuration" in err and err.count("\n") == 1
+
+
 def test_the_references_of_another_environment_are_not_used(call, run_dir):
     references = "env: {id: Elsewhere-v0, reference_min_score: -10.0, reference_max_score: 40.0}\n"
     (run_dir / "config.yaml").write_text(references)

@@ -243,6 +243,12 @@ def test_a_collapse_while_training_is_said_once(cli, tmp_path):
             [*RIGL, "eval.levels=false"],
             "eval.levels=false is about levels, each trained and then pruned, and prune=rigl has none",
         ),
+        (
+            ["prune=none", "sparsity=0", "init=sparse"],
+            "init=sparse scales the initial weights of survivors, and prune=none",
+        ),
+        (["prune=snip", "prune.reinit=true", "init=zero"], "prune.reinit=true draws initial weights anew"),
+        (["prune=lottery", "prune.ticket=reinit", "init=isometry"], "in place of those of init=isometry"),
         (["prune=snip", "prune.score=luck"], "prune.score='luck' cannot be used"),
         ([*RIGL, "prune.fraction=0"], "prune.fraction=0 cannot be used"),
         ([*RIGL, "prune.fraction=1.1"], "prune.fraction=1.1 cannot be used"),

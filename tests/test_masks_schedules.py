@@ -317,6 +317,9 @@ def test_what_was_ever_kept_and_what_is_left_of_the_first_masks():
         ("lottery", {"rewind": 12}, "prune.rewind=12 must lie before the end of the first level, update 8"),
         ("lottery", {"rewind": 2, "ticket": "retain"}, "prune.rewind=2 has no meaning with prune.ticket=retain"),
         ("lottery", {"rewind": 2, "ticket": "reinit"}, "prune.rewind=2 has no meaning with prune.ticket=reinit"),
+        ("deepr", {"every": 10, "decay": "cosine"}, "prune.decay=cosine has no meaning with prune.drop=sign"),
+        ("obs", {"levels": 1, "every": 7}, "prune.every=7 has no meaning with prune.levels=1"),
+        ("eigendamage", {"damping": 5.0}, "prune.damping=5.0 has no meaning with prune.score=eigendamage"),
         ("force", {"rounds": 1}, "prune.revive=true needs prune.rounds of at least 2"),
         ("none", {"schedule": "tickets"}, "prune=none with prune.schedule=tickets names no pruning method"),
         (
@@ -350,7 +353,7 @@ def test_a_loss_that_overflows_while_training_is_a_sentence(method):
     change = begin(plan, agent)
     decoder = change.state.networks["decoder"]
     decoder.values[:] = np.float32(1e38)
-    with pytest.raises(UserError, match=r"network decoder: the scores of layer \w+ are not finite"):
+    with pytest.raises(UserError, match=r"network \w+: the scores of layer \w+ are not finite"):
         plan.change(moment(agent, change.state, 10, change.memory))
 
 

@@ -166,7 +166,11 @@ def test_a_big_sweep_is_told_in_few_lines(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("argument", "sentence"),
-    [("runs=nowhere", "runs=nowhere holds no run"), ("sweep=spasity=0.1", "there is no key 'spasity'")],
+    [
+        ("runs=nowhere", "runs=nowhere holds no run"),
+        ("sweep=spasity=0.1", "there is no key 'spasity'"),
+        ("sweep=experiment='study", "No closing quotation"),
+    ],
 )
 def test_what_cannot_be_shown_is_a_sentence(capsys, argument, sentence):
     with pytest.raises(SystemExit) as end:

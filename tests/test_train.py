@@ -45,6 +45,8 @@ SUMMARY_KEYS = {
         "machine",
         "versions",
         "dataset_return_mean",
+        "reference_min_score",
+        "reference_max_score",
     ),
     *(f"{what}_{kind}" for what in ("act", "update") for kind in ("flops", "dense_flops", "bytes", "dense_bytes")),
 }

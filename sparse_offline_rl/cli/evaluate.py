@@ -19,7 +19,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.evaluation.normalized_score import normalized_score
 from sparse_offline_rl.evaluation.returns import evaluate
 from sparse_offline_rl.evaluation.video import check_opengl, check_video_path, record_episode
-from sparse_offline_rl.files import write_json
+from sparse_offline_rl.files import read_json, write_json
 from sparse_offline_rl.policy.runtime import Policy, load_policy
 from sparse_offline_rl.training.stored_config import read_stored_config
 from sparse_offline_rl.types import FloatArray
@@ -67,7 +67,7 @@ def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
     steps, start = 0, time.perf_counter()
     returns = evaluate(act, env_id, options.episodes, options.seed, _settings(policy, env_id))
     seconds = time.perf_counter() - start
-    score = normalized_score(float(returns.mean()), *_references(options.run_dir, env_id))
+    score = normalized_score(float(returns.mean()), *_references(options.run_dir, policy.content.env_id, env_id))
     facts = {"run_dir": str(options.run_dir), "env": env_id, "episodes": options.episodes, "seed": options.seed}
     return (
         facts | _statistics(returns) | {"normalized_score": score, "steps": steps, "steps_per_second": steps / seconds}
@@ -98,13 +98,18 @@ def _settings(policy: Policy, env_id: str) -> dict[str, Any]:
     return policy.content.env_kwargs if env_id == policy.content.env_id else {}
 
 
-def _references(run_dir: Path, env_id: str) -> tuple[float | None, float | None]:
-    """Returns that score 0 and 100: the run's own where it trained in ``env_id``, else those of a bundled environment."""
-    config = _stored_config(run_dir / "config.yaml")
-    env = config.get("env", {})
-    low, high = env.get("reference_min_score"), env.get("reference_max_score")
-    if env.get("id") == env_id and low is not None and high is not None:
-        return float(low), float(high)
+def _references(run_dir: Path, trained_in: str, env_id: str) -> tuple[float | None, float | None]:
+    """Returns that score 0 and 100: the run's own where it was ``trained_in`` ``env_id``, else those of a bundled environment.
+
+    They are those of its configuration, or else of its dataset, which its summary has.
+    """
+    env = _stored_config(run_dir / "config.yaml").get("env", {})
+    summary = run_dir / "summary.json"
+    if (env.get("id") or trained_in) == env_id:
+        for found in (env, read_json(summary) if summary.is_file() else {}):
+            low, high = found.get("reference_min_score"), found.get("reference_max_score")
+            if isinstance(low, int | float) and isinstance(high, int | float):
+                return float(low), float(high)
     for known in BUNDLED_ENVS.values():
         if known.id == env_id:
             return known.reference_min_score, known.reference_max_score
@@ -114,7 +119,11 @@ def _references(run_dir: Path, env_id: str) -> tuple[float | None, float | None]
 def _stored_config(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
-    return read_stored_config(path, "restore it, or give the policy.sorl file as run_dir")
+    remedy = "restore it, or give the policy.sorl file as run_dir"
+    found = read_stored_config(path, remedy)
+    if not isinstance(found.get("env", {}), dict):
+        raise UserError(f"{path} is not a readable configuration: {remedy}.")
+    return found
 
 
 def _statistics(returns: NDArray[np.float64]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
-from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.reports.status import STATES, Status, duration, seconds_to_go, statuses
 
 _FEW = 20  # runs of which each has a line
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with user_errors():
         options = parse_options(StatusOptions, sys.argv[1:] if arguments is None else arguments)
         if options.sweep:
-            paths = _planned(shlex.split(options.sweep))
+            paths = _planned(_overrides(options.sweep))
         else:
             paths = sorted(config.parent for config in options.runs.rglob("config.yaml"))
             if not paths:
@@ -69,6 +69,14 @@ def _short(found: Sequence[Status]) -> Iterator[str]:
 def _time_to_go(found: Sequence[Status], workers: int) -> str:
     seconds = seconds_to_go(found)
     return "not known yet" if seconds is None else f"{duration(seconds)} with {workers} at a time"
+
+
+def _overrides(text: str) -> list[str]:
+    """As a shell would take them apart. Raises UserError for a quotation that does not end."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"sweep={text} cannot be taken apart ({reason(error)}): mend its quotation marks.") from None
 
 
 def _planned(overrides: list[str]) -> list[Path]:

@@ -74,8 +74,8 @@ def train(options: TrainExpertOptions) -> tuple[Checkpoint, Checkpoint]:
             'Training experts needs stable-baselines3, which is not installed: pip install "sparse-offline-rl[experts]".'
         ) from None
     env_id = _env_id(options)
-    if options.out.exists() and any(options.out.iterdir()):
-        raise UserError(f"out={options.out} is not empty: give a new folder.")
+    if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
+        raise UserError(f"out={options.out} is a file, or a folder that is not empty: give a new folder.")
     env = make_env(env_id)
     spaces_of(env, env_id)  # refuses unsuitable environments before any training
     options.out.mkdir(parents=True, exist_ok=True)

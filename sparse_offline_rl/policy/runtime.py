@@ -93,20 +93,17 @@ class Policy:
                 f"an observation of this policy has {self._shape[0]} values, not the shape {array.shape}: pass [S] or [n, S]."
             )
         count = 1 if single else len(array)
-        needed = count * self._rows
-        if noise is not None:
-            latents = self._given_latents(noise, needed)
-        else:
-            latents = self._own_latents(needed) if self._latent_dim else self._no_latents
+        given = None if noise is None else self._given_latents(noise, count * self._rows)
         if single:
-            only: FloatArray = self._act(array, latents, 1)[0]
+            only: FloatArray = self._act(array, self._own_latents(self._rows) if given is None else given, 1)[0]
             return only
         at_once = max(1, _ROWS_AT_ONCE // self._rows)
         actions = np.empty((count, len(self._low)), np.float32)
         for start in range(0, count, at_once):
             part = array[start : start + at_once]
-            piece = _part(latents, start * self._rows, (start + len(part)) * self._rows)
-            actions[start : start + at_once] = self._act(part, piece, len(part))
+            first, needed = start * self._rows, len(part) * self._rows
+            latents = self._own_latents(needed) if given is None else _part(given, first, first + needed)
+            actions[start : start + at_once] = self._act(part, latents, len(part))
         return actions
 
     def _act(self, observations: FloatArray, latents: Rows, count: int) -> FloatArray:
@@ -153,6 +150,8 @@ class Policy:
         return space
 
     def _own_latents(self, count: int) -> Rows:
+        if not self._latent_dim:
+            return self._no_latents
         start, stop = self._next, self._next + count
         if stop > len(self._noise.array):
             # What is left goes first, so that a batch and as many single calls see the same noise.

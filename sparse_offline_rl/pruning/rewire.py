@@ -65,7 +65,8 @@ class Rewire(MaskSchedule):
         if config.drop != "threshold":
             require_unset(config, "threshold", f"prune.drop={config.drop}")
         if config.drop == "sign":
-            require_unset(config, "fraction", "prune.drop=sign")
+            for key in ("fraction", "decay"):
+                require_unset(config, key, "prune.drop=sign")
         fades = config.decay == "cosine"
         self._first, self._last = change_range(config.every, config.start, config.until, updates, fades)
         self._drop: Drop = DROPS[config.drop] if config.drop in DROPS else by_fraction(SCORERS[config.drop])

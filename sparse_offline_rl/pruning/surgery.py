@@ -22,7 +22,15 @@ from sparse_offline_rl.pruning.eigendamage import (
 )
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import Twins, find_masks, naming, prune_state
-from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, exponential, first_update, require_choice
+from sparse_offline_rl.pruning.schedule import (
+    Change,
+    MaskSchedule,
+    Moment,
+    exponential,
+    first_update,
+    require_choice,
+    require_unset,
+)
 from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.units import UNIT_SCORES, require_units_of, without_units
 from sparse_offline_rl.pruning.views import NetworkView
@@ -71,6 +79,8 @@ class Surgery(MaskSchedule):
                 f"prune.scope=erk deals out single weights, and prune.score={self.score} prunes "
                 f"{'hidden units' if self.units else 'directions'}: set prune.scope=network or prune.scope=layer."
             )
+        if config.levels == 1:
+            require_unset(config, "every", "prune.levels=1")
         self.first = max(first_update(config.start, updates), 1)
         self.every = config.every or max((updates - self.first) // config.levels, 1)
         self.last = self.first + (config.levels - 1) * self.every
@@ -92,6 +102,7 @@ class Surgery(MaskSchedule):
             raise UserError(
                 f"prune.levels={config.levels} would prune layers that prune.score={self.score} has left in factors: set prune.levels=1."
             )
+        require_unset(config, "damping", f"prune.score={self.score}")
 
     def start(self, moment: Moment) -> AgentState:
         """As the base says. Raises UserError, too, if no whole number of units or directions comes near the sparsity."""

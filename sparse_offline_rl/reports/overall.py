@@ -105,8 +105,7 @@ def _add(tasks: Tasks, task: str, panel: Panel) -> None:
     found = [(group, scores) for group in panel.groups if (scores := group.values("normalized_score"))]
     if not found:
         return
-    run = found[0][0].runs[0]
-    low, high = run.value("env.reference_min_score"), run.value("env.reference_max_score")
+    low, high = found[0][0].finished[0].references
     made = panel.policy_return
     tasks.policy[task] = None if made is None else normalized_score(made, low, high)
     for group, scores in found:

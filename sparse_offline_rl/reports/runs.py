@@ -43,6 +43,8 @@ class _Summary(_Facts):
     return_mean: float
     normalized_score: float | None = None
     dataset_return_mean: float | None = None
+    reference_min_score: float | None = None
+    reference_max_score: float | None = None
     nonzero_weights: int
     total_weights: PositiveInt
     stored_weights: PositiveInt | None = None  # values that all weights share by a hash
@@ -141,6 +143,15 @@ class Run:
             # Runs from before it was stored, and unfinished ones.
             found = BUNDLED_ENVS[self.settings["env.name"]].policy_returns.get(str(self.value("dataset")))
         return None if found is None else float(found)
+
+    @property
+    def references(self) -> tuple[float | None, float | None]:
+        """Returns that score 0 and 100, of the configuration, or else of the dataset; None where there are none."""
+        configured = self.value("env.reference_min_score"), self.value("env.reference_max_score")
+        if None not in configured:
+            return configured
+        summary = self.summary or {}
+        return summary.get("reference_min_score"), summary.get("reference_max_score")
 
     @property
     def last_return(self) -> float | None:

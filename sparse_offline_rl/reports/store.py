@@ -32,8 +32,8 @@ _KEPT = (
     *("updates_per_second", "train_seconds", "eval_seconds"),
     *COUNTS,
 )
-# Have columns where some run has them: one of hashed networks, one that noted its machine.
-_SOMETIMES = ("stored_weights", "machine")
+# Have columns where some run has them: one of hashed networks, one that noted its machine, or the references of its scores.
+_SOMETIMES = ("stored_weights", "machine", "reference_min_score", "reference_max_score")
 
 
 def read_runs(*folders: Path) -> tuple[list[Run], list[str]]:

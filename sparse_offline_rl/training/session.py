@@ -168,7 +168,11 @@ class Session:
             config, self._reports, loaded.env_id, self._evaluation, self._clock, active.engine, names, sizes
         )
         summary |= flops_and_bytes(active.agent, config.batch_size)
-        summary |= {"dataset_return_mean": self._data.return_mean}
+        summary |= {
+            "dataset_return_mean": self._data.return_mean,
+            "reference_min_score": loaded.reference_min_score,
+            "reference_max_score": loaded.reference_max_score,
+        }
         if not self._masks.schedule.CHANGES:
             return summary
         totals = {name: mlp.topology.total for name, mlp in active.agent.mlps().items()}
