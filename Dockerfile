@@ -1,4 +1,4 @@
-# docker build -t sparse-offline-rl . && mkdir -p runs && docker run --rm -p 6006:6006 -v "$PWD/runs:/app/runs" sparse-offline-rl
+# docker build -t sparse-offline-rl . && mkdir -p runs && docker run --rm -v "$PWD/runs:/app/runs" sparse-offline-rl
 FROM python:3.11-slim
 
 ENV PYTHONUNBUFFERED=1 \
@@ -19,7 +19,7 @@ USER 1000
 COPY --chown=researcher . .
 RUN make .venv/.installed .venv/.installed-dev
 
-# TensorBoard: docker run … .venv/bin/tensorboard --logdir runs --host 0.0.0.0
+# TensorBoard: docker run --rm -p 6006:6006 -v "$PWD/runs:/app/runs" sparse-offline-rl .venv/bin/tensorboard --logdir runs --host 0.0.0.0
 EXPOSE 6006
 
 # `make train` trains the headline agent; `docker run … make test` runs the tests.

@@ -6,7 +6,6 @@ Each is one of a report, whose command stands in :data:`REPORTS`. ``results/figu
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.cli.main import run_main
 from sparse_offline_rl.cli.report import ReportOptions
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.files import read_json, write_json
+from sparse_offline_rl.files import read_json, write_bytes, write_json
 from sparse_offline_rl.reports.write import write_report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +61,12 @@ class Report:
             options = ReportOptions.model_validate({"runs": runs, "out": folder, "where": self.where})
             write_report(options.folders(), options.out, options.axes())
             for name, place in self.figures:
-                shutil.copyfile(Path(folder) / name, root / place)
+                drawn = Path(folder) / name
+                if not drawn.is_file():
+                    raise UserError(
+                        f"{place}: its report has no {name} any more; name in REPORTS one of {', '.join(sorted(it.name for it in options.out.glob('*.png')))}."
+                    )
+                write_bytes(root / place, drawn.read_bytes())
 
 
 _STUDY = ("returns", "curves_seconds", "speed", "memory-1", "memory-2", "survivors-1", "survivors-2")

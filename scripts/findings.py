@@ -27,7 +27,7 @@ _BLOCK = re.compile(r"(<!-- table (?P<name>\S+) -->\n)(?P<body>(?:(?!<!-- ).*\n)
 class FindingsOptions(Options):
     """Fill the tables of the findings from the CSVs in results: python scripts/findings.py"""
 
-    root: Path = Field(ROOT, description="the clone whose pages are filled")
+    root: Path = Field(ROOT, description="the clone whose pages are filled, from the results of this one")
     check: bool = Field(False, description="only say what is out of date, and end with status 2 if something is")
 
 

@@ -282,5 +282,7 @@ def _sentence(error: ValidationError, section: str = "", chosen: str = "") -> st
         return f"{key} is missing{f', which {chosen} needs' if chosen else ''}: set it."
     hint = _SPARSITY_HINT if key == "sparsity" else first["msg"][0].lower() + first["msg"][1:]
     entry = next((part for part in first["loc"] if isinstance(part, int)), None)
-    said = f"{key}={_typed(first['input'])}" if entry is None else f"{key}: entry {entry + 1}, {_typed(first['input'])},"
+    said = (
+        f"{key}={_typed(first['input'])}" if entry is None else f"{key}: entry {entry + 1}, {_typed(first['input'])},"
+    )
     return f"{said} cannot be used: {hint}."

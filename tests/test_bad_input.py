@@ -26,7 +26,10 @@ CASES = {
     "updates as text": (["updates=many"], ["updates='many'", "integer"]),
     "no number": (["updates=null"], ["updates=null cannot be used", "integer"]),
     "an entry of a list": (["agent.vae_hidden=[750,0]"], ["agent.vae_hidden: entry 2, 0, cannot be used"]),
-    "a key of a section of another method": (["prune.then.every=5"], ["there is no key 'prune.then.every'", "it goes with prune=pipeline"]),
+    "a key of a section of another method": (
+        ["prune.then.every=5"],
+        ["there is no key 'prune.then.every'", "it goes with prune=pipeline"],
+    ),
     "a truth value for a list": (["agent.vae_hidden=true"], ["agent.vae_hidden=true cannot be used"]),
     "batch larger than the data": (["batch_size=5000"], ["5000", "2000"]),
     "pruning batch larger than the data": (["prune.batch_size=5000"], ["5000", "2000"]),

@@ -72,6 +72,14 @@ class Sized(Slide):
         return self.position, {}
 
 
+class Boundless(Slide):
+    """Pays without a limit."""
+
+    def step(self, action):
+        observation, _, *over = super().step(action)
+        return observation, float("inf"), *over
+
+
 class Mute(Slide):
     """Cannot be made with a way of rendering."""
 
@@ -85,6 +93,7 @@ KINDS = (
     ("Blind", Blind, {}),
     ("Sized", Sized, {}),
     ("Mute", Mute, {}),
+    ("Boundless", Boundless, {}),
 )
 
 
@@ -195,6 +204,12 @@ def test_the_references_of_another_environment_are_not_used(call, run_dir):
     references = "env: {id: Elsewhere-v0, reference_min_score: -10.0, reference_max_score: 40.0}\n"
     (run_dir / "config.yaml").write_text(references)
     assert evaluated(call, run_dir, "episodes=1")["normalized_score"] is None
+
+
+def test_a_return_that_is_no_number_is_one_sentence(call, run_dir, tmp_path):
+    status, _, err = call(f"run_dir={run_dir}", "env.id=Boundless-v0", "episodes=2", f"out={tmp_path / 'out.json'}")
+    assert status == 2 and "Boundless-v0 gave rewards that are not finite" in err and err.count("\n") == 1
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_bundled_environments_have_references_without_a_config(call, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -123,6 +124,22 @@ def test_a_seed_repeats_itself_and_a_batch_sees_the_noise_of_single_calls(kind):
     again.seed(5)
     uneven = [again.act(states[:7]), again.act(states[7:290]), again.act(states[290:])]
     assert np.allclose(np.concatenate(uneven), singles, atol=1e-5)
+
+
+def test_a_large_batch_takes_little_more_memory_than_its_actions():
+    """It is acted on in pieces, and the candidates' latents of one piece are drawn at a time."""
+    content = make_policy("bcq", candidates=100)
+    states = np.tile(observations(content, 100), (100, 1))
+    whole, pieces = Policy(content, seed=5), Policy(content, seed=5)
+    whole.act(states[:200])
+    pieces.act(states[:200])
+    tracemalloc.start()
+    actions = whole.act(states)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    latents = 4 * len(states) * content.acting.candidates * content.acting.latent_dim
+    assert peak < 0.5 * latents and latents > 20e6
+    assert np.allclose(actions[:300], np.array([pieces.act(state) for state in states[:300]]), atol=1e-5)
 
 
 def test_own_noise_is_standard_normal_and_clipped():

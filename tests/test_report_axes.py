@@ -255,3 +255,21 @@ def test_between_its_changes_a_run_has_what_the_last_one_left(tmp_path):
         25: [0.4, 0.5],
     }
     assert [it["actor.out"] for it in over_updates(runs, "densities")[25]] == [0.5, 0.8]
+
+
+def test_a_run_of_several_folders_is_brought_up_to_date_under_any_name(tmp_path):
+    """Two experiments share a name, so the second has its folder before it; what a third folder has of it is the same run, further on."""
+    write_run(tmp_path / "a" / "run", prune="snip")
+    write_run(tmp_path / "b" / "run", prune="grasp", finished=False)
+    write_run(tmp_path / "c" / "run", prune="grasp", returns=(1.0, 2.0, 3.0))
+    runs, _ = read_runs(*(tmp_path / name for name in "abc"))
+    assert [(run.value("prune"), run.summary is not None) for run in runs] == [("snip", True), ("grasp", True)]
+    assert [run.name for run in runs] == ["run", (tmp_path / "b" / "run").as_posix()]
+    assert runs[1].last_return == 3.0
+
+
+def test_labels_with_bars_stay_in_their_cell_of_a_markdown_table(tmp_path):
+    folder = write_run(tmp_path / "run")
+    change_config(folder, {"dataset": {"path": "a|b.hdf5"}})
+    table = returns_table(compare(read_runs(tmp_path)[0], Axes()))
+    assert "a\\|b" in table.markdown() and "a|b" in table.csv_rows()[1][0]

@@ -67,6 +67,10 @@ def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
     steps, start = 0, time.perf_counter()
     returns = evaluate(act, env_id, options.episodes, options.seed, _settings(policy, env_id))
     seconds = time.perf_counter() - start
+    if not np.isfinite(returns).all():
+        raise UserError(
+            f"{env_id} gave rewards that are not finite, so its episodes have no return: mend the environment."
+        )
     score = normalized_score(float(returns.mean()), *_references(options.run_dir, policy.content.env_id, env_id))
     facts = {"run_dir": str(options.run_dir), "env": env_id, "episodes": options.episodes, "seed": options.seed}
     return (

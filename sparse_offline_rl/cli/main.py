@@ -78,7 +78,7 @@ def run_main(main: Callable[[], None], needs_output: bool = True) -> None:
 def _help(program: str) -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
-    purpose = "Prune offline-RL agents before training, and make the sparsity pay."
+    purpose = "Prune offline-RL agents, before training most of all, and make the sparsity pay."
     return "\n".join([purpose, "", *lines, "", f"What a command takes: {program} COMMAND --help"])
 
 

@@ -19,7 +19,7 @@ class ReportOptions(Options):
 
     sparse-offline-rl report runs=runs out=report
     sparse-offline-rl report runs=runs x=dataset.size by=prune,sparsity where=env=Hopper-v5
-    sparse-offline-rl report runs=results/data,runs
+    sparse-offline-rl report runs=results/study/data,runs
     """
 
     runs: str = Field("runs", description="folders below which runs lie, or data/ of reports, with commas between them")
@@ -42,7 +42,7 @@ class ReportOptions(Options):
     @classmethod
     def _names_folders(cls, text: str) -> str:
         if not all(folder.strip() for folder in text.split(",")):
-            raise ValueError("write folders with commas between them, e.g. runs=results/data,runs")
+            raise ValueError("write folders with commas between them, e.g. runs=results/study/data,runs")
         return text
 
     @field_validator("by", "panels", "where", "at")

@@ -101,8 +101,10 @@ def _start(env_id: str, seed: int, env_kwargs: Mapping[str, Any]) -> tuple[Env, 
             _follow(env)
             return env, observation, _frame(env)
         except UserError:
+            env.close()
             raise
         except Exception as error:  # as above
+            env.close()
             raise _no_rendering(env_id, error) from error
 
 

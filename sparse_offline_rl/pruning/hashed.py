@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from sparse_offline_rl.config import PruneConfig
+from sparse_offline_rl.config import PruneConfig, written
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.hashing import LayerHash
 from sparse_offline_rl.networks.packing import Topology
@@ -37,8 +37,8 @@ class Hashed(MaskSchedule):
         for key, default in defaults.items():
             if (found := getattr(config, key)) != default:
                 raise UserError(
-                    f"prune.{key}={_text(found)} is about which weights are pruned, and prune.schedule=hashed prunes none, for its weights "
-                    f"share values: set prune.{key}={_text(default)}."
+                    f"prune.{key}={written(found)} is about which weights are pruned, and prune.schedule=hashed prunes none, for its weights "
+                    f"share values: set prune.{key}={written(default)}."
                 )
         super().__init__(config, sparsity, updates)
 
@@ -107,7 +107,3 @@ def _hashed(network: NetworkState, hashes: Mapping[str, LayerHash]) -> NetworkSt
         values[new.spans[name].values] = hashes[name].last(weight)
         values[new.spans[name].bias] = bias
     return with_values(replace(network, topology=new), values)
-
-
-def _text(value: object) -> str:
-    return "null" if value is None else str(value).lower()

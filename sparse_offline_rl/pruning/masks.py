@@ -43,16 +43,6 @@ class Masks(Mapping[str, Tensor]):
         """Number of weights kept over all layers."""
         return sum(map(count, self._masks.values()))
 
-    @property
-    def total(self) -> int:
-        """Number of weights over all layers."""
-        return sum(mask.numel() for mask in self._masks.values())
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction of the weights removed."""
-        return 1 - self.kept / self.total
-
 
 def count(mask: Tensor) -> int:
     """How many entries of a boolean tensor are True; torch takes ten times as long for its sum."""

@@ -121,8 +121,8 @@ class MaskSchedule:
             for key, default in {"rounds": 1, "revive": False, "shuffle_layerwise": False, "reinit": False}.items():
                 if getattr(config, key) != default:
                     raise UserError(
-                        f"prune.{key}={str(getattr(config, key)).lower()} is about masks found before training, and with "
-                        f"prune.schedule={config.schedule} training begins dense: set prune.{key}={str(default).lower()}."
+                        f"prune.{key}={written(getattr(config, key))} is about masks found before training, and with "
+                        f"prune.schedule={config.schedule} training begins dense: set prune.{key}={written(default)}."
                     )
         if config.revive and config.rounds == 1:
             raise UserError("prune.revive=true needs prune.rounds of at least 2: in one round no weight can come back.")

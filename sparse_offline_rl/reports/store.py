@@ -44,17 +44,20 @@ def read_runs(*folders: Path) -> tuple[list[Run], list[str]]:
     before it. A note is a sentence about a run that could not be read. Raises UserError for a folder without a run to report on.
     """
     found: dict[str, Run] = {}
+    namesakes: dict[str, list[str]] = {}  # name in its folder -> names in ``found``
     notes = []
     for folder in folders:
         runs, unread = _read_folder(folder)
         notes += unread
         for run in runs:
-            namesake = found.setdefault(run.name, run)
-            if run.seed == namesake.seed and not differing_keys((run, namesake)):
-                found[run.name] = max(run, namesake, key=lambda it: (it.summary is not None, it.update))
+            names = namesakes.setdefault(run.name, [])
+            same = [it for it in names if found[it].seed == run.seed and not differing_keys((run, found[it]))]
+            if same:
+                both = replace(run, name=same[0]), found[same[0]]
+                found[same[0]] = max(both, key=lambda it: (it.summary is not None, it.update))
             else:
-                name = (folder / run.name).as_posix()
-                found[name] = replace(run, name=name)
+                names.append((folder / run.name).as_posix() if names else run.name)
+                found[names[-1]] = replace(run, name=names[-1])
     return list(found.values()), notes
 
 

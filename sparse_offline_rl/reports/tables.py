@@ -52,7 +52,8 @@ class Table:
     def markdown(self) -> str:
         """As a Markdown table."""
         numeric = ["---:" if column.form != "{}" else "---" for column in self.columns]
-        lines = [[column.name for column in self.columns], numeric, *self.texts()]
+        texts = [[text.replace("|", "\\|") for text in row] for row in self.texts()]
+        lines = [[column.name for column in self.columns], numeric, *texts]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

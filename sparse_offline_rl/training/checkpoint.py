@@ -55,7 +55,7 @@ class Progress:
     episodes_sha256: str = ""
     levels: Sequence[Mapping[str, float]] = field(
         default_factory=list
-    )  # results of the levels that have ended (prune.schedule=tickets)
+    )  # results of the levels that have ended (prune.schedule=tickets or surgery)
     teacher: str = ""  # digest of the checkpoint that the run learns from (distill.teacher)
 
 
