@@ -216,13 +216,14 @@ def shipped_settings(group: str, name: str) -> Mapping[str, Any]:
     """Dotted key -> value that ``configs/GROUP/NAME.yaml`` sets; nothing if there is no such file."""
     path = {path.stem: path for path in (config_dir() / group).glob("*.yaml")}.get(name)
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path else {}
-    return dict(_dotted(values if group in values else {group: values}))
+    return dict(dotted(values if group in values else {group: values}))
 
 
-def _dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """``prune.then.every`` and its value, and so on, of sections within sections."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _dotted(value, f"{before}{key}.")
+            yield from dotted(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", value
 

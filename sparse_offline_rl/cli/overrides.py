@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hydra._internal.hydra import Hydra
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from sparse_offline_rl.cli.configs import hydra_errors
 from sparse_offline_rl.cli.errors import closest
-from sparse_offline_rl.config import shipped_settings
+from sparse_offline_rl.config import dotted, shipped_settings
 from sparse_offline_rl.errors import UserError
 
 _SCHEDULE = "prune.schedule"
@@ -64,7 +64,9 @@ def _known_keys(app: Hydra, flags: Namespace, choices: list[Override]) -> dict[s
     for name, selection in (selections or {"": {}}).items():
         overrides = [f"{group}={value}" for group, value in selection.items()]
         composed = app.compose_config(flags.config_name, overrides, RunMode.RUN)
-        known[name] = set(_keys(OmegaConf.to_container(composed, resolve=False)))
+        values = OmegaConf.to_container(composed, resolve=False)
+        assert isinstance(values, dict)
+        known[name] = {key for key, _ in dotted({str(key): value for key, value in values.items()})}
     return known
 
 
@@ -138,12 +140,3 @@ def _check_choice(override: Override, choices: list[str]) -> None:
 
 def _choices(override: Override) -> Iterable[Any]:
     return override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
-
-
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    assert isinstance(config, Mapping)
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
-from sparse_offline_rl.config import PositiveInt, key_default, shipped_settings
+from sparse_offline_rl.config import PositiveInt, dotted, key_default, shipped_settings
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import read_json
@@ -231,16 +231,8 @@ def read_run(path: Path, name: str) -> Run:
     config = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
     if not isinstance(config, dict):
         raise UserError("config.yaml holds no keys")
-    settings = dict(_flatten({str(key): value for key, value in config.items()}))
+    settings = dict(dotted({str(key): value for key, value in config.items()}))
     summary = checked_summary(read_json(path / "summary.json")) if (path / "summary.json").exists() else None
     progress = read_progress(path)
     moves = progress.densities, progress.movement
     return checked_run(Run(name, settings, progress.evaluations, progress.update, summary, *moves))
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
