@@ -69,6 +69,16 @@ def test_overrides_pick_grids_or_change_them(given, count, first):
     assert sorted(jobs[0]) == sorted(first)
 
 
+def test_a_grid_that_is_given_a_key_leaves_out_what_another_has_with_more():
+    """They would share a folder: ``lottery`` with ERK's shares is the second grid's, which says how often it prunes."""
+    params = {"grid.a": "prune=lottery,force", "grid.b": "prune=lottery prune.scope=erk prune.every=500"}
+    assert grid_jobs(params, ["prune.scope=erk"]) == [
+        ["prune.scope=erk", "prune=force"],
+        ["prune=lottery", "prune.scope=erk", "prune.every=500"],
+    ]
+    assert [len(grid_jobs(params, given)) for given in (["prune.scope=layer"], ["prune=lottery"], [])] == [2, 2, 3]
+
+
 def test_overrides_that_leave_no_grid_are_a_sentence():
     with pytest.raises(UserError, match=r"prune=none sparsity=0\.5: no grid"):
         grid_jobs(

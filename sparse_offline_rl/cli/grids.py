@@ -113,8 +113,9 @@ def _own_folders(values: Mapping[str, Any], params: Mapping[str, Any], given: Se
 def grid_jobs(params: Mapping[str, Any], given: Sequence[str]) -> list[list[str]]:
     """The overrides of each job, those of the first grid first; without grids there is one of ``given`` alone.
 
-    ``given`` are those of the command line. A value that some grids have picks these grids, any other takes the place of theirs.
-    Raises UserError for a mixture of the two, and if no grid is left.
+    ``given`` are those of the command line. A value that some grids have picks these grids, any other takes the place of theirs. Grids
+    without its key have it, too, but for a job that a grid with that key has, and more. Raises UserError for a mixture of the two, and if
+    no grid is left.
     """
     shared = _axes([f"{key}={value}" for key, value in params.items() if not key.startswith(PREFIX)])
     grids = [_axes(str(value).split()) for key, value in params.items() if key.startswith(PREFIX)] or [{}]
@@ -136,11 +137,14 @@ def grid_jobs(params: Mapping[str, Any], given: Sequence[str]) -> list[list[str]
                 grid[key] = values
     if not grids:
         raise UserError(f"{' '.join(given)}: no grid of this sweep has all of these values; leave some out.")
-    jobs = []
+    theirs = {key for key in wanted if any(key in grid for grid in grids)}
+    jobs: list[tuple[list[str], bool]] = []  # and whether its grid has all of these keys by itself
     for grid in grids:
         axes = {**shared, **{key: values for key, values in wanted.items() if key not in grid}, **grid}
-        jobs += [[*job] for job in itertools.product(*([f"{key}={v}" for v in values] for key, values in axes.items()))]
-    return jobs
+        found = itertools.product(*([f"{key}={v}" for v in values] for key, values in axes.items()))
+        jobs += [([*job], theirs <= grid.keys()) for job in found]
+    wholes = [set(job) for job, whole in jobs if whole]
+    return [job for job, whole in jobs if whole or not any(other.issuperset(job) for other in wholes)]
 
 
 def _axes(overrides: Sequence[str]) -> dict[str, list[str]]:
