@@ -235,7 +235,8 @@ def key_default(key: str, unknown: Any = None) -> Any:
     for section in sections:
         model = fields[section].annotation if section in fields else None
         fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
-    return unknown if name not in fields or fields[name].is_required() else fields[name].get_default()
+    default = unknown if name not in fields or fields[name].is_required() else fields[name].get_default()
+    return unknown if isinstance(default, BaseModel) else default  # a section is no key
 
 
 def written(value: Any) -> str:

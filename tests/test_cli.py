@@ -191,7 +191,7 @@ def test_a_reader_may_leave():
     pipeline = 'set -o pipefail; "$@" train --help | head -1'
     done = subprocess.run(["bash", "-c", pipeline, "bash", *CONSOLE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "Prune an offline-RL agent before training, train it, and leave a run folder.\n"
+    assert done.stdout == "Prune an offline-RL agent before, while or after it trains, and leave a run folder.\n"
 
 
 @pytest.mark.parametrize("script", ["benchmark", "jacobian_study"])

@@ -193,6 +193,14 @@ def test_references_of_the_dataset_are_in_the_summary(call, run_dir):
     assert evaluated(call, run_dir, "episodes=3")["normalized_score"] == pytest.approx(100 * result["return_mean"])
 
 
+def test_a_damaged_summary_is_one_sentence_where_it_is_needed(call, run_dir):
+    (run_dir / "summary.json").write_text("[]")
+    status, _, err = call(f"run_dir={run_dir}", "episodes=1")
+    assert status == 2 and "summary.json is no summary of a run" in err and err.count("\n") == 1
+    (run_dir / "config.yaml").write_text("env: {id: null, reference_min_score: 0, reference_max_score: 1}\n")
+    assert evaluated(call, run_dir, "episodes=1")["normalized_score"] is not None
+
+
 @pytest.mark.parametrize("damage", ["env: null\n", "env: [1]\n", "- env\n"])
 def test_a_damaged_configuration_is_one_sentence(call, run_dir, damage):
     (run_dir / "config.yaml").write_text(damage)

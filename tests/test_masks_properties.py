@@ -43,7 +43,6 @@ def rewired(draw) -> dict[str, object]:
         "every": draw(st.integers(3, 12)),
         "start": draw(st.sampled_from([0.0, 0.3])),
         "until": draw(st.sampled_from([0.6, 1.0])),
-        "decay": draw(st.sampled_from(["cosine", "constant"])),
         "drop": draw(st.sampled_from(["magnitude", "signed_magnitude", "threshold", "sign", "snip"])),
         "born": draw(st.sampled_from(["zero", "drawn"])),
         "share": draw(st.sampled_from(["own", "survivors", "mean_score", "network"])),
@@ -51,6 +50,7 @@ def rewired(draw) -> dict[str, object]:
     }
     if found["drop"] != "sign":
         found["fraction"] = draw(st.sampled_from([0.01, 0.3, 1.0]))
+        found["decay"] = draw(st.sampled_from(["cosine", "constant"]))
     if found["grow"] == "momentum":
         found["batches"] = 2
     return found

@@ -52,6 +52,7 @@ def test_rewiring_happens_between_start_and_until():
     [
         ("gradual", {"every": 1000, "start": 0.55, "until": 0.57}, [55_000, 56_000, 57_000]),
         ("rigl", {"every": 1000, "start": 0.55, "until": 0.56}, [55_000]),
+        ("gradual", {"every": 1000, "start": 0.5, "until": 0.5}, [50_000]),
         ("obs", {"start": 0.55, "levels": 1}, [55_000]),
         ("espn", {"start": 0.14, "until": 0.29}, [14_000, 29_000]),
     ],

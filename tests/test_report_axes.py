@@ -15,7 +15,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.axes import Axes, parse_where, short_names
 from sparse_offline_rl.reports.compare import compare
 from sparse_offline_rl.reports.runs import over_updates
-from sparse_offline_rl.reports.store import read_runs
+from sparse_offline_rl.reports.store import read_runs, write_store
 from sparse_offline_rl.reports.survivors import layer_survivors
 from sparse_offline_rl.reports.tables import returns_table, time_table
 from sparse_offline_rl.reports.time_to_policy import time_to_policy
@@ -193,8 +193,9 @@ def test_such_a_run_can_be_asked_for_and_drawn_by_that_key(tmp_path):
     assert [group.x for group in groups_of(tmp_path, Axes(x="init"))] == ["default", "isometry"]
     assert [run.name for run in Axes(where=parse_where("agent.vae_hidden=[50,60]|[7],seed=1")).select(runs)] == ["new"]
     assert Axes(x="pretrained").select(runs) == runs
-    with pytest.raises(UserError, match=r"prune\.levels: no run has this key"):
-        Axes(x="prune.levels").select(runs)
+    for key in ("prune.levels", "soft"):
+        with pytest.raises(UserError, match=rf"{key}: no run has this key"):
+            Axes(x=key).select(runs)
 
 
 def test_where_environments_are_compared_each_has_the_policy_of_its_own_data(tmp_path):
@@ -266,6 +267,13 @@ def test_a_run_of_several_folders_is_brought_up_to_date_under_any_name(tmp_path)
     assert [(run.value("prune"), run.summary is not None) for run in runs] == [("snip", True), ("grasp", True)]
     assert [run.name for run in runs] == ["run", (tmp_path / "b" / "run").as_posix()]
     assert runs[1].last_return == 3.0
+    # The same from an earlier report, which has it under that name.
+    write_store(read_runs(tmp_path / "a", tmp_path / "b")[0], tmp_path / "store")
+    runs, _ = read_runs(tmp_path / "store", tmp_path / "b")
+    assert [run.name for run in runs] == ["run", (tmp_path / "b" / "run").as_posix()]
+    change_config(tmp_path / "b" / "run", {"prune": {"name": "random"}})
+    runs, _ = read_runs(tmp_path / "store", tmp_path / "b")
+    assert [run.value("prune") for run in runs] == ["snip", "grasp", "random"]
 
 
 def test_labels_with_bars_stay_in_their_cell_of_a_markdown_table(tmp_path):

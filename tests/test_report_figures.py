@@ -203,7 +203,8 @@ def test_movement_is_the_mean_of_networks_and_seeds_in_their_range(tmp_path):
     figure = mask_movement(study_of(tmp_path))
     first, ever = figure.axes
     assert (first.get_title(), legend_of(figure)) == ("share of the first mask's weights kept now", ["rigl 95 %"])
-    for ax, means, span in ((first, [1.0, 0.6, 0.2], (0.2, 1.0)), (ever, [0.1, 0.3, 0.5], (0.1, 0.5))):
+    # The first run's masks stay as they are after update 15.
+    for ax, means, span in ((first, [1.0, 0.6, 0.5], (0.2, 1.0)), (ever, [0.1, 0.3, 0.35], (0.1, 0.5))):
         (line,) = ax.lines
         assert list(line.get_xdata()) == [5, 15, 25]
         assert list(line.get_ydata()) == pytest.approx(means)

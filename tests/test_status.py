@@ -101,6 +101,12 @@ def test_the_seconds_of_the_dense_run_that_others_go_on_from_count_once(tmp_path
     found = statuses([stopped, done, tmp_path / "missing"])
     assert found[0].seconds_left == pytest.approx(970 * (160 - 150) / (30 - 20))
     assert found[1].seconds == found[2].seconds_left == pytest.approx(250 - 150)
+    # Before its first checkpoint a run knows its training only: 30 updates at 5 a second, 20 of them in 5 seconds of the dense run's.
+    (stopped / "checkpoint" / "state.safetensors").unlink()
+    (dense / "checkpoint" / "state.safetensors").unlink()
+    (dense / "checkpoint").rmdir()
+    clock(dense, 20, train=5.0, evaluation=50.0)
+    assert status_of(stopped).seconds_left == pytest.approx(970 * (30 / 5 - 5) / (30 - 20))
     (dense / "checkpoint" / "state.safetensors").unlink()  # then its share is not known
     assert status_of(done).seconds == pytest.approx(250)
 

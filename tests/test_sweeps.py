@@ -38,16 +38,19 @@ SWEEPS = {
     "study_wide": 144,
     "masks": 1368,
 }
+RUN_DIR = "runs/${agent.name}/${prune.name}-${prune.scope}-${sparsity}/seed${seed}"
 PARAMS = {"seed": "0,1", "grid.a": "prune=none", "grid.b": "prune=snip,grasp sparsity=0.5,0.9"}
 
 
-def params_of(experiment: str) -> dict[str, str]:
-    config = OmegaConf.load(config_dir() / "experiment" / f"{experiment}.yaml")
-    return OmegaConf.to_container(config.hydra.sweeper.params)
+def jobs_of(experiment: str, *given: str) -> list[list[str]]:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", [f"experiment={experiment}"], return_hydra_config=True)
+    values = OmegaConf.to_container(config, resolve=False)
+    return grid_jobs(values["hydra"]["sweeper"]["params"], [f"experiment={experiment}", *given], values["run_dir"])
 
 
 def test_a_sweep_has_the_jobs_of_all_its_grids():
-    jobs = grid_jobs(PARAMS, ["agent=bc"])
+    jobs = grid_jobs(PARAMS, ["agent=bc"], RUN_DIR)
     assert len(jobs) == 2 + 2 * 4
     assert jobs[0] == ["seed=0", "agent=bc", "prune=none"]
     assert jobs[-1] == ["seed=1", "agent=bc", "prune=grasp", "sparsity=0.9"]
@@ -64,7 +67,7 @@ def test_a_sweep_has_the_jobs_of_all_its_grids():
     ],
 )
 def test_overrides_pick_grids_or_change_them(given, count, first):
-    jobs = grid_jobs(PARAMS, given)
+    jobs = grid_jobs(PARAMS, given, RUN_DIR)
     assert len(jobs) == count
     assert sorted(jobs[0]) == sorted(first)
 
@@ -72,17 +75,22 @@ def test_overrides_pick_grids_or_change_them(given, count, first):
 def test_a_grid_that_is_given_a_key_leaves_out_what_another_has_with_more():
     """They would share a folder: ``lottery`` with ERK's shares is the second grid's, which says how often it prunes."""
     params = {"grid.a": "prune=lottery,force", "grid.b": "prune=lottery prune.scope=erk prune.every=500"}
-    assert grid_jobs(params, ["prune.scope=erk"]) == [
+    assert grid_jobs(params, ["prune.scope=erk"], RUN_DIR) == [
         ["prune.scope=erk", "prune=force"],
         ["prune=lottery", "prune.scope=erk", "prune.every=500"],
     ]
-    assert [len(grid_jobs(params, given)) for given in (["prune.scope=layer"], ["prune=lottery"], [])] == [2, 2, 3]
+    counts = [len(grid_jobs(params, given, RUN_DIR)) for given in (["prune.scope=layer"], ["prune=lottery"], [])]
+    assert counts == [2, 2, 3]
+    # One threshold for the network is another experiment, with a folder of its own.
+    assert ["prune.every=500", "prune=lottery"] in grid_jobs(params, ["prune.every=500"], RUN_DIR)
 
 
 def test_overrides_that_leave_no_grid_are_a_sentence():
     with pytest.raises(UserError, match=r"prune=none sparsity=0\.5: no grid"):
         grid_jobs(
-            {"grid.a": "prune=none sparsity=0", "grid.b": "prune=snip sparsity=0.5"}, ["prune=none", "sparsity=0.5"]
+            {"grid.a": "prune=none sparsity=0", "grid.b": "prune=snip sparsity=0.5"},
+            ["prune=none", "sparsity=0.5"],
+            RUN_DIR,
         )
 
 
@@ -90,12 +98,12 @@ def test_values_of_which_a_sweep_has_some_are_a_sentence():
     with pytest.raises(
         UserError, match=r"sparsity=0\.97: no grid of this sweep has it, and there is one with the other"
     ):
-        grid_jobs(PARAMS, ["prune=snip", "sparsity=0.9,0.97"])
+        grid_jobs(PARAMS, ["prune=snip", "sparsity=0.9,0.97"], RUN_DIR)
 
 
 @pytest.mark.parametrize(("experiment", "count"), SWEEPS.items())
 def test_every_job_of_the_sweeps_composes_to_a_run_of_its_own(experiment, count):
-    jobs = grid_jobs(params_of(experiment), [f"experiment={experiment}"])
+    jobs = jobs_of(experiment)
     assert len(jobs) == count
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         first = {tuple(text for text in job if not text.startswith(("seed=", "env="))): job for job in jobs}
@@ -108,7 +116,7 @@ def test_every_job_of_the_sweeps_composes_to_a_run_of_its_own(experiment, count)
 @pytest.mark.parametrize("experiment", ["masks_after", "masks_after_bcq"])
 def test_all_masks_change_where_the_dense_runs_end(experiment):
     """Else dense updates would be done again in each run, and methods would not have equally many after."""
-    jobs = grid_jobs(params_of(experiment), [f"experiment={experiment}", "env=hopper", "seed=0"])
+    jobs = jobs_of(experiment, "env=hopper", "seed=0")
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         configs = [read_config(OmegaConf.to_container(compose("train", job), resolve=True)) for job in jobs]
     (length,) = {config.updates for config in configs if config.pretrained is None}
@@ -135,11 +143,9 @@ def test_the_sweeps_of_the_readme_have_as_many_jobs_as_it_says():
 
 
 def test_the_figures_of_the_paper_share_their_dense_runs():
+    firsts = [jobs_of(experiment)[0] for experiment in ("paper_figure1", "paper_figure2")]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        found = []
-        for experiment in ("paper_figure1", "paper_figure2"):
-            job = grid_jobs(params_of(experiment), [f"experiment={experiment}"])[0]
-            found.append(read_config(OmegaConf.to_container(compose("train", job), resolve=True)))
+        found = [read_config(OmegaConf.to_container(compose("train", job), resolve=True)) for job in firsts]
     assert found[0] == found[1]
     assert (found[0].agent.twin, found[0].dataset.normalize, found[0].updates) == ("copy", False, 1_000_000)
 

@@ -55,6 +55,7 @@ def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
     if options.video is not None:
         check_video_path(options.video)
     policy, env_id = _open(options)
+    references = _references(options.run_dir, policy.content.env_id, env_id)
     steps = 0
 
     def act(observations: FloatArray) -> FloatArray:
@@ -71,7 +72,7 @@ def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
         raise UserError(
             f"{env_id} gave rewards that are not finite, so its episodes have no return: mend the environment."
         )
-    score = normalized_score(float(returns.mean()), *_references(options.run_dir, policy.content.env_id, env_id))
+    score = normalized_score(float(returns.mean()), *references)
     facts = {"run_dir": str(options.run_dir), "env": env_id, "episodes": options.episodes, "seed": options.seed}
     return (
         facts | _statistics(returns) | {"normalized_score": score, "steps": steps, "steps_per_second": steps / seconds}
@@ -108,16 +109,26 @@ def _references(run_dir: Path, trained_in: str, env_id: str) -> tuple[float | No
     They are those of its configuration, or else of its dataset, which its summary has.
     """
     env = _stored_config(run_dir / "config.yaml").get("env", {})
-    summary = run_dir / "summary.json"
     if (env.get("id") or trained_in) == env_id:
-        for found in (env, read_json(summary) if summary.is_file() else {}):
-            low, high = found.get("reference_min_score"), found.get("reference_max_score")
-            if isinstance(low, int | float) and isinstance(high, int | float):
-                return float(low), float(high)
+        own = _pair(env) or _pair(_stored_summary(run_dir / "summary.json"))
+        if own:
+            return own
     for known in BUNDLED_ENVS.values():
         if known.id == env_id:
             return known.reference_min_score, known.reference_max_score
     return None, None
+
+
+def _pair(found: Mapping[str, Any]) -> tuple[float, float] | None:
+    low, high = found.get("reference_min_score"), found.get("reference_max_score")
+    return (float(low), float(high)) if isinstance(low, int | float) and isinstance(high, int | float) else None
+
+
+def _stored_summary(path: Path) -> Mapping[str, Any]:
+    found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no summary of a run: restore it, or give the policy.sorl file as run_dir.")
+    return found
 
 
 def _stored_config(path: Path) -> Mapping[str, Any]:

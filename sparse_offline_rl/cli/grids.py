@@ -31,13 +31,13 @@ def sweep(app: Hydra, flags: Namespace, job: Callable[[DictConfig], Any]) -> lis
     them, each crossed with the other entries and with the overrides of the command line. Another sweeper than Hydra's basic one
     makes its own jobs.
     """
-    config, params, given = _composed(app, flags)
+    config, params, given, run_dir = _composed(app, flags)
     if config.hydra.sweeper._target_ != _BASIC:
         batches: Sequence[Sequence[JobReturn]] = app.multirun(
             flags.config_name, job, [*flags.overrides, "hydra.mode=MULTIRUN"]
         )
         return [done for batch in batches for done in batch]
-    callbacks, jobs = Callbacks(config), grid_jobs(params, given)
+    callbacks, jobs = Callbacks(config), grid_jobs(params, given, run_dir)
     context = HydraContext(config_loader=app.config_loader, callbacks=callbacks)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
     callbacks.on_multirun_start(config=config, config_name=flags.config_name)
@@ -55,14 +55,14 @@ def run_folders(app: Hydra, flags: Namespace) -> list[Path]:
 
 def planned_jobs(app: Hydra, flags: Namespace) -> list[list[str]]:
     """The overrides of the jobs that :func:`sweep` would do."""
-    _, params, given = _composed(app, flags)
-    return grid_jobs(params, given)
+    _, params, given, run_dir = _composed(app, flags)
+    return grid_jobs(params, given, run_dir)
 
 
-def _composed(app: Hydra, flags: Namespace) -> tuple[DictConfig, dict[str, Any], list[str]]:
-    """The configuration of a sweep with the first choice of each group, its parameters, and the overrides of its jobs.
+def _composed(app: Hydra, flags: Namespace) -> tuple[DictConfig, dict[str, Any], list[str], str]:
+    """The configuration of a sweep with the first choice of each group, its parameters, the overrides of its jobs, and its ``run_dir``.
 
-    These are the ones of the command line that are not Hydra's, and :func:`_own_folders`.
+    These overrides are the ones of the command line that are not Hydra's, and :func:`_own_folders`.
     """
     overrides = OverridesParser.create(app.config_loader).parse_overrides(list(flags.overrides))
     firsts = [_first(app, it) for it in overrides]
@@ -71,7 +71,7 @@ def _composed(app: Hydra, flags: Namespace) -> tuple[DictConfig, dict[str, Any],
     values: Any = OmegaConf.to_container(config, resolve=False)
     params = values["hydra"]["sweeper"].get("params") or {}
     given = [it for it in overrides if not it.is_hydra_override()]
-    return config, params, [*map(_listed, given), *_own_folders(values, params, given)]
+    return config, params, [*map(_listed, given), *_own_folders(values, params, given)], values["run_dir"]
 
 
 def _first(app: Hydra, override: Override) -> str:
@@ -110,11 +110,11 @@ def _own_folders(values: Mapping[str, Any], params: Mapping[str, Any], given: Se
     return [f"run_dir='{'/'.join([*parents, last])}'"]
 
 
-def grid_jobs(params: Mapping[str, Any], given: Sequence[str]) -> list[list[str]]:
+def grid_jobs(params: Mapping[str, Any], given: Sequence[str], run_dir: str) -> list[list[str]]:
     """The overrides of each job, those of the first grid first; without grids there is one of ``given`` alone.
 
     ``given`` are those of the command line. A value that some grids have picks these grids, any other takes the place of theirs. Grids
-    without its key have it, too, but for a job that a grid with that key has, and more. Raises UserError for a mixture of the two, and if
+    without its key have it, too, but for a job that a grid with that key has with more keys, none of which ``run_dir`` names. Raises UserError for a mixture of the two, and if
     no grid is left.
     """
     shared = _axes([f"{key}={value}" for key, value in params.items() if not key.startswith(PREFIX)])
@@ -144,7 +144,14 @@ def grid_jobs(params: Mapping[str, Any], given: Sequence[str]) -> list[list[str]
         found = itertools.product(*([f"{key}={v}" for v in values] for key, values in axes.items()))
         jobs += [([*job], theirs <= grid.keys()) for job in found]
     wholes = [set(job) for job, whole in jobs if whole]
-    return [job for job, whole in jobs if whole or not any(other.issuperset(job) for other in wholes)]
+
+    def in_one_folder(job: Sequence[str], other: set[str]) -> bool:
+        more = {override.partition("=")[0] for override in other.difference(job)}
+        return other.issuperset(job) and not any(
+            f"${{{key}}}" in run_dir or f"${{{key}.name}}" in run_dir for key in more
+        )
+
+    return [job for job, whole in jobs if whole or not any(in_one_folder(job, other) for other in wholes)]
 
 
 def _axes(overrides: Sequence[str]) -> dict[str, list[str]]:

@@ -67,7 +67,7 @@ class Rewire(MaskSchedule):
         if config.drop == "sign":
             for key in ("fraction", "decay"):
                 require_unset(config, key, "prune.drop=sign")
-        fades = config.decay == "cosine"
+        fades = config.decay == "cosine" and config.drop != "sign"
         self._first, self._last = change_range(config.every, config.start, config.until, updates, fades)
         self._drop: Drop = DROPS[config.drop] if config.drop in DROPS else by_fraction(SCORERS[config.drop])
 

@@ -150,7 +150,7 @@ class MaskSchedule:
         return self.config.batch_size
 
     def ends_level(self, update: int) -> bool:
-        """Whether what was trained until ``update`` is a result of its own, to be evaluated before the change."""
+        """Whether what was trained until ``update`` is a result of its own, evaluated before the change if ``eval.levels`` says so."""
         return False
 
     def start(self, moment: Moment) -> AgentState:
@@ -291,7 +291,7 @@ def change_range(every: int, start: float, until: float, updates: int, fades: bo
     begin = first_update(start, updates)
     first = math.ceil(max(begin, 1) / every) * every
     last = min(first_update(until, updates) - 1 if fades else last_update(until, updates), updates - 1)
-    if start >= until:
+    if start > until or (fades and start == until):
         raise UserError(
             f"prune.start={start:g} does not lie before prune.until={until:g}, so no mask would ever change: lower the one, or raise the "
             "other."

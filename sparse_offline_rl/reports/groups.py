@@ -60,8 +60,8 @@ class Group:
 
     @property
     def tasks(self) -> set[tuple[str, str]]:
-        """Environment and dataset of its runs."""
-        return {(str(run.value("env")), str(run.value("dataset"))) for run in self.runs}
+        """Environment and dataset of its runs, of the finished ones if there are any: others may not know their environment yet."""
+        return {(str(run.value("env")), str(run.value("dataset"))) for run in self.finished or self.runs}
 
     @property
     def finished(self) -> tuple[Run, ...]:
@@ -118,8 +118,8 @@ class Panel:
     @property
     def policy_return(self) -> float | None:
         """Mean return of the policy that made the data; None where the panel's runs are of several environments or datasets."""
-        several = len(set().union(*(group.tasks for group in self.groups))) > 1
-        return None if several else self.policy_of(self.groups[0])
+        one = len(set().union(*(group.tasks for group in self.groups))) == 1
+        return self.policy_of(self.groups[0]) if one else None
 
     def policy_of(self, group: Group) -> float | None:
         """Mean return of the policy that made the data of ``group``, as the panel's runs on them say; the mean where they differ a little.

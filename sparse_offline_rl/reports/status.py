@@ -82,39 +82,40 @@ def duration(seconds: float) -> str:
 def _seconds_left(path: Path, run: Run, updates: int) -> float | None:
     """By the clock of the last checkpoint, which knows evaluations too, or by the rate of the metrics before the first one."""
     clock = _checkpoint_clock(path)
-    if clock is not None:
-        update, seconds = clock
-    else:
+    if clock is None:
         progress = read_progress(path)
-        update, seconds = progress.update, progress.train_seconds or 0.0
+        clock = progress.update, progress.train_seconds or 0.0, 0.0
+        before = (*_before(run)[:2], 0.0)
+    else:
+        before = _before(run)
+    update, seconds = clock[0], sum(clock[1:])
     left = updates - max(run.update, update)
-    before, seconds_before = _before(run)
-    if update > before:  # else it is as fast as the dense run, as far as is known
-        update, seconds = update - before, seconds - seconds_before
+    if update > before[0]:  # else it is as fast as the dense run, as far as is known
+        update, seconds = update - before[0], seconds - sum(before[1:])
     if update == 0 or seconds <= 0:
         return None
     return left * seconds / update
 
 
-def _checkpoint_clock(path: Path) -> tuple[int, float] | None:
-    """Updates and seconds of the checkpoint, read from its header alone."""
+def _checkpoint_clock(path: Path) -> tuple[int, float, float] | None:
+    """Updates of the checkpoint, seconds of training and seconds of evaluation, read from its header alone."""
     try:
         with safetensors.safe_open(path / "checkpoint" / "state.safetensors", framework="numpy") as file:
             header: Mapping[str, Any] = json.loads((file.metadata() or {})["sparse_offline_rl"])
         progress = header["progress"]
-        return int(header["update"]), float(progress["train_seconds"]) + float(progress["eval_seconds"])
+        return int(header["update"]), float(progress["train_seconds"]), float(progress["eval_seconds"])
     except (safetensors.SafetensorError, *UNREADABLE):
         return None
 
 
-def _before(run: Run) -> tuple[int, float]:
-    """Updates and seconds of the dense run that this one goes on from, which its own clock counts, too."""
+def _before(run: Run) -> tuple[int, float, float]:
+    """The clock of the dense run that this one goes on from, which its own counts, too."""
     pretrained = run.settings.get("pretrained")
-    return (pretrained and _checkpoint_clock(Path(pretrained))) or (0, 0.0)
+    return (pretrained and _checkpoint_clock(Path(pretrained))) or (0, 0.0, 0.0)
 
 
 def _seconds_taken(run: Run) -> float | None:
     summary = run.summary or {}
     if "train_seconds" not in summary or "eval_seconds" not in summary:
         return None
-    return float(summary["train_seconds"]) + float(summary["eval_seconds"]) - _before(run)[1]
+    return float(summary["train_seconds"]) + float(summary["eval_seconds"]) - sum(_before(run)[1:])

@@ -50,13 +50,17 @@ def read_runs(*folders: Path) -> tuple[list[Run], list[str]]:
         runs, unread = _read_folder(folder)
         notes += unread
         for run in runs:
-            names = namesakes.setdefault(run.name, [])
+            names, below = namesakes.setdefault(run.name, []), (folder / run.name).as_posix()
+            if below in found and below not in names:  # the name under which an earlier report has it
+                names.append(below)
             same = [it for it in names if found[it].seed == run.seed and not differing_keys((run, found[it]))]
             if same:
                 both = replace(run, name=same[0]), found[same[0]]
                 found[same[0]] = max(both, key=lambda it: (it.summary is not None, it.update))
             else:
-                names.append((folder / run.name).as_posix() if names else run.name)
+                while below in found:
+                    below += "'"
+                names.append(below if names else run.name)
                 found[names[-1]] = replace(run, name=names[-1])
     return list(found.values()), notes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,15 +65,16 @@ def time_to_policy(study: Study) -> Figure | None:
 
     None without timed evaluations.
     """
-    panels = tuple(panel for panel in map(_timed, study.panels) if panel.groups)
+    policies = {(it.panel, it.label): panel.policy_of(it) or 0.0 for panel in study.panels for it in panel.groups}
+    panels = study.only(lambda group: policies[group.panel, group.label] > 0 and _timed(group)).panels
     if not panels:
         return None
-    colours = study.colours()
-    shares = {share: _all_seconds(panels, share) for share in SHARES}
-    times = [seconds for found in shares.values() for seconds in found] or [1.0]
+    colours, groups = study.colours(), [group for panel in panels for group in panel.groups]
+    least = [(group, share * policies[group.panel, group.label]) for group in groups for share in SHARES]
+    times = [seconds for group, wanted in least for seconds in reached(group, wanted).seconds] or [1.0]
     low, never = min(times) / 1.3, 1.7 * max(times)
     bands = {"never": never}
-    if any(run.summary is None for panel in panels for group in panel.groups for run in group.runs):
+    if any(run.summary is None for group in groups for run in group.runs):
         bands["not yet"] = _NEXT_BAND * never
     high = 1.5 * max(bands.values())
 
@@ -84,7 +85,7 @@ def time_to_policy(study: Study) -> Figure | None:
         heights = _heights(panel)
         rows = np.cumsum(heights) - heights / 2 - 0.5
         for row, group in zip(rows, panel.groups, strict=True):
-            _draw_row(ax, row, group, _policy(panel, group), never, colours[group.line][0])
+            _draw_row(ax, row, group, policies[group.panel, group.label], never, colours[group.line][0])
         ax.set_xlim(low, high)
         plain_log_ticks(ax.xaxis)
         for line, (text, start) in enumerate(bands.items()):  # side by side they would run into each other
@@ -97,14 +98,8 @@ def time_to_policy(study: Study) -> Figure | None:
     return draw_panels(Study(panels, study.axes), draw, "seconds of training", "", row_height=height)
 
 
-def _timed(panel: Panel) -> Panel:
-    """The groups that a row can be drawn for."""
-    timed = [it for it in panel.groups if any(at.seconds is not None for run in it.runs for at in run.evaluations)]
-    return Panel(panel.title, tuple(group for group in timed if _policy(panel, group) > 0))
-
-
-def _policy(panel: Panel, group: Group) -> float:
-    return panel.policy_of(group) or 0.0
+def _timed(group: Group) -> bool:
+    return any(it.seconds is not None for run in group.runs for it in run.evaluations)
 
 
 def _heights(panel: Panel) -> NDArray[np.float64]:
@@ -114,11 +109,6 @@ def _heights(panel: Panel) -> NDArray[np.float64]:
 
 def _wrapped(group: Group) -> str:
     return textwrap.fill(group.label, _LETTERS)
-
-
-def _all_seconds(panels: Sequence[Panel], share: float) -> list[float]:
-    groups = [(group, share * _policy(panel, group)) for panel in panels for group in panel.groups]
-    return [seconds for group, wanted in groups for seconds in reached(group, wanted).seconds]
 
 
 def _mark(share: float) -> Line2D:

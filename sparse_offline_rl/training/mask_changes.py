@@ -107,10 +107,9 @@ class MaskChanges:
     def _probe(self, update: int, state: AgentState) -> Callable[[torch.Generator], Mapping[str, Objective]]:
         config, soft = self._config, self.soft(update)
         agent = masked_engine("to be scored").restore(self._kind, state, self._spaces, config.agent, config.device)
+        # What is scored is the function that was trained, or, before training, that will be; at the end of the phase it is ReLU.
         if soft is not None and (update == 0 or update > soft.first):
-            SoftUpdate(
-                agent, soft
-            )  # what is scored is the function that was trained, or, before training, that will be
+            SoftUpdate(agent, soft)
         sample = self._buffer.sampler(self.schedule.batch_size(update))
 
         def objectives(draws: torch.Generator) -> Mapping[str, Objective]:
