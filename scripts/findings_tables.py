@@ -221,11 +221,11 @@ def after_equal_seconds(part: Part, methods: Sequence[str]) -> Table:
 
 
 def over_sparsity(
-    title: str, agents: Mapping[str, Part], methods: Mapping[str, str], sparsities: Sequence[float]
+    title: str, agents: Mapping[str, Part], methods: Mapping[str, str], sparsities: Mapping[float, int]
 ) -> Table:
     """A row an agent, environment and method, a column a sparsity: the share of the dense agent's return that is kept, IQM over the seeds.
 
-    In brackets the number of seeds where it is less than that of the dense agent.
+    In brackets the number of seeds where it is less than that of the dense agent. ``sparsities``: each with the updates after which it counts.
     """
 
     def fill(_: str) -> str:
@@ -233,7 +233,10 @@ def over_sparsity(
         table = [head, ["---", *["---:"] * (len(sparsities) + 2)]]
         for agent, part in agents.items():
             (dense,) = rows_of([replace(part, sparsity=0.0)])
-            found = [{row.method: row for row in rows_of([replace(part, sparsity=it)])} for it in sparsities]
+            found = [
+                {row.method: row for row in rows_of([replace(part, sparsity=it, updates=(updates,))])}
+                for it, updates in sparsities.items()
+            ]
             policy = _policy_returns([row for rows in found for row in rows.values()])
             for env, name in ENVS.items():
                 for method, pruner in methods.items():
