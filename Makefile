@@ -11,7 +11,7 @@ train: $(VENV)/.installed  ## set up, make the data, train the headline agent (a
 	$(BIN)/python train.py $(HEADLINE)
 
 test: $(VENV)/.installed-dev lint  ## set up, lint, check types, run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
