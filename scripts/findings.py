@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from findings_tables import ROOT, Part, Table, after_equal_seconds, by_environment, last_columns, over_sparsity
+from findings_tables import (
+    ROOT,
+    Part,
+    Setting,
+    Table,
+    after_equal_seconds,
+    by_environment,
+    by_setting,
+    last_columns,
+    over_sparsity,
+)
 from pydantic import Field
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
@@ -75,6 +85,19 @@ _PRUNERS = {
     "random prune.scope=layer": "random, uniform",
 }
 
+# Normalisation, allocation and controls at 95 % (experiment=study_options).
+_OPTIONS = Part(("study/data", "masks/data", "study/options"), "bcq", "expert", 0.95, (20_000,))
+_OPTION_PRUNERS = {"snip": "SNIP", "grasp": "GraSP", "random prune.scope=erk": "random", "none": "dense"}
+_SETTINGS = (
+    Setting("standardised observations"),
+    Setting("**raw observations**", special=(("dataset.normalize", False),)),
+    Setting("`prune.scope=layer`", "prune.scope=layer"),
+    Setting("`prune.scope=erk`", "prune.scope=erk"),
+    Setting("positions shuffled within layers", "prune.shuffle_layerwise=true"),
+    Setting("initial weights redrawn", "prune.reinit=true"),
+)
+_TWIN = Setting("`agent.twin=copy` (paper: both critics stay equal)", special=(("agent.twin", "copy"),))
+
 # The quickest of these stops the clock: the quickest of all are those that learn nothing.
 _TIMED = ("synflow", "snfs", "rigl", "grasp", "iter_snip", "snip", "snip prune.scope=erk", "force", "set")
 
@@ -82,6 +105,8 @@ TABLES: dict[str, Table] = {
     "study": over_sparsity("share of the dense return that SNIP keeps", _STUDY, {"snip": ""}, _HIGH),
     "study-bcq": over_sparsity("BCQ", {"": _STUDY["BCQ"]}, _PRUNERS, _SPARSITIES),
     "study-bc": over_sparsity("BC", {"": _STUDY["BC"]}, _PRUNERS, _SPARSITIES),
+    "options-bcq": by_setting(_OPTIONS, (*_SETTINGS, _TWIN), _OPTION_PRUNERS),
+    "options-bc": by_setting(replace(_OPTIONS, agent="bc"), _SETTINGS, _OPTION_PRUNERS),
     "from-scratch": last_columns(_BCQ_99, _DENSE_20K, _FALLING),
     "from-dense": last_columns(_BC_99, _LONGER, _EIGENDAMAGE),
     "bcq-expert-99": by_environment(_DENSE_20K, _BCQ_99),

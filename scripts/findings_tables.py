@@ -28,6 +28,7 @@ _TIMES = ("prune.every", "prune.start", "prune.until", "prune.levels")
 # Keys that the runs of a table have alike; a run from before a key there was has this value.
 _USUAL = {
     "agent.lr_decay": None,
+    "agent.twin": "copy_mask",
     "agent.vae_lr": 1e-3,
     "dataset.normalize": True,
     "dataset.size": 1_000_000,
@@ -117,6 +118,18 @@ class Row:
             return ""
         means = [_number(_mean(found)) for found in (self._early(env), self._late(env)) if found]
         return f"{' / '.join(means)} ({len(self.cells[env])})"
+
+    @property
+    def late_returns(self) -> str:
+        """``3480, 4267, 11372 (3)``: late return in each environment and the number of seeds."""
+        means = (_number(_mean(self._late(env))) if env in self.cells else "–" for env in ENVS)
+        return f"{', '.join(means)} ({self.seeds})"
+
+    @property
+    def seeds(self) -> str:
+        """How many an environment has, ``1 to 3`` where that differs."""
+        counts = sorted({len(runs) for runs in self.cells.values()})
+        return " to ".join(map(str, (counts[0], *counts[1:][-1:])))
 
     def iqm(self, env: str) -> float:
         """Interquartile mean of the late returns over the seeds."""
@@ -258,6 +271,39 @@ def _share(row: Row | None, dense: Row, env: str) -> str:
     return share if seeds >= len(dense.cells[env]) else f"{share} ({seeds})"
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A row of :func:`by_setting`: what is typed with every pruner, and the keys that its runs have in place of the usual ones."""
+
+    label: str
+    typed: str = ""
+    special: tuple[tuple[str, object], ...] = ()
+
+
+def by_setting(part: Part, settings: Sequence[Setting], pruners: Mapping[str, str]) -> Table:
+    """A row a setting, a column a pruner (what is typed -> its name): mean returns on all environments, in brackets the seeds.
+
+    A setting that says ``prune.scope`` takes the place of a pruner's own.
+    """
+
+    def fill(_: str) -> str:
+        head = [f"return on {', '.join(ENVS.values())}", *pruners.values()]
+        table = [head, ["---", *["---:"] * len(pruners)]]
+        for setting in settings:
+            found = {
+                _typed(run): row
+                for sparsity in (0.0, part.sparsity)
+                for row in rows_of([replace(part, sparsity=sparsity, special=setting.special)])
+                for run in next(iter(row.cells.values()))
+            }
+            names = [pruner.split()[0] if "prune.scope" in setting.typed else pruner for pruner in pruners]
+            rows = [found.get(f"{name} {setting.typed}".strip()) for name in names]
+            table.append([setting.label, *(row.late_returns if row else "" for row in rows)])
+        return _markdown(table)
+
+    return fill
+
+
 def last_columns(*parts: Part) -> Table:
     """The table as it stands with its last columns filled anew: seeds, percent kept in each environment, and seconds."""
 
@@ -285,13 +331,8 @@ def _by_method(parts: Sequence[Part]) -> dict[str, Row]:
 
 
 def _summary(row: Row) -> list[str]:
-    seeds = [len(runs) for runs in row.cells.values()]
     kept = (_number(row.kept[env]) if env in row.cells else "–" for env in ENVS)
-    return [
-        f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}",
-        ", ".join(kept),
-        f"{row.seconds:.0f}",
-    ]
+    return [row.seeds, ", ".join(kept), f"{row.seconds:.0f}"]
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

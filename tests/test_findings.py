@@ -142,6 +142,31 @@ def test_shares_of_the_dense_return_stand_over_sparsity(part):
     )
 
 
+def test_settings_stand_over_pruners(part, tmp_path):
+    """Of Hopper; the run on raw observations is in no other row, nor the one with two equal critics."""
+    for name, normalize, twin, late in (("raw", "false", "copy_mask", 50.0), ("equal", "true", "copy", 60.0)):
+        path = write_run(tmp_path / name, returns=(1.0, 2.0, late)) / "config.yaml"
+        text = path.read_text().replace("dataset:\n", f"dataset:\n  normalize: {normalize}\n")
+        path.write_text(text.replace("agent:\n", f"agent:\n  twin: {twin}\n"))
+    settings = (
+        findings_tables.Setting("usual"),
+        findings_tables.Setting("raw", special=(("dataset.normalize", False),)),
+        findings_tables.Setting("ERK", "prune.scope=erk"),
+        findings_tables.Setting("equal critics", special=(("agent.twin", "copy"),)),
+    )
+    table = findings_tables.by_setting(part, settings, {"snip": "SNIP", "grasp": "GraSP", "none": "dense"})
+    assert table("").splitlines()[2:] == [
+        "| usual | 330, –, – (2) | | 310, –, – (1) |",
+        "| raw | 50, –, – (1) | | |",
+        "| ERK | 2, –, – (1) | | |",
+        "| equal critics | 60, –, – (1) | | |",
+    ]
+    ways = {"snip prune.scope=erk": "SNIP"}  # a setting with another scope takes its place
+    assert findings_tables.by_setting(part, (findings_tables.Setting("ERK", "prune.scope=erk"),), ways)("").endswith(
+        "| ERK | 2, –, – (1) |\n"
+    )
+
+
 def test_after_equal_seconds_the_clock_is_the_quickest_method_s(part, tmp_path, monkeypatch):
     """SNIP's runs take 6 s; GraSP's makes half as many updates a second, so that it had one evaluation by then."""
     monkeypatch.setattr(findings_tables, "ENVS", {"hopper": "Hopper"})
