@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"}
 Table = Callable[[str], str]
 # Keys of a method that say when masks change: the text of a table says them, its rows do not.
-_TIMES = ("prune.every", "prune.start", "prune.until", "prune.levels")
+_TIMES = (
+    *("prune.every", "prune.start", "prune.until", "prune.levels"),
+    *("prune.then.every", "prune.then.start", "prune.then.until"),
+)
 # Keys that the runs of a table have alike; a run from before a key there was has this value.
 _USUAL = {
     "agent.lr_decay": None,
