@@ -74,7 +74,7 @@ class Part:
 
     def typed(self, run: Run) -> str:
         """What was typed after ``prune=``, keys of other sections included."""
-        return " ".join([_typed(run), *(f"{key}={written(value)}" for key, value in self.special)])
+        return _with(self.special, _typed(run))
 
     def late(self, run: Run) -> Evaluation | None:
         """The last evaluation that counts; dense runs may be shorter."""
@@ -293,14 +293,10 @@ def by_setting(part: Part, settings: Sequence[Setting], pruners: Mapping[str, st
         head = [f"return on {', '.join(ENVS.values())}", *pruners.values()]
         table = [head, ["---", *["---:"] * len(pruners)]]
         for setting in settings:
-            found = {
-                _typed(run): row
-                for sparsity in (0.0, part.sparsity)
-                for row in rows_of([replace(part, sparsity=sparsity, special=setting.special)])
-                for run in next(iter(row.cells.values()))
-            }
+            parts = [replace(part, sparsity=it, special=setting.special) for it in (0.0, part.sparsity)]
+            found = _by_method(parts)
             names = [pruner.split()[0] if "prune.scope" in setting.typed else pruner for pruner in pruners]
-            rows = [found.get(f"{name} {setting.typed}".strip()) for name in names]
+            rows = [found.get(_with(setting.special, f"{name} {setting.typed}".strip())) for name in names]
             table.append([setting.label, *(row.late_returns if row else "" for row in rows)])
         return _markdown(table)
 
@@ -354,6 +350,11 @@ def _typed(run: Run) -> str:
     own = shipped_settings("prune", name)
     keys = [key for key in own if key not in _TIMES and run.settings.get(key, own[key]) != own[key]]
     return " ".join([name, *(f"{key}={written(run.settings[key])}" for key in keys)])
+
+
+def _with(special: Sequence[tuple[str, object]], typed: str) -> str:
+    """What is typed, and these keys with their values."""
+    return " ".join([typed, *(f"{key}={written(value)}" for key, value in special)])
 
 
 @cache

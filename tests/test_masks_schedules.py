@@ -347,14 +347,14 @@ def test_a_sparsity_that_a_network_cannot_have_is_refused_before_training(method
         schedule(method, 0.9999, **options).start(moment(agent))
 
 
-@pytest.mark.parametrize("method", ["rigl", "snfs"])
-def test_a_loss_that_overflows_while_training_is_a_sentence(method):
+@pytest.mark.parametrize(("method", "network"), [("rigl", "decoder"), ("snfs", "actor")])
+def test_a_loss_that_overflows_while_training_is_a_sentence(method, network):
     agent = small_agent()
     plan = schedule(method, 0.8, every=10)
     change = begin(plan, agent)
     decoder = change.state.networks["decoder"]
     decoder.values[:] = np.float32(1e38)
-    with pytest.raises(UserError, match=r"network \w+: the scores of layer \w+ are not finite"):
+    with pytest.raises(UserError, match=rf"network {network}: the scores of layer \w+ are not finite"):
         plan.change(moment(agent, change.state, 10, change.memory))
 
 

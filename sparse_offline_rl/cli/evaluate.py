@@ -16,7 +16,7 @@ from sparse_offline_rl.cli.arguments import Options, parse_options
 from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS, make_env, spaces_of
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.evaluation.normalized_score import normalized_score
+from sparse_offline_rl.evaluation.normalized_score import normalized_score, reference_returns
 from sparse_offline_rl.evaluation.returns import evaluate
 from sparse_offline_rl.evaluation.video import check_opengl, check_video_path, record_episode
 from sparse_offline_rl.files import read_json, write_json
@@ -110,18 +110,13 @@ def _references(run_dir: Path, trained_in: str, env_id: str) -> tuple[float | No
     """
     env = _stored_config(run_dir / "config.yaml").get("env", {})
     if (env.get("id") or trained_in) == env_id:
-        own = _pair(env) or _pair(_stored_summary(run_dir / "summary.json"))
+        own = reference_returns(env) or reference_returns(_stored_summary(run_dir / "summary.json"))
         if own:
             return own
     for known in BUNDLED_ENVS.values():
         if known.id == env_id:
             return known.reference_min_score, known.reference_max_score
     return None, None
-
-
-def _pair(found: Mapping[str, Any]) -> tuple[float, float] | None:
-    low, high = found.get("reference_min_score"), found.get("reference_max_score")
-    return (float(low), float(high)) if isinstance(low, int | float) and isinstance(high, int | float) else None
 
 
 def _stored_summary(path: Path) -> Mapping[str, Any]:

@@ -100,9 +100,8 @@ def _own_folders(values: Mapping[str, Any], params: Mapping[str, Any], given: Se
     for key in swept:
         if "." not in key and key not in values:  # experiment=a,b is no value, and each has a run_dir of its own
             continue
-        value = f"${{{key}.name}}" if isinstance(values.get(key), Mapping) else f"${{{key}}}"
-        if value not in values["run_dir"]:
-            missing[key] = value
+        if not _names(values["run_dir"], key):
+            missing[key] = f"${{{key}.name}}" if isinstance(values.get(key), Mapping) else f"${{{key}}}"
     if not missing or any(it.key_or_group == "run_dir" for it in given):
         return []
     *parents, last = values["run_dir"].split("/")
@@ -110,12 +109,17 @@ def _own_folders(values: Mapping[str, Any], params: Mapping[str, Any], given: Se
     return [f"run_dir='{'/'.join([*parents, last])}'"]
 
 
+def _names(run_dir: str, key: str) -> bool:
+    """Whether the folder has the value of ``key`` in it, or the choice of the group ``key``."""
+    return f"${{{key}}}" in run_dir or f"${{{key}.name}}" in run_dir
+
+
 def grid_jobs(params: Mapping[str, Any], given: Sequence[str], run_dir: str) -> list[list[str]]:
     """The overrides of each job, those of the first grid first; without grids there is one of ``given`` alone.
 
     ``given`` are those of the command line. A value that some grids have picks these grids, any other takes the place of theirs. Grids
-    without its key have it, too, but for a job that a grid with that key has with more keys, none of which ``run_dir`` names. Raises UserError for a mixture of the two, and if
-    no grid is left.
+    without its key have it, too, but for a job that a grid with that key has with more keys, none of which ``run_dir`` names.
+    Raises UserError for a mixture of the two, and if no grid is left.
     """
     shared = _axes([f"{key}={value}" for key, value in params.items() if not key.startswith(PREFIX)])
     grids = [_axes(str(value).split()) for key, value in params.items() if key.startswith(PREFIX)] or [{}]
@@ -147,9 +151,7 @@ def grid_jobs(params: Mapping[str, Any], given: Sequence[str], run_dir: str) -> 
 
     def in_one_folder(job: Sequence[str], other: set[str]) -> bool:
         more = {override.partition("=")[0] for override in other.difference(job)}
-        return other.issuperset(job) and not any(
-            f"${{{key}}}" in run_dir or f"${{{key}.name}}" in run_dir for key in more
-        )
+        return other.issuperset(job) and not any(_names(run_dir, key) for key in more)
 
     return [job for job, whole in jobs if whole or not any(in_one_folder(job, other) for other in wholes)]
 

@@ -25,8 +25,8 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None) -> tuple[Transiti
     """Transitions of a D4RL file, and the file's name.
 
     ``next_observations`` is used where the file has it. Otherwise the successor is the next row's observation, within the
-    episode only: a row that ends in a time limit has no successor and is dropped, so that the row before it ends the episode, as is the last row of the file; a
-    terminal row, whose successor is never used, keeps its own observation in that place.
+    episode only: a row that ends in a time limit has none and is dropped (then the row before it ends the episode), as is the last
+    row of the file; a terminal row, whose successor is never used, keeps its own observation in that place.
 
     Without ``timeouts`` (v0, v1) an episode ends at a terminal or ``max_episode_steps`` (the environment's limit; None:
     there is no limit) after its start; HalfCheetah, which has no terminals, is split by that alone.

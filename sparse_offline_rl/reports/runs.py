@@ -16,6 +16,7 @@ from yaml import YAMLError
 from sparse_offline_rl.config import PositiveInt, dotted, key_default, shipped_settings
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS
 from sparse_offline_rl.errors import UserError, reason
+from sparse_offline_rl.evaluation.normalized_score import REFERENCES, reference_returns
 from sparse_offline_rl.files import read_json
 from sparse_offline_rl.reports.progress import Evaluation, Movement, read_progress
 
@@ -147,11 +148,8 @@ class Run:
     @property
     def references(self) -> tuple[float | None, float | None]:
         """Returns that score 0 and 100, of the configuration, or else of the dataset; None where there are none."""
-        configured = self.value("env.reference_min_score"), self.value("env.reference_max_score")
-        if None not in configured:
-            return configured
-        summary = self.summary or {}
-        return summary.get("reference_min_score"), summary.get("reference_max_score")
+        configured = {key: self.value(f"env.{key}") for key in REFERENCES}
+        return reference_returns(configured) or reference_returns(self.summary or {}) or (None, None)
 
     @property
     def last_return(self) -> float | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import safetensors
 
@@ -79,43 +79,52 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
+class _Clock(NamedTuple):
+    """How far a run has come, and the seconds that this took."""
+
+    update: int = 0
+    training: float = 0.0
+    evaluating: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.training + self.evaluating
+
+
 def _seconds_left(path: Path, run: Run, updates: int) -> float | None:
     """By the clock of the last checkpoint, which knows evaluations too, or by the rate of the metrics before the first one."""
-    clock = _checkpoint_clock(path)
+    clock, before = _checkpoint_clock(path), _before(run)
     if clock is None:
         progress = read_progress(path)
-        clock = progress.update, progress.train_seconds or 0.0, 0.0
-        before = (*_before(run)[:2], 0.0)
-    else:
-        before = _before(run)
-    update, seconds = clock[0], sum(clock[1:])
+        clock, before = _Clock(progress.update, progress.train_seconds or 0.0), before._replace(evaluating=0.0)
+    update, seconds = clock.update, clock.seconds
     left = updates - max(run.update, update)
-    if update > before[0]:  # else it is as fast as the dense run, as far as is known
-        update, seconds = update - before[0], seconds - sum(before[1:])
+    if update > before.update:  # else it is as fast as the dense run, as far as is known
+        update, seconds = update - before.update, seconds - before.seconds
     if update == 0 or seconds <= 0:
         return None
     return left * seconds / update
 
 
-def _checkpoint_clock(path: Path) -> tuple[int, float, float] | None:
-    """Updates of the checkpoint, seconds of training and seconds of evaluation, read from its header alone."""
+def _checkpoint_clock(path: Path) -> _Clock | None:
+    """That of the checkpoint, read from its header alone."""
     try:
         with safetensors.safe_open(path / "checkpoint" / "state.safetensors", framework="numpy") as file:
             header: Mapping[str, Any] = json.loads((file.metadata() or {})["sparse_offline_rl"])
         progress = header["progress"]
-        return int(header["update"]), float(progress["train_seconds"]), float(progress["eval_seconds"])
+        return _Clock(int(header["update"]), float(progress["train_seconds"]), float(progress["eval_seconds"]))
     except (safetensors.SafetensorError, *UNREADABLE):
         return None
 
 
-def _before(run: Run) -> tuple[int, float, float]:
+def _before(run: Run) -> _Clock:
     """The clock of the dense run that this one goes on from, which its own counts, too."""
     pretrained = run.settings.get("pretrained")
-    return (pretrained and _checkpoint_clock(Path(pretrained))) or (0, 0.0, 0.0)
+    return (pretrained and _checkpoint_clock(Path(pretrained))) or _Clock()
 
 
 def _seconds_taken(run: Run) -> float | None:
     summary = run.summary or {}
     if "train_seconds" not in summary or "eval_seconds" not in summary:
         return None
-    return float(summary["train_seconds"]) + float(summary["eval_seconds"]) - sum(_before(run)[1:])
+    return float(summary["train_seconds"]) + float(summary["eval_seconds"]) - _before(run).seconds
