@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -142,6 +143,22 @@ def test_a_run_that_fails_says_so_until_it_is_started_again(cli, tmp_path, monke
     out = capsys.readouterr().out
     assert f"missing  {tmp_path / 'runs' / '1'}\n2 runs: 1 done, 1 missing\ntime to go: " in out
     assert " s with 1 at a time" in out
+
+
+def test_a_run_whose_folder_was_removed_meanwhile_can_be_started_again(cli, tmp_path, monkeypatch):
+    run_dir = tmp_path / "one"
+    command = [*TINY, "updates=20", "eval.every=10", f"run_dir={run_dir}"]
+
+    def removed(*_):
+        shutil.rmtree(run_dir)
+        return np.array([np.nan])
+
+    with monkeypatch.context() as broken:
+        broken.setattr(session, "evaluate", removed)
+        assert cli(*command)[0] == 2
+    assert [path.name for path in run_dir.iterdir() if not path.name.startswith(".")] == ["failure.txt"]
+    assert cli(*command)[0] == 0
+    assert (run_dir / "summary.json").exists()
 
 
 def test_a_big_sweep_is_told_in_few_lines(tmp_path, capsys):

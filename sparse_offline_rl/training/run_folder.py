@@ -16,7 +16,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import read_json, remove_leftovers, write_bytes, write_json
 from sparse_offline_rl.policy.runtime import FILE_NAME
 from sparse_offline_rl.training.checkpoint import checkpoint_path
-from sparse_offline_rl.training.run_lock import forget_failure, run_lock, store_failure
+from sparse_offline_rl.training.run_lock import FAILURE, forget_failure, run_lock, store_failure
 from sparse_offline_rl.training.stored_config import read_stored_config
 from sparse_offline_rl.training.summary import check_summary
 
@@ -104,8 +104,10 @@ class RunFolder:
     def _refuse_foreign(self) -> None:
         stored_path = self.path / "config.yaml"
         if not stored_path.exists():
+            # An attempt that failed before its configuration was on the disk may have left its reason alone.
             if self.path.exists() and (
-                not self.path.is_dir() or any(not p.name.startswith(".") for p in self.path.iterdir())
+                not self.path.is_dir()
+                or any(p.name != FAILURE and not p.name.startswith(".") for p in self.path.iterdir())
             ):
                 raise UserError(f"run_dir={self.path} exists and is not a run folder: choose an empty or new folder.")
             return

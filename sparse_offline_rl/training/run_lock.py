@@ -8,7 +8,7 @@ import filelock
 
 from sparse_offline_rl.files import write_bytes
 
-_FAILURE = "failure.txt"
+FAILURE = "failure.txt"
 _PATIENCE = 0.5  # seconds; somebody who only looks holds the lock for less
 
 
@@ -33,16 +33,16 @@ def is_running(run_dir: Path) -> bool:
 def failure_of(run_dir: Path) -> str | None:
     """What the last process that wrote to a run folder failed of; None if it did not fail, or was killed."""
     try:
-        return (run_dir / _FAILURE).read_text(encoding="utf-8").strip()
+        return (run_dir / FAILURE).read_text(encoding="utf-8").strip()
     except OSError:
         return None
 
 
 def store_failure(run_dir: Path, error: BaseException) -> None:
     """Write down what a run failed of, for :func:`failure_of`."""
-    write_bytes(run_dir / _FAILURE, f"{type(error).__name__}: {error}\n".encode())
+    write_bytes(run_dir / FAILURE, f"{type(error).__name__}: {error}\n".encode())
 
 
 def forget_failure(run_dir: Path) -> None:
     """A new attempt begins."""
-    (run_dir / _FAILURE).unlink(missing_ok=True)
+    (run_dir / FAILURE).unlink(missing_ok=True)
