@@ -1,6 +1,8 @@
-"""The one exception that reaches the user as a sentence instead of a traceback."""
+"""The one exception that reaches the user as a sentence instead of a traceback, and parts of such sentences."""
 
 from __future__ import annotations
+
+from pydantic import ValidationError
 
 
 class UserError(Exception):
@@ -15,3 +17,10 @@ def reason(error: BaseException) -> str:
     """The first line of what a library's ``error`` says, or its kind where it says nothing: for use inside a sentence."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def first_problem(error: ValidationError) -> str:
+    """``key: what is wrong with it``, of the first value that a pydantic model refused."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"])) or "the whole"
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"

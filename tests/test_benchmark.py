@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 
 import pytest
@@ -226,4 +227,18 @@ def test_bad_arguments_end_in_a_sentence(arguments, sentence, tmp_path, capsys):
 def test_a_foreign_results_file_is_refused(tmp_path):
     (tmp_path / "benchmark.json").write_text(json.dumps({"format": "other"}), encoding="utf-8")
     with pytest.raises(UserError, match="does not hold results"):
+        _run({}, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        (None, "the whole: input should be a valid dictionary"),
+        ({"layer": {"title": "Layers"}}, "layer.command: field required"),
+    ],
+)
+def test_a_damaged_results_file_is_named_with_its_key(sections, sentence, tmp_path):
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps({"format": "sparse_offline_rl.benchmark/1", "sections": sections}), encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(f"{path} is damaged ({sentence}): restore it, or move it away")):
         _run({}, out=tmp_path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from sparse_offline_rl.errors import UserError
+from pydantic import TypeAdapter, ValidationError
+
+from sparse_offline_rl.errors import UserError, first_problem
 from sparse_offline_rl.files import read_json, write_bytes, write_json
 
 Cell = str | float | int | None
@@ -43,6 +44,9 @@ class SectionResult:
     tables: Sequence[Table] = field(default_factory=list)
 
 
+_SECTIONS = TypeAdapter(dict[str, SectionResult])
+
+
 def load_results(path: Path) -> dict[str, SectionResult]:
     """The sections kept in ``path``, none if there is no file. Raises UserError for a file of another kind."""
     if not path.exists():
@@ -50,16 +54,17 @@ def load_results(path: Path) -> dict[str, SectionResult]:
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != _FORMAT:
         raise UserError(f"{path} does not hold results of this benchmark: move it away, or choose another out=….")
-    return {name: _section(section) for name, section in value["sections"].items()}
+    try:
+        return _SECTIONS.validate_python(value.get("sections"))
+    except ValidationError as error:
+        raise UserError(
+            f"{path} is damaged ({first_problem(error)}): restore it, or move it away and all is measured again."
+        ) from None
 
 
 def save_results(path: Path, sections: Mapping[str, SectionResult]) -> None:
     """Write all sections to ``path``, all or nothing."""
     write_json(path, {"format": _FORMAT, "sections": {name: asdict(section) for name, section in sections.items()}})
-
-
-def _section(value: Mapping[str, Any]) -> SectionResult:
-    return SectionResult(**{**value, "tables": [Table(**table) for table in value["tables"]]})
 
 
 def format_cell(value: Cell) -> str:

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from sparse_offline_rl.config import PositiveInt, dotted, key_default, shipped_settings
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS
-from sparse_offline_rl.errors import UserError, reason
+from sparse_offline_rl.errors import UserError, first_problem, reason
 from sparse_offline_rl.evaluation.normalized_score import REFERENCES, reference_returns
 from sparse_offline_rl.files import read_json
 from sparse_offline_rl.reports.progress import Evaluation, Movement, read_progress
@@ -208,9 +208,7 @@ def checked_summary(facts: Any) -> dict[str, Any]:
     try:
         _Summary.model_validate(facts)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"summary.json{key and ': ' + key}: {first['msg'].lower()}") from None
+        raise UserError(f"summary.json: {first_problem(error)}") from None
     assert isinstance(facts, dict)
     return facts
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.cores import processor_name
+from sparse_offline_rl.errors import first_problem
 from sparse_offline_rl.pruning.layer_reports import LayerReport
 from sparse_offline_rl.training.loop import Clock
 
@@ -56,9 +57,7 @@ def check_summary(values: Any) -> dict[str, Any]:
     try:
         _Shown.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ValueError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise ValueError(first_problem(error)) from None
     found: dict[str, Any] = values
     return found
 
