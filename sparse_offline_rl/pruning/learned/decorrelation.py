@@ -50,5 +50,7 @@ def _mean_squared_correlation(activations: Tensor) -> Tensor:
     centred = activations - activations.mean(0)
     normed = centred / (centred.square().sum(0) + 1e-12).sqrt()
     units = activations.shape[1]
-    correlations = normed.t() @ normed
-    return (correlations.square().sum() - correlations.diagonal().square().sum()) / max(units * (units - 1), 1)
+    # The squares of the correlations have the same sum as those of the products of rows, of which a batch may have far fewer.
+    products = normed @ normed.t() if len(normed) < units else normed.t() @ normed
+    own = normed.square().sum(0)
+    return (products.square().sum() - own.square().sum()) / max(units * (units - 1), 1)
