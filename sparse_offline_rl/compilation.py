@@ -22,12 +22,17 @@ from typing import Any
 
 import numba
 from numba.core import caching as _caching
+from numba.core import event as _event
 
 # Typed by hand: Numba ships no annotations.
 caching: Any = _caching
+event: Any = _event
 
 _PACKAGE = __name__.partition(".")[0]
 _IMPORT = re.compile(rf"^(?:from|import) ({_PACKAGE}[\w.]*)(?: import (.*))?$", re.MULTILINE)
+
+_timer = event.TimingListener()
+event.register("numba:compile", _timer)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -40,6 +45,11 @@ def serial(function: Callable[..., Any]) -> Callable[..., Any]:
 def parallel(function: Callable[..., Any]) -> Callable[..., Any]:
     """As :func:`serial`; loops over ``numba.prange`` share their iterations among Numba's threads."""
     return _compiled(function, parallel=True)
+
+
+def seconds_compiling() -> float:
+    """How long this process has compiled functions so far; those that were found on the disk take no time."""
+    return float(_timer.duration) if _timer.done else 0.0
 
 
 def source_digest(module: str) -> str:

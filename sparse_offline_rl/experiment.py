@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sparse_offline_rl.agents.base import Agent
 from sparse_offline_rl.agents.registry import AGENTS, agent_configs
 from sparse_offline_rl.compression.compress import Sharing
 from sparse_offline_rl.compression.finetune import finetune
@@ -22,6 +23,7 @@ from sparse_offline_rl.datasets.rewards import mean_return, scale_rewards
 from sparse_offline_rl.engines.selection import masked_engine
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.policy.content import PolicyContent, same_values
+from sparse_offline_rl.policy.header import MAX_POSITIONS
 from sparse_offline_rl.pruning.layer_reports import layer_reports
 from sparse_offline_rl.pruning.registry import mask_schedule, prune_configs
 from sparse_offline_rl.pruning.schedule import Change
@@ -108,8 +110,7 @@ def run(config: Config) -> Result:
     else:
         check_checkpoint(checkpoint, config, folder, data)
         begin, active = _resumed(config, masks, spaces, teacher, checkpoint, folder)
-    # Made once now, so that an agent whose record of acting does not fit its networks does not train in vain.
-    policy_content(config, active.agent, data.normalization, data.loaded)
+    _refuse_what_cannot_be_stored(config, active.agent, data)
     folder.claim()
     try:
         session = Session(config, folder, data, active, masks, begin.memory, checkpoint, teacher, earlier)
@@ -120,6 +121,23 @@ def run(config: Config) -> Result:
         raise
     finally:
         folder.release()
+
+
+def _refuse_what_cannot_be_stored(config: Config, agent: Agent, data: TrainingData) -> None:
+    """Raise UserError, before anything trains in vain, if no checkpoint or policy file could hold the agent."""
+    weights = sum(mlp.topology.total for mlp in agent.mlps().values())
+    if weights > MAX_POSITIONS:
+        raise UserError(
+            f"agent={config.agent.name} has {weights} weights, and checkpoints and policy files hold {MAX_POSITIONS} at most: give "
+            "its networks fewer hidden units."
+        )
+    try:
+        policy_content(config, agent, data.normalization, data.loaded)
+    except ValueError as error:
+        raise UserError(
+            f"agent={config.agent.name} cannot be kept as a policy file ({error}): mend what its acting asks for, e.g. "
+            "agent.acting_candidates, or the sizes of its networks."
+        ) from None
 
 
 def _begun(

@@ -37,6 +37,16 @@ CASES = {
     "discrete actions": (["dataset=minari", "dataset.id=none/none-v0"], ["none/none-v0"]),
     "no dataset id": (["dataset=minari"], ["dataset.id"]),
     "no dataset path": (["dataset=d4rl"], ["dataset.path"]),
+    "an id without Minari": (["dataset.id=my/data-v0"], ["dataset.id=my/data-v0", "set dataset=minari"]),
+    "a path with Minari": (["dataset=minari", "dataset.path=x.hdf5"], ["dataset.path=x.hdf5", "set dataset=d4rl"]),
+    "a seed of data that are there": (
+        ["dataset=minari", "dataset.seed=1"],
+        ["dataset.seed=1", "set dataset=expert or"],
+    ),
+    "too many candidates": (
+        ["agent=bcq", "agent.acting_candidates=10000000"],
+        ["agent=bcq cannot be kept as a policy file", "10000000 candidates", "agent.acting_candidates"],
+    ),
     "missing file": (["dataset=d4rl", "dataset.path=/nowhere/x.hdf5"], ["/nowhere/x.hdf5"]),
     "no cuda": (["device=cuda"], ["device=cuda", "device=cpu"]),
     "unknown device": (["device=tpu"], ["device='tpu'", "'cpu'"]),
@@ -96,6 +106,20 @@ def test_a_bad_job_in_a_sweep_is_named_and_the_others_run(cli, tmp_path, monkeyp
     assert status == 2
     assert names_the_failed_jobs(err)
     assert out.count("finished: ") == 2
+
+
+def test_a_broken_interpolation_in_a_sweep_is_one_sentence_a_job(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = cli("-m", *TINY, "seed=0,1", "run_dir=runs/${nothing}/${seed}")
+    assert status == 2 and "Traceback" not in err and err.count("Interpolation key 'nothing' not found") == 4
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_networks_that_no_file_can_hold_are_refused_before_training(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("sparse_offline_rl.experiment.MAX_POSITIONS", 1000)
+    status, _, err = cli(*TINY, f"run_dir={tmp_path / 'run'}")
+    assert status == 2 and "checkpoints and policy files hold 1000 at most: give its networks fewer hidden units" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_bad_job_in_another_process_is_named_and_the_others_run(spawn, tmp_path, monkeypatch):

@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numba
 import pytest
 
 from sparse_offline_rl import compilation
 from sparse_offline_rl.engines.capture import interpreter
 from sparse_offline_rl.engines.sparse import kernels
+from sparse_offline_rl.training.clock import working_time
 
 PACKAGE = "sparse_offline_rl"
 # Calls a kernel through a constant of another module; prints its result and whether the code came from the disk.
@@ -111,3 +114,14 @@ def test_the_digest_covers_all_imports_of_the_kernels(module, monkeypatch):
     for changed in names:
         monkeypatch.setattr(compilation, "_source", lambda name, c=changed: (b"other" * (name == c), read(name)[1]))
         assert compilation.source_digest(module.__name__) != digest
+
+
+def test_the_clock_of_training_stands_still_while_a_kernel_is_compiled():
+    compiled = numba.njit(lambda x: x**3 + 1)
+    before, wall, work = compilation.seconds_compiling(), time.perf_counter(), working_time()
+    assert compiled(2.0) == 9
+    wall, work = time.perf_counter() - wall, working_time() - work
+    spent = compilation.seconds_compiling() - before
+    assert 0 < spent <= wall and work == pytest.approx(wall - spent, abs=1e-3)
+    compiled(3.0)
+    assert compilation.seconds_compiling() - before == spent

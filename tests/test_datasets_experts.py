@@ -147,6 +147,7 @@ def test_exported_policies_act_as_the_model_does():
         (["env=hoper"], "env=hoper"),
         (["env_id=CartPole-v1"], "Discrete actions"),
         (["steps=many"], "steps=many"),
+        (["device=gpu0"], "device=gpu0"),
     ],
 )
 def test_a_bad_command_is_one_sentence(tmp_path, capsys, arguments, words):
@@ -156,6 +157,14 @@ def test_a_bad_command_is_one_sentence(tmp_path, capsys, arguments, words):
     assert (end.value.code, error.count("\n")) == (2, 1)
     assert words in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as end:
+        cli.main([f"out={tmp_path / 'file' / 'out'}"])
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n")) == (2, 1) and "cannot be created" in error
 
 
 def test_without_stable_baselines3(tmp_path, capsys, monkeypatch):

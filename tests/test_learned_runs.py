@@ -47,7 +47,7 @@ def test_a_run_reports_what_is_left_and_forgets_its_gates(cli, tmp_path):
     assert set(memory.numbers) == {f"{name}/left" for name in ("actor", "critic1", "encoder", "decoder")}
 
 
-@pytest.mark.parametrize("method", ["espn", "slimming"])
+@pytest.mark.parametrize("method", ["espn", "slimming", "group_lasso"])
 def test_networks_that_nothing_trains_are_pruned_by_size_and_without_a_warning(cli, tmp_path, method):
     command = [*TINY_RUN, *small("bc"), "agent.train_critic=false", f"prune={method}", "prune.every=1", "sparsity=0.5"]
     status, _, err = cli(*command, f"run_dir={tmp_path / 'run'}")

@@ -188,6 +188,26 @@ def test_tickets_go_back_to_what_training_began_with(cli, tmp_path, key):
             assert abs(small - np.eye(len(small))).max() < 1e-2
 
 
+@pytest.mark.parametrize(
+    "method",
+    [["prune=set", "prune.every=5"], ["prune=deepr", "prune.every=5"], ["prune=l0", "prune.until=0.75"], [*RIGL]],
+)
+def test_copies_stay_copies_when_masks_change(cli, tmp_path, method):
+    """Grown values, DeepR's noise and that of gates are drawn for each network."""
+    run_dir = tmp_path / "run"
+    status, _, err = cli(*TINY, "agent=td3bc", "agent.twin=copy", *method, "updates=20", f"run_dir={run_dir}")
+    assert status == 0, err
+    first, second = (load_checkpoint(checkpoint_path(run_dir)).state.networks[name] for name in ("critic1", "critic2"))
+    for name, vector in first.vectors().items():
+        assert np.array_equal(vector, second.vectors()[name]), name
+
+
+def test_critics_that_begin_equal_are_said(cli, tmp_path):
+    command = [*TINY, "prune=none", "sparsity=0", "init=zero", "updates=2", "eval.every=2"]
+    assert "the twin critics begin equal" in cli(*command, f"run_dir={tmp_path / 'zero'}")[2]
+    assert "begin equal" not in cli(*command, "agent.twin=copy", f"run_dir={tmp_path / 'copies'}")[2]
+
+
 @pytest.mark.parametrize(("method", "learns"), [("lottery", True), ("iterative_magnitude", False)])
 def test_tickets_go_back_to_the_first_learning_rates(cli, tmp_path, method, learns):
     """Rates are 0 when the first of two levels ends: what goes back to the first weights learns in the second, what stays trained does not."""

@@ -320,6 +320,13 @@ def test_what_was_ever_kept_and_what_is_left_of_the_first_masks():
         ("lottery", {"rewind": 2, "ticket": "reinit"}, "prune.rewind=2 has no meaning with prune.ticket=reinit"),
         ("deepr", {"every": 10, "decay": "cosine"}, "prune.decay=cosine has no meaning with prune.drop=sign"),
         ("obs", {"levels": 1, "every": 7}, "prune.every=7 has no meaning with prune.levels=1"),
+        ("obd", {"damping": 5.0}, "prune.damping=5.0 has no meaning with prune.score=obd and prune.correct=none"),
+        (
+            "structured",
+            {"batches": 5},
+            "prune.batches=5 has no meaning with prune.score=unit_l2 and prune.correct=none",
+        ),
+        ("kron_obd", {"score": "unit_l1", "fisher": "empirical"}, "prune.fisher=empirical has no meaning with"),
         ("eigendamage", {"damping": 5.0}, "prune.damping=5.0 has no meaning with prune.score=eigendamage"),
         ("force", {"rounds": 1}, "prune.revive=true needs prune.rounds of at least 2"),
         ("none", {"schedule": "tickets"}, "prune=none with prune.schedule=tickets names no pruning method"),

@@ -18,6 +18,7 @@ import sparse_offline_rl
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.datasets.load import DatasetInfo
 from sparse_offline_rl.datasets.normalization import Normalization
+from sparse_offline_rl.engines.sparse.available import engine_factory
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
 from sparse_offline_rl.policy import runner
@@ -95,6 +96,20 @@ def test_without_numba_policies_act_densely(monkeypatch):
     policy = Policy(make_policy("bc", 0.1))
     assert isinstance(policy._propose, runner.DenseRunner)
     assert policy.act(np.zeros(5)).shape == (3,)
+
+
+def test_with_a_numba_that_does_not_work_policies_act_densely_after_one_warning(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sparse_offline_rl.engines.sparse.engine", None)
+    engine_factory.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="sparse kernels are not available") as caught:
+            policy = Policy(make_policy("bcq", 0.1))
+        assert len(caught) == 1
+        runners = (policy._propose, policy._perturb, policy._rank)
+        assert all(isinstance(it, runner.DenseRunner) for it in runners)
+        assert policy.act(np.zeros(5)).shape == (3,)
+    finally:
+        engine_factory.cache_clear()
 
 
 @pytest.mark.parametrize("engine", ["dense", "sparse"])

@@ -13,7 +13,7 @@ import torch
 from helpers import needs_two_threads, sparse_twin
 from torch import Tensor
 
-from sparse_offline_rl.engines.sparse.fallback import engine_factory
+from sparse_offline_rl.engines.sparse.available import engine_factory
 from sparse_offline_rl.engines.sparse.module import SparseMLP, set_threads
 from sparse_offline_rl.networks.mlp import MLP
 

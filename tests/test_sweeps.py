@@ -241,6 +241,15 @@ def test_folders_that_tell_the_jobs_apart_stay_as_they_are(overrides):
     assert not any("=" in folder for folder in planned_folders(*overrides))
 
 
+def test_a_folder_without_a_parent_is_told_apart_too(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nrun_dir: here\n")
+    assert planned_folders("--config-dir", str(tmp_path), "experiment=mine", "threads=1,2") == [
+        "here-threads=1",
+        "here-threads=2",
+    ]
+
+
 def test_a_glob_stands_for_choices():
     assert planned_folders("prune=glob(sn*)", "sparsity=0.9") == [
         f"runs/bcq/halfcheetah-expert/{method}-0.9/seed0" for method in ("snfs", "snip")

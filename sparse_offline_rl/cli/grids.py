@@ -104,9 +104,9 @@ def _own_folders(values: Mapping[str, Any], params: Mapping[str, Any], given: Se
             missing[key] = f"${{{key}.name}}" if isinstance(values.get(key), Mapping) else f"${{{key}}}"
     if not missing or any(it.key_or_group == "run_dir" for it in given):
         return []
-    *parents, last = values["run_dir"].split("/")
-    parents[-1] += "".join(f"-{key}={value}" for key, value in missing.items())
-    return [f"run_dir='{'/'.join([*parents, last])}'"]
+    parts = values["run_dir"].split("/")
+    parts[max(len(parts) - 2, 0)] += "".join(f"-{key}={value}" for key, value in missing.items())
+    return [f"run_dir='{'/'.join(parts)}'"]
 
 
 def _names(run_dir: str, key: str) -> bool:

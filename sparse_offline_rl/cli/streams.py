@@ -30,9 +30,10 @@ class SteadyStream:
             return len(text)
 
     def flush(self) -> None:
-        """Flush what can be."""
+        """Flush what can be; of a stream that was closed nothing is left, as where a handler of logging outlives it."""
         try:
-            self._stream.flush()
+            if not self._stream.closed:
+                self._stream.flush()
         except (OSError, ValueError) as error:
             self._lose(error)
 

@@ -82,10 +82,11 @@ def _name(overrides: Iterable[str], shared: Collection[str] = ()) -> str:
 
 
 def _run_one(composed: DictConfig) -> None:
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise UserError(f"{missing[0]}=??? stands for a value that is missing: give {missing[0]}=….")
-    values = OmegaConf.to_container(composed, resolve=True)
+    with hydra_errors():
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise UserError(f"{missing[0]}=??? stands for a value that is missing: give {missing[0]}=….")
+        values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     config = read_config({str(key): value for key, value in values.items()})
     result = run(config)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -17,7 +16,8 @@ from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.datasets.environments import BUNDLED_ENVS, make_env, spaces_of
 from sparse_offline_rl.datasets.experts import StochasticPolicy
 from sparse_offline_rl.datasets.rollouts import GroupRunner
-from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.errors import UserError, reason
+from sparse_offline_rl.files import replacing, write_csv
 from sparse_offline_rl.types import FloatArray
 
 _LONGEST = 100_000  # steps of an evaluation in all, for environments without a time limit
@@ -37,7 +37,7 @@ class TrainExpertOptions(Options):
     warmup: PositiveInt = Field(10_000, description="random steps before learning starts")
     hidden: PositiveInt = Field(256, description="units in each of the two hidden layers")
     seed: int = Field(0, ge=0, description="seed of the training")
-    device: str = Field("auto", description="cpu, cuda or auto")
+    device: Literal["cpu", "cuda", "auto"] = Field("auto", description="cpu, cuda or auto")
     out: Path = Field(description="a new folder for the policies and the learning curve")
 
 
@@ -78,7 +78,10 @@ def train(options: TrainExpertOptions) -> tuple[Checkpoint, Checkpoint]:
         raise UserError(f"out={options.out} is a file, or a folder that is not empty: give a new folder.")
     env = make_env(env_id)
     spaces_of(env, env_id)  # refuses unsuitable environments before any training
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={options.out} cannot be created ({reason(error)}): give another folder.") from None
     # The bundled policies were trained with these settings; gamma 0.99 and Adam 3e-4 are SAC's own defaults.
     model = SAC(
         "MlpPolicy",
@@ -122,10 +125,9 @@ def _env_id(options: TrainExpertOptions) -> str:
 
 
 def _save(path: Path, arrays: Mapping[str, FloatArray]) -> Path:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    return temporary.replace(path)
+    return path
 
 
 def _returns(env_id: str, policy: StochasticPolicy | None, seed: int) -> list[float]:
@@ -149,8 +151,6 @@ def _pick(checkpoints: list[Checkpoint], options: TrainExpertOptions, env_id: st
     for name, chosen in (("expert", expert), ("medium", medium)):
         with np.load(chosen.path) as arrays:
             _save(options.out / f"{name}.npz", dict(arrays))
-    with (options.out / "curve.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["steps", "return_mean", "return_std"])
-        rows.writerows([checkpoint.steps, checkpoint.return_mean, checkpoint.return_std] for checkpoint in checkpoints)
+    rows = ([checkpoint.steps, checkpoint.return_mean, checkpoint.return_std] for checkpoint in checkpoints)
+    write_csv(options.out / "curve.csv", [["steps", "return_mean", "return_std"], *rows])
     return expert, medium

@@ -17,6 +17,8 @@ from sparse_offline_rl.datasets.transitions import Transitions
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.types import Spaces
 
+_BUNDLED = ("expert", "medium", "medium_expert", "random")
+_SOURCES_OF = {"id": ("minari",), "path": ("d4rl",), "seed": _BUNDLED}
 BOUND_TOLERANCE = 1e-5  # float32 rounding of actions at the bounds
 
 
@@ -48,6 +50,7 @@ def load_dataset(dataset: DatasetConfig, env: EnvConfig) -> LoadedDataset:
 
     The environment is ``env.id``, or else the dataset's own. Raises :class:`UserError` for everything the user can mend.
     """
+    _refuse_other_sources(dataset)
     if dataset.name == "d4rl":
         loaded = _load_d4rl(dataset, env)
     elif dataset.name == "minari":
@@ -55,6 +58,16 @@ def load_dataset(dataset: DatasetConfig, env: EnvConfig) -> LoadedDataset:
     else:
         loaded = _load_bundled(dataset, env)
     return replace(loaded, transitions=_check_fit(loaded, dataset.out_of_bounds))
+
+
+def _refuse_other_sources(dataset: DatasetConfig) -> None:
+    """Raise UserError for a key that another source of data has: the run would be named after data that it never saw."""
+    for key, sources in _SOURCES_OF.items():
+        value, default = getattr(dataset, key), DatasetConfig.model_fields[key].default
+        if value != default and dataset.name not in sources:
+            raise UserError(
+                f"dataset.{key}={value} has no meaning with dataset={dataset.name}: leave it out, or set dataset={' or '.join(sources)}."
+            )
 
 
 def _load_bundled(dataset: DatasetConfig, env: EnvConfig) -> LoadedDataset:

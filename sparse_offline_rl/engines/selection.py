@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparse_offline_rl.agents.base import Agent, Update
 from sparse_offline_rl.config import AgentConfig
 from sparse_offline_rl.engines.dense import compacted, hidden_units
-from sparse_offline_rl.engines.sparse.fallback import engine_factory
+from sparse_offline_rl.engines.sparse.available import engine_factory
 from sparse_offline_rl.engines.sparse.module import SparseMLP, set_threads
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.hashed import HashedMLP

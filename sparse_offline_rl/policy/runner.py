@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from sparse_offline_rl.policy.content import PolicyNetwork
 from sparse_offline_rl.types import FloatArray
+
+if TYPE_CHECKING:
+    from sparse_offline_rl.engines.sparse.engine import KernelEngine
+    from sparse_offline_rl.engines.sparse.plan import SparsePlan
 
 DENSE_ABOVE = 0.5  # density from which dense products act sooner than the sparse kernels: measured 0.5 to 0.6
 
@@ -39,9 +44,16 @@ def rows(array: FloatArray) -> Rows:
 
 
 def make_runner(network: PolicyNetwork) -> NetworkRunner:
-    """The runner that suits ``network``: sparse up to a density of one half where Numba is installed."""
+    """The runner that suits ``network``: sparse up to a density of one half where Numba is installed.
+
+    Warns once where it is installed and does not work.
+    """
     if network.density <= DENSE_ABOVE and importlib.util.find_spec("numba") is not None:
-        return SparseRunner(network)
+        from sparse_offline_rl.engines.sparse.available import engine_factory  # here, for it is slow to import
+
+        factory = engine_factory()
+        if factory is not None:
+            return SparseRunner(network, factory)
     return DenseRunner(network)
 
 
@@ -78,16 +90,14 @@ class DenseRunner:
 class SparseRunner:
     """The kernels of the sparse engine: only surviving weights between units that matter, whole network in one call."""
 
-    def __init__(self, network: PolicyNetwork) -> None:
-        # Here, for Numba is slow to import and may be missing.
-        from sparse_offline_rl.engines.sparse.engine import KernelEngine
+    def __init__(self, network: PolicyNetwork, factory: Callable[[SparsePlan], KernelEngine]) -> None:
         from sparse_offline_rl.engines.sparse.plan import SparsePlan
 
         topology = network.topology
         arrays = [array for layer in network.layers for array in (layer.weight, layer.bias)]
         self._values: FloatArray = topology.pack(arrays)
         self._address = self._values.ctypes.data
-        self._engine = KernelEngine(SparsePlan.from_masks(topology.stacked, topology.rectified))
+        self._engine = factory(SparsePlan.from_masks(topology.stacked, topology.rectified))
 
     def run(self, first: Rows, second: Rows, out: Rows) -> None:
         """As :meth:`NetworkRunner.run`."""

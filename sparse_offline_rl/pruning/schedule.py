@@ -185,8 +185,8 @@ class MaskSchedule:
         """For the summary: what the memory says in the end of networks of ``totals`` weights."""
         return {}
 
-    def doubts(self, update: int, memory: Memory, totals: Mapping[str, int]) -> list[str]:
-        """What the user should know of the change after ``update`` that found ``memory``, a sentence each."""
+    def doubts(self, update: int, memory: Memory, state: AgentState) -> list[str]:
+        """What the user should know of the change after ``update`` that found ``memory`` and ``state``, a sentence each."""
         return []
 
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:

@@ -35,6 +35,12 @@ from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.units import UNIT_SCORES, require_units_of, without_units
 from sparse_offline_rl.pruning.views import NetworkView
 
+# Scores that look at no curvature, and those that invert none; one that is not here may do both.
+_NO_CURVATURE = frozenset(
+    {"snip", "grasp", "magnitude", "signed_magnitude", "random", "synflow", "gradient", "unit_l1", "unit_l2"}
+)
+_NO_INVERSE = _NO_CURVATURE | {"obd", "kron_obd", EIGENDAMAGE}
+
 
 class SurgeryConfig(PruneConfig):
     """Keys of ``prune.schedule=surgery``."""
@@ -79,6 +85,7 @@ class Surgery(MaskSchedule):
                 f"prune.scope=erk deals out single weights, and prune.score={self.score} prunes "
                 f"{'hidden units' if self.units else 'directions'}: set prune.scope=network or prune.scope=layer."
             )
+        self._refuse_curvature_that_nobody_asks_for()
         if config.levels == 1:
             require_unset(config, "every", "prune.levels=1")
         self.first = max(first_update(config.start, updates), 1)
@@ -89,6 +96,16 @@ class Surgery(MaskSchedule):
                 f"prune.levels={config.levels} changes {self.every} updates apart from update {self.first} on leave nothing of "
                 f"updates={updates} to fine-tune: train longer, or lower prune.start, prune.levels or prune.every."
             )
+
+    def _refuse_curvature_that_nobody_asks_for(self) -> None:
+        config, choice = self.config, f"prune.score={self.score} and prune.correct=none"
+        if config.correct != "none":
+            return
+        if self.score in _NO_INVERSE:
+            require_unset(config, "damping", choice)
+        if self.score in _NO_CURVATURE:
+            for key in ("batches", "fisher"):
+                require_unset(config, key, choice)
 
     def _require_once(self) -> None:
         """Raise UserError if layers that are in factors are to be pruned or corrected once more."""
@@ -102,7 +119,6 @@ class Surgery(MaskSchedule):
             raise UserError(
                 f"prune.levels={config.levels} would prune layers that prune.score={self.score} has left in factors: set prune.levels=1."
             )
-        require_unset(config, "damping", f"prune.score={self.score}")
 
     def start(self, moment: Moment) -> AgentState:
         """As the base says. Raises UserError, too, if no whole number of units or directions comes near the sparsity."""

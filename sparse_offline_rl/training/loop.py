@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from sparse_offline_rl.agents.base import Metrics
+from sparse_offline_rl.training.clock import working_time
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Schedule:
 
 @dataclass
 class Clock:
-    """Where the wall time went, over all sessions of a run, in seconds."""
+    """Where the time went, over all sessions of a run, in seconds without those of the compiler."""
 
     train: float = 0.0
     evaluate: float = 0.0
@@ -46,17 +46,17 @@ class Hooks:
 def train(step: Callable[[], Metrics], schedule: Schedule, hooks: Hooks, clock: Clock, start: int = 0) -> int:
     """Run updates ``start + 1 … schedule.updates``; returns the last one done, earlier if ``should_stop`` said so."""
     for update in range(start + 1, schedule.updates + 1):
-        begin = time.perf_counter()
+        begin = working_time()
         metrics = step()
-        clock.train += time.perf_counter() - begin
+        clock.train += working_time() - begin
 
         evaluation: dict[str, float] = {}
         if update < schedule.updates:
             if hooks.ends_level(update):
                 evaluation = _evaluate(hooks, clock, update)
-            begin = time.perf_counter()
+            begin = working_time()
             hooks.change_masks(update)
-            clock.train += time.perf_counter() - begin
+            clock.train += working_time() - begin
         if not evaluation and schedule.due(schedule.eval_every, update):
             evaluation = _evaluate(hooks, clock, update)
         if evaluation or schedule.due(schedule.log_every, update):
@@ -70,7 +70,7 @@ def train(step: Callable[[], Metrics], schedule: Schedule, hooks: Hooks, clock: 
 
 
 def _evaluate(hooks: Hooks, clock: Clock, update: int) -> dict[str, float]:
-    begin = time.perf_counter()
+    begin = working_time()
     evaluation = hooks.evaluate(update)
-    clock.evaluate += time.perf_counter() - begin
+    clock.evaluate += working_time() - begin
     return evaluation

@@ -50,6 +50,10 @@ class MaskChanges:
         config = self._config
         before, after = BEFORE_MASKS.get(config.init), AFTER_MASKS.get(config.init)
         state = initialized(state, before)
+        if config.init == "zero" and self._kind.TWINS and config.agent.twin != "copy":
+            warn(
+                "init=zero draws nothing: the twin critics begin equal and, down one loss, stay equal until something draws for each."
+            )
         if config.prune.name == "none":
             return Change(initialized(state, after), Memory())
         if config.init == "zero" and self.schedule.score != "random" and not self.schedule.STARTS_DENSE:
@@ -71,10 +75,11 @@ class MaskChanges:
         """What the schedule does after ``update``; nothing where it is not due."""
         if not self.schedule.due(update):
             return Change(state, memory)
-        change = self._observed(self.schedule.change(self._moment(update, state, memory, f"masks-{update}")))
-        for sentence in self.schedule.doubts(update, memory, _totals(state)):
+        change = self.schedule.change(self._moment(update, state, memory, f"masks-{update}"))
+        for sentence in self.schedule.doubts(update, memory, state):
             warn(sentence)
-        return change
+        # Noise of gates and the values of grown weights are drawn for each network: copies would part.
+        return self._observed(replace(change, state=copy_twins(change.state, self._twins)))
 
     def columns(self, networks: Iterable[str]) -> list[str]:
         """Metrics that the schedule adds for ``networks``; a twin that follows another has none of its own."""
@@ -118,7 +123,3 @@ class MaskChanges:
             return agent.objectives(batch, draws)
 
         return objectives
-
-
-def _totals(state: AgentState) -> dict[str, int]:
-    return {name: network.topology.total for name, network in state.networks.items()}

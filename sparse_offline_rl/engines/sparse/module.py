@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparse_offline_rl.engines.sparse.fallback import dense_forward, engine_factory
+from sparse_offline_rl.engines.sparse.available import engine_factory
+from sparse_offline_rl.engines.sparse.fallback import dense_forward
 from sparse_offline_rl.engines.sparse.plan import SparsePlan
 from sparse_offline_rl.engines.sparse.tables import MAX_INPUTS
 from sparse_offline_rl.networks.mlp import PrunableMLP, repeat_first, repeats_of_first

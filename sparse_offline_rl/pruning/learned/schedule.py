@@ -150,18 +150,16 @@ class Learned(MaskSchedule):
         """As the base says: the share of weights that were switched on when gates became masks."""
         return {f"gates/left/{name}": left / totals[name] for name, left in self._left(memory).items()}
 
-    def doubts(self, update: int, memory: Memory, totals: Mapping[str, int]) -> list[str]:
+    def doubts(self, update: int, memory: Memory, state: AgentState) -> list[str]:
         """As the base says: gates that were far from their target when they became masks; not those that nothing has trained."""
         if update != self.last:
             return []
-        trained = {
-            name: bool(memory.numbers[f"{name}/steps"]) or self.kind.INITIAL is None for name in self._left(memory)
-        }
+        totals = {name: network.topology.total for name, network in state.networks.items()}
         return [
             f"network {name}: {left} of {totals[name]} weights were still switched on where {self.allowed(totals[name])} were to "
             "survive; the others were cut by rank. Raise prune.penalty, or learn for longer."
             for name, left in self._left(memory).items()
-            if trained[name] and left > 1.05 * self.allowed(totals[name])
+            if state.networks[name].exp_avg_sq.any() and left > 1.05 * self.allowed(totals[name])
         ]
 
     def _left(self, memory: Memory) -> dict[str, int]:
