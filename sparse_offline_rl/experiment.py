@@ -33,6 +33,7 @@ from sparse_offline_rl.training.checkpoint import Checkpoint, load_checkpoint
 from sparse_offline_rl.training.console import say, show_layers, warn, warn_of_collapse
 from sparse_offline_rl.training.deploy import policy_content
 from sparse_offline_rl.training.distillation import Teacher, load_teacher
+from sparse_offline_rl.training.finished import require_finished
 from sparse_offline_rl.training.mask_changes import MaskChanges
 from sparse_offline_rl.training.pretrained import go_on
 from sparse_offline_rl.training.process import prepare_process, stop_on_signal
@@ -97,6 +98,9 @@ def run(config: Config) -> Result:
     prepare_process(config.threads)
     seed_everything(config.seed)
     checkpoint = load_checkpoint(folder.checkpoint) if folder.resumable else None
+    if checkpoint is None:  # before the dataset, which may be generated for minutes
+        require_finished("pretrained", config.pretrained)
+    require_finished("distill.teacher", config.distill.teacher)
     data = load_training_data(config)
     spaces = data.loaded.spaces
     masks = MaskChanges(config, spaces, data.buffer)

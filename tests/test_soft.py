@@ -93,10 +93,10 @@ def test_the_pipeline_learns_prunes_and_rewires(cli, tmp_path):
     assert status == 0, err
     said = [line.partition(" (")[2] for line in out.splitlines() if line.startswith("engine: ")]
     assert [it.split(")")[0] for it in said] == [
-        "density 1 is above the measured crossover of 0.5",
+        "density 1 is above 0.5, where engine=auto changes over",
         "masks are learned beside the weights",
         "hidden layers are soft",
-        "density 0.2 is below the measured crossover of 0.5",
+        "density 0.2 is below 0.5, where engine=auto changes over",
     ]
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["masks/first_kept/decoder"] < 1 and summary["gates/left/decoder"] > 0

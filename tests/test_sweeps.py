@@ -256,6 +256,17 @@ def test_a_glob_stands_for_choices():
     ]
 
 
+def test_a_key_of_a_grid_that_the_chosen_agent_lacks_is_one_sentence():
+    with pytest.raises(
+        UserError, match=r"agent.train_critic=False.*there is no key 'agent.train_critic' with agent=iql"
+    ):
+        planned_folders("experiment=study", "agent=iql", "env=hopper", "seed=0")
+
+
+def test_the_flag_of_a_sweep_may_stand_anywhere():
+    assert parse_flags(["env=hopper", "-m", "prune=snip,grasp"]).overrides == ["env=hopper", "prune=snip,grasp"]
+
+
 def test_a_key_that_some_choices_lack_is_one_sentence():
     with pytest.raises(UserError, match=r"prune.every=10: there is no key 'prune.every' with prune=snip; make a sweep"):
         planned_folders("prune=rigl,snip", "prune.every=10", "sparsity=0.9")

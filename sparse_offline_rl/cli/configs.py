@@ -32,7 +32,7 @@ def parse_flags(arguments: Sequence[str]) -> Namespace:
         raise UserError(f"{message}; --hydra-help lists the flags.")
 
     parser.error = refuse  # type: ignore[method-assign]
-    flags = parser.parse_args(list(arguments))
+    flags = parser.parse_intermixed_args(list(arguments))  # -m may stand between overrides
     if flags.experimental_rerun is not None:
         raise UserError("--experimental-rerun reads a pickle, which is never done here: give the run's command again.")
     commands = {

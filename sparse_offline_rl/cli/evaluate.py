@@ -40,20 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Do it; ``arguments`` are those of the command line by default."""
     with user_errors():
         options = parse_options(EvaluateOptions, sys.argv[1:] if arguments is None else arguments)
+        _check_files(options)
+        film = _film(options)  # before the episodes: a machine without a screen may not be able to
         result = evaluate_run(options)
         _show(result)
         if options.out is not None:
             write_json(options.out, result)
             print(f"  written to    {options.out}")
-        if options.video is not None:
-            total, steps = _film(options, result["env"])
+        if film is not None:
+            total, steps = film
             print(f"  film          {options.video}: an episode of {steps} steps, return {total:.1f}")
 
 
 def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
     """Play the episodes; the contents of the file that ``out`` names. Raises UserError if there is nothing to evaluate."""
-    if options.video is not None:
-        check_video_path(options.video)
     policy, env_id = _open(options)
     references = _references(options.run_dir, policy.content.env_id, env_id)
     steps = 0
@@ -77,6 +77,14 @@ def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
     return (
         facts | _statistics(returns) | {"normalized_score": score, "steps": steps, "steps_per_second": steps / seconds}
     )
+
+
+def _check_files(options: EvaluateOptions) -> None:
+    """Raise UserError for files that could not be written once all episodes are played."""
+    if options.video is not None:
+        check_video_path(options.video)
+    if options.out is not None and options.out.is_dir():
+        raise UserError(f"out={options.out} is a folder: give the name of a file in it.")
 
 
 def _open(options: EvaluateOptions) -> tuple[Policy, str]:
@@ -159,8 +167,10 @@ def _show(result: Mapping[str, Any]) -> None:
     print(f"  speed         {result['steps_per_second']:.0f} environment steps a second")
 
 
-def _film(options: EvaluateOptions, env_id: str) -> tuple[float, int]:
-    assert options.video is not None
-    policy = load_policy(options.run_dir)
+def _film(options: EvaluateOptions) -> tuple[float, int] | None:
+    """Return and steps of the episode that was filmed, if there is to be a film."""
+    if options.video is None:
+        return None
+    policy, env_id = _open(options)
     policy.seed(options.seed)
     return record_episode(policy.act, env_id, options.video, options.seed, _settings(policy, env_id))

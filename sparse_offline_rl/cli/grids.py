@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from sparse_offline_rl.cli.overrides import check_jobs
 from sparse_offline_rl.errors import UserError
 
 PREFIX = "grid."
@@ -38,6 +39,7 @@ def sweep(app: Hydra, flags: Namespace, job: Callable[[DictConfig], Any]) -> lis
         )
         return [done for batch in batches for done in batch]
     callbacks, jobs = Callbacks(config), grid_jobs(params, given, run_dir)
+    check_jobs(app, flags, jobs)
     context = HydraContext(config_loader=app.config_loader, callbacks=callbacks)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
     callbacks.on_multirun_start(config=config, config_name=flags.config_name)
@@ -56,7 +58,9 @@ def run_folders(app: Hydra, flags: Namespace) -> list[Path]:
 def planned_jobs(app: Hydra, flags: Namespace) -> list[list[str]]:
     """The overrides of the jobs that :func:`sweep` would do."""
     _, params, given, run_dir = _composed(app, flags)
-    return grid_jobs(params, given, run_dir)
+    jobs = grid_jobs(params, given, run_dir)
+    check_jobs(app, flags, jobs)
+    return jobs
 
 
 def _composed(app: Hydra, flags: Namespace) -> tuple[DictConfig, dict[str, Any], list[str], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -53,6 +54,28 @@ def check_overrides(app: Hydra, flags: Namespace, sweep: bool) -> None:
             OmegaConf.to_container(
                 OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
             )
+
+
+def check_jobs(app: Hydra, flags: Namespace, jobs: Iterable[Sequence[str]]) -> None:
+    """Raise UserError for the first key in the overrides of ``jobs`` that the job's own choice of its group lacks.
+
+    The grids of a sweep may set keys of an agent or a method in whose place the command line puts another.
+    """
+    groups = app.config_loader.list_groups("")
+
+    @functools.cache
+    def keys(choice: str) -> set[str]:
+        return _known_keys(app, flags, [_parse(app, choice)])[choice]
+
+    for job in jobs:
+        chosen = {override.partition("=")[0]: override for override in job}
+        for key in chosen:
+            group = key.partition(".")[0]
+            if key != group and group in groups and group in chosen and key not in keys(chosen[group]):
+                raise UserError(
+                    f"{chosen[key]}, which a grid of this sweep sets: there is no key '{key}' with {chosen[group]}; choose what has it, "
+                    "or make a sweep of your own."
+                )
 
 
 def _known_keys(app: Hydra, flags: Namespace, choices: list[Override]) -> dict[str, set[str]]:

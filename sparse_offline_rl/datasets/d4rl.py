@@ -69,7 +69,8 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None) -> tuple[Transiti
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
-        raise UserError(f"dataset.path={path} does not exist: give the path of a D4RL HDF5 file.")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"dataset.path={path} {what}: give the path of a D4RL HDF5 file.")
     try:
         with h5py.File(path, "r") as file:
             missing = [name for name in _REQUIRED if not isinstance(file.get(name), h5py.Dataset)]

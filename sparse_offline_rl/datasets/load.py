@@ -74,8 +74,9 @@ def _load_bundled(dataset: DatasetConfig, env: EnvConfig) -> LoadedDataset:
     recipe = bundled_recipe(env.name, dataset.name, dataset.size, dataset.seed)
     if env.id not in (None, recipe.env_id):
         raise UserError(
-            f"dataset={dataset.name} is generated in {recipe.env_id}, but env.id={env.id}: leave env.id out, or use "
-            f"dataset=minari dataset.id={recipe.dataset_id} to train on it for another environment."
+            f"dataset={dataset.name} is generated in {recipe.env_id}, but env.id={env.id}: leave env.id out, or make data of that "
+            f"environment by sparse-offline-rl generate-dataset env_id={env.id} dataset=random id=my/data-v0, and train on them by "
+            "dataset=minari dataset.id=my/data-v0."
         )
     generate(recipe)
     data = read_minari(recipe.dataset_id, dataset.size)

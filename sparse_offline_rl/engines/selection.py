@@ -72,8 +72,10 @@ def choose_engine(
     if requested != "auto":
         return Engine(requested, "as requested", SparseMLP if requested == "sparse" else dense)
     if density > CROSSOVER_DENSITY:
-        return Engine("dense", f"density {density:.3g} is above the measured crossover of {CROSSOVER_DENSITY:g}", dense)
-    reason = f"density {density:.3g} is below the measured crossover of {CROSSOVER_DENSITY:g}"
+        return Engine(
+            "dense", f"density {density:.3g} is above {CROSSOVER_DENSITY:g}, where engine=auto changes over", dense
+        )
+    reason = f"density {density:.3g} is below {CROSSOVER_DENSITY:g}, where engine=auto changes over"
     return Engine("sparse", reason, SparseMLP)
 
 

@@ -23,22 +23,30 @@ class FinishedRun:
     checkpoint: Checkpoint
 
 
-def open_finished(key: str, run_dir: str, agent: str, data: str) -> FinishedRun:
-    """The run in ``run_dir``, which the user named by ``key``, with the configuration that its checkpoint holds.
-
-    Raises UserError if it is unfinished or damaged, of another agent than ``agent``, or of other data than ``data``, a dataset's
-    fingerprint.
-    """
+def require_finished(key: str, run_dir: str | None) -> None:
+    """Raise UserError if ``run_dir``, which the user named by ``key``, is no folder of a finished run; None names none."""
+    if run_dir is None:
+        return
     folder = Path(run_dir)
-    path, summary = checkpoint_path(folder), folder / "summary.json"
     try:
-        finished = path.is_file() and summary.is_file()
+        finished = checkpoint_path(folder).is_file() and (folder / "summary.json").is_file()
     except OSError as error:
         raise UserError(
             f"{key}={folder} cannot be read ({error.strerror}): give the folder of a finished run."
         ) from None
     if not finished:
         raise UserError(f"{key}={folder} is no finished run: give the folder of one.")
+
+
+def open_finished(key: str, run_dir: str, agent: str, data: str) -> FinishedRun:
+    """The run in ``run_dir``, which the user named by ``key``, with the configuration that its checkpoint holds.
+
+    Raises UserError if it is unfinished or damaged, of another agent than ``agent``, or of other data than ``data``, a dataset's
+    fingerprint.
+    """
+    require_finished(key, run_dir)
+    folder = Path(run_dir)
+    path, summary = checkpoint_path(folder), folder / "summary.json"
     try:
         check_summary(read_json(summary))
     except ValueError as error:
