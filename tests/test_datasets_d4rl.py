@@ -126,7 +126,7 @@ def test_broken_files_are_refused_in_a_sentence(tmp_path, case):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.hdf5 is a folder"):
+    with pytest.raises(UserError, match=r"nowhere\.hdf5 does not exist"):
         read_d4rl(tmp_path / "nowhere.hdf5", None)
     with pytest.raises(UserError, match="is a folder"):
         read_d4rl(tmp_path, None)
