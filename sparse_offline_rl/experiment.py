@@ -129,19 +129,20 @@ def run(config: Config) -> Result:
 
 def _refuse_what_cannot_be_stored(config: Config, agent: Agent, data: TrainingData) -> None:
     """Raise UserError, before anything trains in vain, if no checkpoint or policy file could hold the agent."""
-    weights = sum(mlp.topology.total for mlp in agent.mlps().values())
-    if weights > MAX_POSITIONS:
-        raise UserError(
-            f"agent={config.agent.name} has {weights} weights, and checkpoints and policy files hold {MAX_POSITIONS} at most: give "
-            "its networks fewer hidden units."
-        )
+    layers = [mask.size for mlp in agent.mlps().values() for mask in mlp.topology.layers.values()]
     try:
-        policy_content(config, agent, data.normalization, data.loaded)
+        content = policy_content(config, agent, data.normalization, data.loaded)
     except ValueError as error:
         raise UserError(
             f"agent={config.agent.name} cannot be kept as a policy file ({error}): mend what its acting asks for, e.g. "
             "agent.acting_candidates, or the sizes of its networks."
         ) from None
+    policy = sum(layer.mask.size for network in content.networks.values() for layer in network.layers)
+    if max(policy, *layers) > MAX_POSITIONS:
+        raise UserError(
+            f"agent={config.agent.name} has a layer of {max(layers)} weights and a policy of {policy}, and a checkpoint holds "
+            f"{MAX_POSITIONS} a layer, a policy file as many in all: give its networks fewer hidden units."
+        )
 
 
 def _begun(

@@ -1,5 +1,6 @@
 """Whatever a user gets wrong ends in one sentence that names it, with nothing written."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -116,10 +117,16 @@ def test_a_broken_interpolation_in_a_sweep_is_one_sentence_a_job(cli, tmp_path, 
 
 
 def test_networks_that_no_file_can_hold_are_refused_before_training(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("sparse_offline_rl.experiment.MAX_POSITIONS", 1000)
-    status, _, err = cli(*TINY, f"run_dir={tmp_path / 'run'}")
-    assert status == 2 and "checkpoints and policy files hold 1000 at most: give its networks fewer hidden units" in err
+    run = [*TINY, "updates=2", "eval.every=2", f"run_dir={tmp_path / 'run'}"]
+    monkeypatch.setattr("sparse_offline_rl.experiment.MAX_POSITIONS", 5000)
+    status, _, err = cli(*run)
+    assert status == 2 and "a layer of 2304 weights and a policy of " in err and "fewer hidden units" in err
     assert not (tmp_path / "run").exists()
+    # The networks of the agent may have more weights together than a layer, or the policy, may.
+    monkeypatch.setattr("sparse_offline_rl.experiment.MAX_POSITIONS", 9000)
+    assert cli(*run)[0] == 0
+    totals = [layer["total"] for layer in json.loads((tmp_path / "run" / "summary.json").read_text())["layers"]]
+    assert sum(totals) > 9000
 
 
 def test_a_bad_job_in_another_process_is_named_and_the_others_run(spawn, tmp_path, monkeypatch):

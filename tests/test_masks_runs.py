@@ -204,8 +204,8 @@ def test_copies_stay_copies_when_masks_change(cli, tmp_path, method):
 
 def test_critics_that_begin_equal_are_said(cli, tmp_path):
     command = [*TINY, "prune=none", "sparsity=0", "init=zero", "updates=2", "eval.every=2"]
-    assert "the twin critics begin equal" in cli(*command, f"run_dir={tmp_path / 'zero'}")[2]
-    assert "begin equal" not in cli(*command, "agent.twin=copy", f"run_dir={tmp_path / 'copies'}")[2]
+    assert "both critics start with the same weights" in cli(*command, f"run_dir={tmp_path / 'zero'}")[2]
+    assert "the same weights" not in cli(*command, "agent.twin=copy", f"run_dir={tmp_path / 'copies'}")[2]
 
 
 @pytest.mark.parametrize(("method", "learns"), [("lottery", True), ("iterative_magnitude", False)])

@@ -251,6 +251,9 @@ def test_a_folder_without_a_parent_is_told_apart_too(tmp_path):
 
 
 def test_a_glob_stands_for_choices():
+    assert (
+        len(planned_folders("prune='rigl'", "prune.every=10,20", "sparsity=0.9")) == 2
+    )  # quotes are no part of a choice
     assert planned_folders("prune=glob(sn*)", "sparsity=0.9") == [
         f"runs/bcq/halfcheetah-expert/{method}-0.9/seed0" for method in ("snfs", "snip")
     ]

@@ -65,7 +65,8 @@ def check_jobs(app: Hydra, flags: Namespace, jobs: Iterable[Sequence[str]]) -> N
 
     @functools.cache
     def keys(choice: str) -> set[str]:
-        return _known_keys(app, flags, [_parse(app, choice)])[choice]
+        (found,) = _known_keys(app, flags, [_parse(app, choice)]).values()
+        return found
 
     for job in jobs:
         chosen = {override.partition("=")[0]: override for override in job}
@@ -73,7 +74,7 @@ def check_jobs(app: Hydra, flags: Namespace, jobs: Iterable[Sequence[str]]) -> N
             group = key.partition(".")[0]
             if key != group and group in groups and group in chosen and key not in keys(chosen[group]):
                 raise UserError(
-                    f"{chosen[key]}, which a grid of this sweep sets: there is no key '{key}' with {chosen[group]}; choose what has it, "
+                    f"{chosen[key]}, in a job of this sweep: there is no key '{key}' with {chosen[group]}; choose what has it, "
                     "or make a sweep of your own."
                 )
 

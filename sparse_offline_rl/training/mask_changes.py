@@ -52,7 +52,8 @@ class MaskChanges:
         state = initialized(state, before)
         if config.init == "zero" and self._kind.TWINS and config.agent.twin != "copy":
             warn(
-                "init=zero draws nothing: the twin critics begin equal and, down one loss, stay equal until something draws for each."
+                "init=zero is deterministic: both critics start with the same weights, and with the same loss they stay identical "
+                "unless random masks or values are drawn for each."
             )
         if config.prune.name == "none":
             return Change(initialized(state, after), Memory())
