@@ -69,13 +69,11 @@ def options_of(draw, method: str) -> dict[str, object]:
         back = {"rewind": draw(st.integers(0, 2))} if ticket in ("rewind", "random") else {}
         return {"levels": draw(st.integers(1, 4)), "ticket": ticket, **back}
     if method in SURGERIES:
-        return {
-            "start": draw(st.sampled_from([0.0, 0.5])),
-            "levels": draw(st.integers(1, 4)),
-            "correct": draw(st.sampled_from(["none", "obs", *(["kron_obs"] if method in UNITS else [])])),
-            "fisher": draw(st.sampled_from(["sampled", "empirical"])),
-            "batches": draw(st.integers(1, 3)),
-        }
+        correct = draw(st.sampled_from(["none", "obs", *(["kron_obs"] if method in UNITS else [])]))
+        found = {"start": draw(st.sampled_from([0.0, 0.5])), "levels": draw(st.integers(1, 4)), "correct": correct}
+        if method != "structured" or correct != "none":  # which alone looks at no curvature
+            found |= {"fisher": draw(st.sampled_from(["sampled", "empirical"])), "batches": draw(st.integers(1, 3))}
+        return found
     return {}
 
 

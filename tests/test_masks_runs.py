@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, small
+from conftest import TINY, TINY_RUN, small
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from run_results import kill_at_file_operations
@@ -195,7 +195,8 @@ def test_tickets_go_back_to_what_training_began_with(cli, tmp_path, key):
 def test_copies_stay_copies_when_masks_change(cli, tmp_path, method):
     """Grown values, DeepR's noise and that of gates are drawn for each network."""
     run_dir = tmp_path / "run"
-    status, _, err = cli(*TINY, "agent=td3bc", "agent.twin=copy", *method, "updates=20", f"run_dir={run_dir}")
+    command = [*TINY_RUN, "agent=td3bc", *small("td3bc"), "agent.twin=copy", *method, "updates=20"]
+    status, _, err = cli(*command, f"run_dir={run_dir}")
     assert status == 0, err
     first, second = (load_checkpoint(checkpoint_path(run_dir)).state.networks[name] for name in ("critic1", "critic2"))
     for name, vector in first.vectors().items():

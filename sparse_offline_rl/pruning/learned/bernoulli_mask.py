@@ -29,7 +29,7 @@ class BernoulliMask(Extension):
     def added_loss(self, weights: Mapping[str, Tensor]) -> Tensor:
         """As the base says; the push to the ends does not rest once the target is met."""
         fewer = summed(self.gates.values())
-        ends = fewer - summed(gate.square() for gate in self.gates.values())
+        ends = summed(gate * (1 - gate) for gate in self.gates.values())
         return (self.strength * fewer + self.settings.polarize * ends) * self.state.unit
 
     @torch.no_grad()

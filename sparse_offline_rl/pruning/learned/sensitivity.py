@@ -23,8 +23,8 @@ class Sensitivity(Extension):
         count = sum(gradient.numel() for gradient in gradients.values())
         mean = summed(gradient.abs() for gradient in gradients.values()) / count
         for name, weight in weights.items():
-            unfelt = gradients[name].abs().div_(-mean.clamp_min(1e-12)).add_(1).clamp_min_(0)
-            weight.mul_(unfelt.mul_(-rate * self.strength).add_(1))
+            unfelt = (1 - gradients[name].abs() / mean.clamp_min(1e-12)).clamp_min(0)
+            weight.mul_(1 - rate * self.strength * unfelt)
 
     def left(self, layer: str, weight: Tensor) -> Tensor:
         """``|w| > 1e-4``."""
