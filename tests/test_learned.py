@@ -115,18 +115,6 @@ def test_variational_dropout_has_the_noise_and_the_divergence_of_molchanov():
     assert mean.tolist() == [[7.0, 26.0]]
 
 
-def test_the_derivative_of_the_divergence_is_that_of_its_values():
-    dropout = extension("vardrop", GATES)
-
-    def penalty(gate: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        dropout.gates["out"] = gate
-        return dropout.penalty({"out": weight})
-
-    gate = torch.tensor([[-9.0, 0.5, 4.0, -30.0]], dtype=torch.float64, requires_grad=True)
-    weight = torch.tensor([[1.0, -0.3, 0.02, 2.0]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(penalty, (gate, weight))
-
-
 def test_a_units_scale_goes_through_relu_into_weights_and_bias():
     slim = extension("slimming", {"hidden0": [0.5, -0.3]})
     slim.after_step({}, {}, 0.1)
