@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.errors import UserError, remedy
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -282,7 +282,7 @@ def _sentence(error: ValidationError, section: str = "", chosen: str = "") -> st
         return f"{key}={_typed(first['input'])}: there is no such key {where}; remove it."
     if first["type"] == "missing":
         return f"{key} is missing{f', which {chosen} needs' if chosen else ''}: set it."
-    hint = _SPARSITY_HINT if key == "sparsity" else first["msg"][0].lower() + first["msg"][1:]
+    hint = _SPARSITY_HINT if key == "sparsity" else remedy(first)
     entry = next((part for part in first["loc"] if isinstance(part, int)), None)
     said = (
         f"{key}={_typed(first['input'])}" if entry is None else f"{key}: entry {entry + 1}, {_typed(first['input'])},"

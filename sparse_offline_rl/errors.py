@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import ValidationError
 
 
@@ -24,3 +27,28 @@ def first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, first["loc"])) or "the whole"
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def remedy(problem: Mapping[str, Any]) -> str:
+    """What to give instead of a value that a pydantic model refused: a clause for a sentence, from one of its ``errors()``."""
+    kind, value = problem["type"], problem["input"]
+    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"give a whole number, written {value:.0f}"
+    if kind in _REMEDIES:
+        return _REMEDIES[kind].format(**problem.get("ctx", {}))
+    message: str = problem["msg"].removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+_REMEDIES = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "give a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "give a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "give true or false"),
+    "finite_number": "give a finite number",
+    "greater_than": "give more than {gt:g}",
+    "greater_than_equal": "give at least {ge:g}",
+    "less_than": "give less than {lt:g}",
+    "less_than_equal": "give at most {le:g}",
+    "literal_error": "choose {expected}",
+    "tuple_type": "give a list, e.g. [256,256]",
+}

@@ -97,8 +97,8 @@ def test_any_key_can_be_the_axis_the_line_or_the_panel(tmp_path):
         ("where=prune", "where=prune cannot be used: write key=value"),
         ("by=prune,,seed", "by=prune,,seed cannot be used: write keys with commas"),
         ("panels=", "panels= cannot be used: write keys with commas"),
-        ("updates=0", "updates=0 cannot be used: input should be greater than 0"),
-        ("seconds=inf", "seconds=inf cannot be used: input should be a finite number"),
+        ("updates=0", "updates=0 cannot be used: give more than 0"),
+        ("seconds=inf", "seconds=inf cannot be used: give a finite number"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_is_a_sentence(tmp_path, capsys, argument, sentence):

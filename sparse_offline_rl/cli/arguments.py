@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sparse_offline_rl.cli.errors import closest
-from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.errors import UserError, remedy
 
 
 class Options(BaseModel):
@@ -63,8 +63,7 @@ def _sentence(model: type[Options], error: ValidationError) -> str:
     if first["type"] == "missing":
         field = model.model_fields[_keys(model)[key]]
         return f"{key} is missing: give {key}=… ({field.description})."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}={first['input']} cannot be used: {message[0].lower()}{message[1:]}."
+    return f"{key}={first['input']} cannot be used: {remedy(first)}."
 
 
 def _help(model: type[Options]) -> str:

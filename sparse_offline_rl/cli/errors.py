@@ -31,7 +31,10 @@ def closest(word: str, known: Iterable[str]) -> str:
     import difflib  # takes a while, and few commands fail
 
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    swapped = [
+        name for name in names if sorted(name) == sorted(word)
+    ]  # letters that changed places: bqc is bcq, not bc
+    close = swapped or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if close:
         return f"the closest is '{close[0]}'"
     return f"there is {', '.join(names)}" if len(names) <= _MOST_NAMES else "--help lists them all"
