@@ -11,7 +11,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from findings_cells import (
+    Cell,
+    each_seed,
+    first_crossing,
+    kilobytes,
+    late_and_best,
+    of_cells,
+    returns,
+    seconds,
+    share,
+    text,
+)
 from findings_tables import (
+    ENVS,
     ROOT,
     Part,
     Setting,
@@ -98,6 +111,38 @@ _SETTINGS = (
 )
 _TWIN = Setting("`agent.twin=copy` (paper: both critics stay equal)", special=(("agent.twin", "copy"),))
 
+# What SNIP costs: the last evaluation of each run, the agent's first store first.
+_COST_SPARSITIES = (0.0, 0.95, 0.98, 0.99, 0.995)
+_COST = {
+    agent: {
+        it: replace(
+            _STUDY[agent], stores=("study/data",), sparsity=it, updates=(50_000,), methods=("snip" if it else "none",)
+        )
+        for it in _COST_SPARSITIES
+    }
+    for agent in ("BCQ", "BC")
+}
+
+
+def _costs(agent: str, env: str) -> list[Cell]:
+    dense, *pruned = _COST[agent].values()
+    if (agent, env) == ("BCQ", "halfcheetah"):
+        # Three runs of 50,000 updates without others beside them; other work disturbed the clocks of two.
+        first = seconds(dense, env, seed=0, remark=" (50,000; alone)")
+    else:
+        first = seconds(dense, env)
+    return [first, *(seconds(part, env) for part in pruned)]
+
+
+_LONG = Part(("study/long", "study/data"), "bcq", "expert", 0.98, (200_000,), methods=("snip",))
+_BEYOND = Part(("study/beyond", "study/data"), "bc", "expert", 0.99, (50_000,))
+_WIDE = Part(("study/wide", "study/beyond"), "bc", "expert", 0.99, (50_000,), methods=("synflow",))
+# The sparsities at which layers of 750, 1500 and 3000 units have as many weights.
+_WIDTHS = {"99 %": (0.99, 0.99743, 0.99935), "99.5 %": (0.995, None, 0.99967)}
+_TIME = Part(("study/time",), "bcq", "expert", 0.95, (1_000,))
+_TIMES = {0.0: 1000, 0.9: 2000, 0.95: 2000, 0.98: 5000, 0.99: 5000}  # the updates of these runs
+_SMALL = Part(("study/small",), "td3bc", "expert", 0.95, (20_000,))
+
 # The quickest of these stops the clock: the quickest of all are those that learn nothing.
 _TIMED = ("synflow", "snfs", "rigl", "grasp", "iter_snip", "snip", "snip prune.scope=erk", "force", "set")
 
@@ -107,6 +152,86 @@ TABLES: dict[str, Table] = {
     "study-bc": over_sparsity("BC", {"": _STUDY["BC"]}, _PRUNERS, _SPARSITIES),
     "options-bcq": by_setting(_OPTIONS, (*_SETTINGS, _TWIN), _OPTION_PRUNERS),
     "options-bc": by_setting(replace(_OPTIONS, agent="bc"), _SETTINGS, _OPTION_PRUNERS),
+    "cost": of_cells(
+        ("seconds of training (two runs at once)", "dense", "SNIP 95 %", "98 %", "99 %", "99.5 %"),
+        {
+            "updates": [text(it) for it in ("20,000", "50,000", "50,000", "50,000", "50,000")],
+            **{f"{agent}, {name}": _costs(agent, env) for agent in _COST for env, name in ENVS.items()},
+            **{
+                f"policy file of {agent}, kB": [kilobytes(it) for it in parts.values()]
+                for agent, parts in _COST.items()
+            },
+        },
+    ),
+    "long": of_cells(
+        ("return after 200,000 updates (mean, of the dense agents')", "SNIP 98 %", "SNIP 99 %"),
+        {
+            agent: [each_seed(replace(_LONG, agent=agent.lower(), sparsity=it), "halfcheetah") for it in (0.98, 0.99)]
+            for agent in ("BC", "BCQ")
+        },
+    ),
+    "beyond": of_cells(
+        ("", "SNIP 99 %", "SynFlow 99 %", "SNIP 99.5 %", "SynFlow 99.5 %", "SynFlow 99.8 %"),
+        {
+            name: [
+                share(replace(_BEYOND, sparsity=it, methods=(method,)), env)
+                for it, method in (
+                    (0.99, "snip"),
+                    (0.99, "synflow"),
+                    (0.995, "snip"),
+                    (0.995, "synflow"),
+                    (0.998, "synflow"),
+                )
+            ]
+            for env, name in ENVS.items()
+        },
+    ),
+    "wide": of_cells(
+        ("return (seeds)", "750 units", "1500 units", "3000 units"),
+        {
+            f"{ENVS[env]}, the weights of {it}": [
+                returns(replace(_WIDE, sparsity=found), env) if found else text("") for found in _WIDTHS[it]
+            ]
+            for it, envs in (("99 %", ENVS), ("99.5 %", ("walker2d", "halfcheetah")))
+            for env in envs
+        },
+    ),
+    "time": of_cells(
+        (
+            "seconds of training until 95 % of the expert's return (updates)",
+            "dense",
+            "SNIP 90 %",
+            "95 %",
+            "98 %",
+            "99 %",
+        ),
+        {
+            f"{agent}, {ENVS[env]}": [
+                first_crossing(
+                    replace(
+                        _TIME, agent=agent.lower(), sparsity=it, updates=(updates,), methods=("snip" if it else "none",)
+                    ),
+                    env,
+                )
+                for it, updates in _TIMES.items()
+            ]
+            for agent, env in (("BCQ", "hopper"), ("BC", "hopper"), ("BC", "walker2d"))
+        },
+    ),
+    "small": of_cells(
+        ("", "dense", "SNIP 95 %", "random, ERK 95 %"),
+        {
+            f"{ENVS[env]}, {dataset}, {size:,}": [
+                late_and_best(
+                    replace(_SMALL, dataset=dataset, special=(("dataset.size", size),), methods=(method,), sparsity=it),
+                    env,
+                )
+                for method, it in (("none", 0.0), ("snip", 0.95), ("random prune.scope=erk", 0.95))
+            ]
+            for dataset, size in (("expert", 1000), ("expert", 10_000), ("medium", 1000))
+            for env in ("hopper", "halfcheetah")
+        },
+    ),
     "from-scratch": last_columns(_BCQ_99, _DENSE_20K, _FALLING),
     "from-dense": last_columns(_BC_99, _LONGER, _EIGENDAMAGE),
     "bcq-expert-99": by_environment(_DENSE_20K, _BCQ_99),

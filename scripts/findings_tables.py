@@ -68,7 +68,7 @@ class Part:
         if run.summary is None or key != (self.agent, self.dataset, self.sparsity) or self.late(run) is None:
             return False
         wanted = _USUAL | dict(self.special)
-        if any(run.settings.get(key, usual) != wanted[key] for key, usual in _USUAL.items()):
+        if any(run.settings.get(key, _USUAL.get(key)) != value for key, value in wanted.items()):
             return False
         return self.length in (None, run.settings["updates"]) and (self.methods is None or _typed(run) in self.methods)
 
@@ -108,24 +108,23 @@ class Row:
         """Its label, ``2373 / 3480 (3)`` for each environment (early and late return, seeds), share of the dense return, seconds and kB."""
         label = self.part.label.format(self.method)
         costs = (f"{self.seconds:.0f}", f"{self.kilobytes:.0f}")
-        return [label, *(self._returns(env) for env in ENVS), self._share(dense), *costs]
+        return [label, *(self.returns(env) for env in ENVS), self._share(dense), *costs]
 
     def _share(self, dense: Row) -> str:
-        shares = {
-            env: 100 * _mean(self._late(env)) / _mean(dense._late(env)) for env in self.cells if env in dense.cells
-        }
-        return ", ".join(_number(shares[env]) if env in shares else "–" for env in ENVS)
+        shares = {env: 100 * _mean(self.late(env)) / _mean(dense.late(env)) for env in self.cells if env in dense.cells}
+        return ", ".join(number(shares[env]) if env in shares else "–" for env in ENVS)
 
-    def _returns(self, env: str) -> str:
+    def returns(self, env: str) -> str:
+        """``2373 / 3480 (3)``: early and late return, and the number of seeds; nothing where it has none."""
         if env not in self.cells:
             return ""
-        means = [_number(_mean(found)) for found in (self._early(env), self._late(env)) if found]
+        means = [number(_mean(found)) for found in (self._early(env), self.late(env)) if found]
         return f"{' / '.join(means)} ({len(self.cells[env])})"
 
     @property
     def late_returns(self) -> str:
         """``3480, 4267, 11372 (3)``: late return in each environment and the number of seeds."""
-        means = (_number(_mean(self._late(env))) if env in self.cells else "–" for env in ENVS)
+        means = (number(_mean(self.late(env))) if env in self.cells else "–" for env in ENVS)
         return f"{', '.join(means)} ({self.seeds})"
 
     @property
@@ -136,9 +135,10 @@ class Row:
 
     def iqm(self, env: str) -> float:
         """Interquartile mean of the late returns over the seeds."""
-        return interquartile_mean(self._late(env))
+        return interquartile_mean(self.late(env))
 
-    def _late(self, env: str) -> list[float]:
+    def late(self, env: str) -> list[float]:
+        """The late return of each seed."""
         return [it.mean for run in self.cells[env] if (it := self.part.late(run))]
 
     def _early(self, env: str) -> list[float]:
@@ -173,7 +173,7 @@ class Row:
     @property
     def kept(self) -> dict[str, float]:
         """Environment -> late return in percent of that of the policy that made the data."""
-        return {env: 100 * _mean(self._late(env)) / _policy_return(runs) for env, runs in self.cells.items()}
+        return {env: 100 * _mean(self.late(env)) / _policy_return(runs) for env, runs in self.cells.items()}
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -208,11 +208,11 @@ def by_environment(dense: Part, *parts: Part) -> Table:
         head = ["", *(f"{name}, {when}" for name in ENVS.values()), "of dense, %", "seconds", "kB"]
         first = [
             "the dataset's own policy",
-            *(_number(policy[env]) if env in policy else "" for env in ENVS),
+            *(number(policy[env]) if env in policy else "" for env in ENVS),
             *[""] * 3,
         ]
         table = [head, ["---", *["---:"] * (len(head) - 1)], first, *(row.texts(compared) for row in rows)]
-        return _markdown(table)
+        return markdown(table)
 
     return fill
 
@@ -229,9 +229,9 @@ def after_equal_seconds(part: Part, methods: Sequence[str]) -> Table:
         best = sorted(found, key=lambda method: -np.nansum([found[method][env] / policy[env] for env in ENVS]))
         head = ["return after equal seconds", *(f"{name}, {limits[env]:.0f} s" for env, name in ENVS.items())]
         cells = [
-            [f"`{method}`", *("–" if np.isnan(it) else _number(it) for it in found[method].values())] for method in best
+            [f"`{method}`", *("–" if np.isnan(it) else number(it) for it in found[method].values())] for method in best
         ]
-        return _markdown([head, ["---", *["---:"] * len(ENVS)], *cells])
+        return markdown([head, ["---", *["---:"] * len(ENVS)], *cells])
 
     return fill
 
@@ -256,21 +256,22 @@ def over_sparsity(
             policy = _policy_returns([row for rows in found for row in rows.values()])
             for env, name in ENVS.items():
                 for method, pruner in methods.items():
-                    shares = [_share(rows.get(method), dense, env) for rows in found]
+                    shares = [kept_share(rows.get(method), dense, env) for rows in found]
                     label = ", ".join(it for it in (agent, name, pruner) if it)
                     if any(shares):
-                        table.append([label, _number(dense.iqm(env)), *shares, _number(policy[env])])
+                        table.append([label, number(dense.iqm(env)), *shares, number(policy[env])])
         columns = [column for column in zip(*table, strict=True) if any(column[2:])]
-        return _markdown(list(zip(*columns, strict=True)))
+        return markdown(list(zip(*columns, strict=True)))
 
     return fill
 
 
-def _share(row: Row | None, dense: Row, env: str) -> str:
+def kept_share(row: Row | None, dense: Row, env: str) -> str:
+    """``98.6 %``: of the dense agents' late return, IQM over the seeds; ``98.6 % (2)`` where it has fewer seeds than they."""
     if row is None or env not in row.cells:
         return ""
     seeds = len(row.cells[env])
-    share = f"{_number(100 * row.iqm(env) / dense.iqm(env), 1)} %"
+    share = f"{number(100 * row.iqm(env) / dense.iqm(env), 1)} %"
     return share if seeds >= len(dense.cells[env]) else f"{share} ({seeds})"
 
 
@@ -298,7 +299,7 @@ def by_setting(part: Part, settings: Sequence[Setting], pruners: Mapping[str, st
             names = [pruner.split()[0] if "prune.scope" in setting.typed else pruner for pruner in pruners]
             rows = [found.get(_with(setting.special, f"{name} {setting.typed}".strip())) for name in names]
             table.append([setting.label, *(row.late_returns if row else "" for row in rows)])
-        return _markdown(table)
+        return markdown(table)
 
     return fill
 
@@ -316,7 +317,7 @@ def last_columns(*parts: Part) -> Table:
                 if not shipped_settings("prune", name):  # it would look as if it had no runs
                     raise UserError(f"prune={name}: there is no such method; mend the first word in its row.")
                 cells[-3:] = _summary(rows[code[1]]) if code[1] in rows else ["–"] * 3
-        return _markdown(lines)
+        return markdown(lines)
 
     return fill
 
@@ -330,11 +331,12 @@ def _by_method(parts: Sequence[Part]) -> dict[str, Row]:
 
 
 def _summary(row: Row) -> list[str]:
-    kept = (_number(row.kept[env]) if env in row.cells else "–" for env in ENVS)
+    kept = (number(row.kept[env]) if env in row.cells else "–" for env in ENVS)
     return [row.seeds, ", ".join(kept), f"{row.seconds:.0f}"]
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The lines of a table; the second of ``rows`` says how columns are aligned."""
     return "".join(f"|{'|'.join(map(_padded, row))}|\n" for row in rows)
 
 
@@ -379,7 +381,8 @@ def _task(run: Run) -> tuple[str, int]:
     return str(run.settings["env.name"]), run.seed
 
 
-def _number(value: float, digits: int = 0) -> str:
+def number(value: float, digits: int = 0) -> str:
+    """Rounded, with a true minus sign and no negative zero."""
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 

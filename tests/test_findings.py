@@ -17,6 +17,7 @@ from sparse_offline_rl.reports.store import read_runs
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import findings
+import findings_cells
 import findings_tables
 
 
@@ -175,6 +176,49 @@ def test_after_equal_seconds_the_clock_is_the_quickest_method_s(part, tmp_path, 
     assert findings_tables.after_equal_seconds(part, ("snip", "grasp"))("") == (
         "| return after equal seconds | Hopper, 6 s |\n|---|---:|\n| `snip` | 330 |\n| `grasp` | 7 |\n| `snip prune.scope=erk` | 2 |\n"
     )
+
+
+def test_a_table_of_cells_says_of_each_what_it_is_about(part):
+    """SNIP's seeds return 340 and 320, of 320 of the policy and 310 of the dense agent; ERK's returns 160, then 2. Evaluations are 2 s apart."""
+    snip, erk = (replace(part, methods=(method,)) for method in ("snip", "snip prune.scope=erk"))
+    dense = replace(part, sparsity=0.0, methods=("none",))
+    rows = {
+        "return": [findings_cells.returns(it, "hopper") for it in (dense, snip, erk)],
+        "walker": [findings_cells.returns(it, "walker2d") for it in (dense, snip, erk)],
+        "share": [findings_cells.share(it, "hopper") for it in (dense, snip, erk)],
+        "late (best)": [findings_cells.late_and_best(it, "hopper") for it in (dense, snip, erk)],
+        "seeds": [findings_cells.each_seed(it, "hopper") for it in (dense, snip, erk)],
+        "seconds": [findings_cells.seconds(it, "hopper") for it in (dense, snip, erk)],
+        "of one": [
+            findings_cells.text("x"),
+            findings_cells.seconds(snip, "hopper", seed=1, remark=" (alone)"),
+            findings_cells.text(""),
+        ],
+        "kB": [findings_cells.kilobytes(it) for it in (dense, snip, replace(part, sparsity=0.5, methods=("snip",)))],
+        "crossing": [findings_cells.first_crossing(it, "hopper") for it in (dense, snip, erk)],
+    }
+    assert findings_cells.of_cells(("", "dense", "SNIP", "ERK"), rows)("").splitlines() == [
+        "| | dense | SNIP | ERK |",
+        "|---|---:|---:|---:|",
+        "| return | 5 / 310 (1) | 15 / 330 (2) | 1 / 2 (1) |",
+        "| walker | | | |",
+        "| share | 100.0 % | 106.5 % | 0.6 % |",
+        "| late (best) | 310 (310) | 330 (330) | 2 (160) |",
+        "| seeds | 310 (100 %) | 340, 320 (106 %) | 2 (1 %) |",
+        "| seconds | 4 | 6 | 6 |",
+        "| of one | x | 6 (alone) | |",
+        "| kB | 3209 | 169 | |",
+        "| crossing | 4.0 (20) | 6.0 (30) | not within 30 |",
+    ]
+    with pytest.raises(ValueError, match="several methods"):
+        findings_cells.returns(part, "hopper")()
+
+
+def test_a_share_needs_a_dense_run(part, tmp_path):
+    shutil.rmtree(tmp_path / "dense")
+    snip = replace(part, methods=("snip",))
+    with pytest.raises(UserError, match="no dense run on Hopper to compare with"):
+        findings_cells.share(snip, "hopper")()
 
 
 def test_runs_are_named_by_places_within_the_results():

@@ -1,0 +1,130 @@
+"""Tables of ``scripts/findings.py`` whose every cell is about runs of its own: what a cell can say, and how a table is made of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from findings_tables import ENVS, Part, Row, Table, kept_share, markdown, number, rows_of
+
+from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.reports.runs import Run
+
+Cell = Callable[[], str]
+
+
+def of_cells(head: Sequence[str], rows: Mapping[str, Sequence[Cell]]) -> Table:
+    """A table with a row for each label of ``rows``; a cell is evaluated when its page is filled, as stores are read then."""
+
+    def fill(_: str) -> str:
+        texts = [[label, *(cell() for cell in cells)] for label, cells in rows.items()]
+        return markdown([head, ["---", *["---:"] * (len(head) - 1)], *texts])
+
+    return fill
+
+
+def text(words: str) -> Cell:
+    """Words that no run says."""
+    return lambda: words
+
+
+def returns(part: Part, env: str) -> Cell:
+    """``3477 (3)``: the mean of the late returns, and how many seeds."""
+    return _about(part, env, lambda row: row.returns(env))
+
+
+def share(part: Part, env: str) -> Cell:
+    """``97.0 %``: of the dense agents' return, IQM over the seeds, whose number is said where the dense agents have more."""
+    dense = replace(part, sparsity=0.0, methods=None, label="dense")
+    return lambda: kept_share(_row(part), _needed(dense, env), env)
+
+
+def late_and_best(part: Part, env: str) -> Cell:
+    """``2163 (3464)``: mean over the seeds of the late return, and of the best one until then."""
+
+    def said(row: Row) -> str:
+        best = [max(it.mean for it in run.evaluations if it.update <= part.updates[-1]) for run in row.cells[env]]
+        return f"{number(float(np.mean(row.late(env))))} ({number(float(np.mean(best)))})"
+
+    return _about(part, env, said)
+
+
+def each_seed(part: Part, env: str) -> Cell:
+    """``11554, 10457 (94 %)``: the late return of each seed, and the share that their mean is of that of the dense agents."""
+    dense = replace(part, sparsity=0.0, methods=None, updates=(_LONGEST,), label="dense")
+
+    def said(row: Row) -> str:
+        found = row.late(env)
+        kept = 100 * np.mean(found) / np.mean(_needed(dense, env).late(env))
+        return f"{', '.join(map(number, found))} ({kept:.0f} %)"
+
+    return _about(part, env, said)
+
+
+def seconds(part: Part, env: str, seed: int | None = None, remark: str = "") -> Cell:
+    """``250``: of training, the median over the seeds, or of one of them."""
+
+    def said(row: Row) -> str:
+        runs = [run for run in row.cells[env] if seed in (None, run.seed)]
+        return f"{replace(row, cells={env: runs}).seconds_in(env):.0f}{remark}"
+
+    return _about(part, env, said)
+
+
+def kilobytes(part: Part) -> Cell:
+    """``170 to 175``: the policy files of all environments and seeds, from the smallest to the largest."""
+
+    def said() -> str:
+        row = _row(part)
+        runs = [run for found in row.cells.values() for run in found] if row else []
+        sizes = sorted(run.summary["policy_bytes"] / 1000 for run in runs if run.summary)
+        ends = dict.fromkeys(f"{it:.0f}" for it in (sizes[:1] + sizes[-1:]))
+        return " to ".join(ends)
+
+    return said
+
+
+def first_crossing(part: Part, env: str) -> Cell:
+    """``2.6 (700)``: seconds of training until the first evaluation with 95 % of the policy's return, and its update, of seed 0."""
+
+    def said(row: Row) -> str:
+        (run,) = (it for it in row.cells[env] if it.seed == 0)
+        return _crossing(run)
+
+    return _about(part, env, said)
+
+
+_LONGEST = 10**9  # updates that no run has
+
+
+def _crossing(run: Run) -> str:
+    wanted = 0.95 * (run.policy_return or np.inf)
+    found = next((it for it in run.evaluations if it.mean >= wanted), None)
+    if found is None:
+        return f"not within {run.evaluations[-1].update}"
+    return f"{found.seconds:.1f} ({found.update})"
+
+
+def _about(part: Part, env: str, said: Callable[[Row], str]) -> Cell:
+    """What is ``said`` of the one row that the part has; nothing where it has no runs in this environment."""
+
+    def cell() -> str:
+        row = _row(part)
+        return said(row) if row and env in row.cells else ""
+
+    return cell
+
+
+def _needed(part: Part, env: str) -> Row:
+    row = _row(part)
+    if row is None or env not in row.cells:
+        raise UserError(f"{part.stores}: no dense run on {ENVS[env]} to compare with; add its CSVs.")
+    return row
+
+
+def _row(part: Part) -> Row | None:
+    found = rows_of([part])
+    if len(found) > 1:
+        raise ValueError(f"{part} has several methods: {[row.method for row in found]}")
+    return found[0] if found else None
