@@ -77,6 +77,16 @@ def test_a_dense_run_may_end_where_this_one_neither_logs_nor_evaluates(cli, tmp_
     assert_same(run_result(later), run_result(whole))
 
 
+def test_more_updates_of_a_dense_run_are_another_run_that_goes_on_from_it(cli, tmp_path, dense_run):
+    hint = f"or choose another run_dir and pretrained={dense_run} to go on from it.\n"
+    status, _, err = cli(*train("bcq", dense_run, "prune=none", "sparsity=0", "updates=24"))
+    assert status == 2 and "(updates: stored 16, now 24)" in err and err.endswith(hint)
+    for others in (["updates=8"], ["updates=24", "seed=1"], ["updates=24", "prune=snip", "sparsity=0.5"]):
+        assert cli(*train("bcq", dense_run, "prune=none", "sparsity=0", *others))[2].endswith(
+            "or choose another run_dir.\n"
+        )
+
+
 def test_a_change_where_the_dense_run_ends_is_in_the_seconds(cli, tmp_path, dense_run, monkeypatch):
     slow, change = 0.5, MaskChanges.change
 

@@ -117,12 +117,20 @@ class RunFolder:
     def refuse_other(self, stored: Mapping[str, Any], what: str) -> None:
         """Raise UserError, naming the keys that differ, unless ``stored`` is the configuration of this run; ``what`` it is of."""
         # A key that is younger than the run has its default there.
-        differing = differing_keys(_merged(self._defaults, stored), self._config)
+        old = _merged(self._defaults, stored)
+        differing = differing_keys(old, self._config)
         if differing:
+            more = f" and pretrained={self.path} to go on from it" if self._goes_on(old) else ""
             raise UserError(
                 f"{what} a run of another configuration ({'; '.join(differing)}): "
-                "repeat its command, or choose another run_dir."
+                f"repeat its command, or choose another run_dir{more}."
             )
+
+    def _goes_on(self, old: Mapping[str, Any]) -> bool:
+        """Whether this is the dense run of a configuration, but with more updates."""
+        wanted, done = self._config["updates"], old["updates"]
+        same = {**old, "updates": wanted} == self._config and self._config["prune"]["name"] == "none"
+        return same and isinstance(done, int) and done < wanted
 
 
 def stored_values(config: Config) -> dict[str, Any]:
