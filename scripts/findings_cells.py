@@ -74,15 +74,46 @@ def seconds(part: Part, env: str, seed: int | None = None, remark: str = "") -> 
 
 def kilobytes(part: Part) -> Cell:
     """``170 to 175``: the policy files of all environments and seeds, from the smallest to the largest."""
+    return lambda: _span([run.summary["policy_bytes"] / 1000 for run in _runs(part) if run.summary])
+
+
+def all_seconds(*parts: Part, env: str | None = None) -> Cell:
+    """``61 to 105``: of training, the median over the seeds, of the quickest to the slowest part, in one environment or in all."""
 
     def said() -> str:
-        row = _row(part)
-        runs = [run for found in row.cells.values() for run in found] if row else []
-        sizes = sorted(run.summary["policy_bytes"] / 1000 for run in runs if run.summary)
-        ends = dict.fromkeys(f"{it:.0f}" for it in (sizes[:1] + sizes[-1:]))
-        return " to ".join(ends)
+        rows = [row for part in parts if (row := _row(part))]
+        return _span([row.seconds_in(it) for row in rows for it in row.cells if env in (None, it)])
 
     return said
+
+
+def mean_at(part: Part, env: str, update: int) -> Cell:
+    """``3479``: the mean over the seeds of the return after so many updates; nothing where one of them has no such evaluation."""
+
+    def said(row: Row) -> str:
+        found = [it.mean for run in row.cells[env] for it in run.evaluations if it.update == update]
+        return number(float(np.mean(found))) if len(found) == len(row.cells[env]) else ""
+
+    return _about(part, env, said)
+
+
+def mean_of_all(part: Part, env: str) -> Cell:
+    """``3472``: the mean over all evaluations of all seeds."""
+    return _about(
+        part,
+        env,
+        lambda row: number(float(np.mean([it.mean for run in row.cells[env] for it in run.evaluations]))),
+    )
+
+
+def seeds(part: Part, env: str) -> Cell:
+    """How many it has."""
+    return _about(part, env, lambda row: str(len(row.cells[env])))
+
+
+def joined(*cells: Cell) -> Cell:
+    """``3489 / 3487``: what several say."""
+    return lambda: " / ".join(cell() for cell in cells)
 
 
 def first_crossing(part: Part, env: str) -> Cell:
@@ -104,6 +135,17 @@ def _crossing(run: Run) -> str:
     if found is None:
         return f"not within {run.evaluations[-1].update}"
     return f"{found.seconds:.1f} ({found.update})"
+
+
+def _span(values: Sequence[float]) -> str:
+    """The smallest and the largest, rounded, or one number where that is the same."""
+    ends = dict.fromkeys(f"{it:.0f}" for it in (min(values), max(values))) if values else {}
+    return " to ".join(ends)
+
+
+def _runs(part: Part) -> list[Run]:
+    row = _row(part)
+    return [run for found in row.cells.values() for run in found] if row else []
 
 
 def _about(part: Part, env: str, said: Callable[[Row], str]) -> Cell:

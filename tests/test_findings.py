@@ -195,6 +195,15 @@ def test_a_table_of_cells_says_of_each_what_it_is_about(part):
             findings_cells.text(""),
         ],
         "kB": [findings_cells.kilobytes(it) for it in (dense, snip, replace(part, sparsity=0.5, methods=("snip",)))],
+        "all": [findings_cells.all_seconds(*its) for its in ((dense,), (snip, dense), (replace(snip, agent="bc"),))],
+        "there": [findings_cells.all_seconds(snip, env=env) for env in ("hopper", "walker2d", "hopper")],
+        "after 20": [findings_cells.mean_at(it, "hopper", 20) for it in (dense, snip, erk)],
+        "after 30": [findings_cells.mean_at(it, "hopper", 30) for it in (dense, snip, erk)],
+        "mean": [findings_cells.mean_of_all(it, "hopper") for it in (dense, snip, erk)],
+        "both": [
+            findings_cells.joined(*(findings_cells.seeds(it, "hopper") for it in its))
+            for its in ((dense, snip), (erk,), ())
+        ],
         "crossing": [findings_cells.first_crossing(it, "hopper") for it in (dense, snip, erk)],
     }
     assert findings_cells.of_cells(("", "dense", "SNIP", "ERK"), rows)("").splitlines() == [
@@ -208,6 +217,12 @@ def test_a_table_of_cells_says_of_each_what_it_is_about(part):
         "| seconds | 4 | 6 | 6 |",
         "| of one | x | 6 (alone) | |",
         "| kB | 3209 | 169 | |",
+        "| all | 4 | 4 to 6 | |",
+        "| there | 6 | | 6 |",
+        "| after 20 | 310 | 250 | 160 |",
+        "| after 30 | | 330 | 2 |",
+        "| mean | 158 | 198 | 54 |",
+        "| both | 1 / 2 | 1 | |",
         "| crossing | 4.0 (20) | 6.0 (30) | not within 30 |",
     ]
     with pytest.raises(ValueError, match="several methods"):
