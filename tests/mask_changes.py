@@ -52,7 +52,7 @@ def moment(
 def begin(plan: MaskSchedule, agent: Agent) -> Change:
     """What training begins with."""
     state = plan.start(moment(agent))
-    return observed(Change(state, plan.remembered(state)))
+    return observed(Change(state, plan.remembered(moment(agent, state))))
 
 
 def trained(state: AgentState, seed: int) -> AgentState:

@@ -18,7 +18,7 @@ from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import NetworkState
 from sparse_offline_rl.pruning.allocate import allocate, distribute, highest, highest_by_layer
-from sparse_offline_rl.pruning.drop import DROPS, by_fraction
+from sparse_offline_rl.pruning.drop import DROPS, FIRST_NUMBERS, by_fraction
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.regrow import BIRTHS, GROWTHS, SHARES
 from sparse_offline_rl.pruning.scores import SCORERS
@@ -164,8 +164,11 @@ def test_dsr_remembers_its_threshold_and_never_reaches_zero():
 
 
 def test_deepr_drops_what_lost_its_sign():
-    first, signs = DROPS["sign"](view(network(out=[[2, -3, 0, 1]])), 0.3, {}, SETTINGS, draws())
-    assert rows(first) == {"out": [[1, 1, 0, 1]]}  # all have the sign that they were found with
+    begin = view(network(out=[[2, -3, 0, 1]]))
+    given = FIRST_NUMBERS["sign"](begin)
+    assert given["out"].tolist() == [[1, -1, 0, 1]]
+    first, signs = DROPS["sign"](begin, 0.3, given, SETTINGS, draws())
+    assert rows(first) == {"out": [[1, 1, 0, 1]]}  # all have the sign that they began with
     assert signs["out"][0, [0, 1, 3]].tolist() == [1, -1, 1] and abs(signs["out"][0, 2]) == 1
     # The third position has grown since and has its random sign; the first has crossed zero, the fourth has reached it.
     sign = float(signs["out"][0, 2])

@@ -48,8 +48,10 @@ def rewired(draw) -> dict[str, object]:
         "share": draw(st.sampled_from(["own", "survivors", "mean_score", "network"])),
         "grow": draw(st.sampled_from(["gradient", "momentum", "random"])),
     }
+    if found["grow"] == "random" and found["share"] == "mean_score":
+        found["share"] = "own"
     if found["drop"] != "sign":
-        found["fraction"] = draw(st.sampled_from([0.01, 0.3, 1.0]))
+        found["fraction"] = draw(st.sampled_from([0.2, 0.5, 1.0]))
         found["decay"] = draw(st.sampled_from(["cosine", "constant"]))
     if found["grow"] == "momentum":
         found["batches"] = 2

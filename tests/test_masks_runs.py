@@ -272,6 +272,7 @@ def test_a_collapse_while_training_is_said_once(cli, tmp_path):
         (["prune=lottery", "prune.ticket=reinit", "init=isometry"], "in place of those of init=isometry"),
         (["prune=snip", "prune.score=luck"], "prune.score='luck' cannot be used"),
         ([*RIGL, "prune.fraction=0"], "prune.fraction=0 cannot be used"),
+        ([*RIGL, "prune.fraction=0.0001"], "prune.fraction=0.0001 leaves the masks as they are: no layer keeps more"),
         ([*RIGL, "prune.fraction=1.1"], "prune.fraction=1.1 cannot be used"),
         ([*RIGL, "prune.until=2"], "prune.until=2 cannot be used"),
         ([*RIGL, "sparsity=0"], "prune=rigl with sparsity=0 would remove nothing"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -19,6 +20,7 @@ from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState, NetworkState
 from sparse_offline_rl.pruning.layer_reports import layer_reports
 from sparse_offline_rl.pruning.prune import Twins, find_masks
+from sparse_offline_rl.pruning.registry import SCHEDULES
 from sparse_offline_rl.pruning.schedule import (
     MaskSchedule,
     Memory,
@@ -77,13 +79,34 @@ def test_the_fraction_falls_along_a_cosine():
     assert schedule("set", updates=1000, every=10).fraction(730) == 0.3
 
 
+def test_deepr_drops_what_lost_its_sign_before_the_first_change():
+    """Half of the weights of each layer, exactly those that it turned round."""
+    agent = small_agent()
+    plan = schedule("deepr", 0.5, every=10, shrink=0.0, temperature=0.0)
+    begun = begin(plan, agent)
+    network = begun.state.networks["decoder"]
+    values = [array.copy() for array in network.topology.unpack(network.values)]
+    for i, mask in enumerate(network.topology.stacked):
+        values[2 * i][mask] *= np.where(np.arange(np.count_nonzero(mask)) % 2, 1, -1)
+    turned = replace(network, values=network.topology.pack(values))
+    state = replace(begun.state, networks={**begun.state.networks, "decoder": turned})
+    after = plan.change(moment(agent, state, 10, begun.memory)).state.networks["decoder"]
+    for old, new in zip(network.topology.stacked, after.topology.stacked, strict=True):
+        stay = np.zeros_like(old)
+        stay[old] = np.arange(np.count_nonzero(old)) % 2 == 1
+        assert new[stay].all()
+        gone = old & ~stay
+        assert (new & gone).sum() < 0.9 * gone.sum()  # some come back
+
+
 def test_deepr_shrinks_weights_and_adds_noise_for_the_steps_since_the_last_change():
     agent = small_agent()
     plan = schedule("deepr", 0.5, every=10, shrink=2e-4, temperature=0.0)
-    state = begin(plan, agent).state
+    begun = begin(plan, agent)
+    state, memory = begun.state, begun.memory
     before = state.networks["decoder"]
     for change in (plan, schedule("deepr", 0.5, every=10, shrink=0.0, temperature=3e-6)):
-        after = change.change(moment(agent, state, 10)).state.networks["decoder"]
+        after = change.change(moment(agent, state, 10, memory)).state.networks["decoder"]
         steps = []
         pairs = zip(before.topology.unpack(before.values), after.topology.unpack(after.values), strict=True)
         layers = list(before.topology.layers)
@@ -302,6 +325,11 @@ def test_what_was_ever_kept_and_what_is_left_of_the_first_masks():
         ("rigl", {"grow": "foo", "every": 10}, "prune.grow='foo' cannot be used: choose one of gradient"),
         ("rigl", {"share": "foo", "every": 10}, "prune.share='foo' cannot be used: choose one of own"),
         ("rigl", {"born": "foo", "every": 10}, "prune.born='foo' cannot be used: choose one of zero"),
+        (
+            "set",
+            {"share": "mean_score", "every": 10},
+            "are random numbers with prune.grow=random: set prune.grow=gradient or",
+        ),
         ("rigl", {}, "prune.every=1000 leaves the masks as they are"),
         ("rigl", {"every": 10, "start": 0.8}, "prune.start=0.8 does not lie before prune.until=0.75"),
         ("rigl", {"every": 10, "start": 0.74}, "which is updates 74 to 74"),
@@ -374,3 +402,15 @@ def test_the_same_moment_gives_the_same_bits_and_draws_nothing_from_elsewhere():
     assert all(torch.equal(vector, second[key]) for key, vector in first.items())
     assert torch.equal(before, torch.get_rng_state())
     assert on_engine(agent, change.state).state().steps == change.state.steps
+
+
+def test_a_schedule_that_ends_after_training_is_refused(monkeypatch):
+    class Late(MaskSchedule):
+        found = 100
+
+    monkeypatch.setitem(SCHEDULES, "once", Late)
+    assert schedule("snip", 0.9, updates=101).found == 100
+    with pytest.raises(
+        UserError, match=r"prune=snip would reach sparsity=0\.9 after update 100, and updates=100 end before it"
+    ):
+        schedule("snip", 0.9, updates=100)

@@ -225,6 +225,36 @@ def test_tables_say_how_far_masks_moved_and_which_layers_collapsed(out):
     }
 
 
+def test_levels_have_a_row_each_and_are_in_the_csvs(tmp_path):
+    """Two seeds of three levels; the second level of one seed, and the first of both, were not evaluated."""
+    for seed, returns in enumerate(((None, 40.0), (None, None))):
+        folder = write_run(tmp_path / "runs" / str(seed), prune="lottery", seed=seed, returns=(1.0, 100.0 * (1 + seed)))
+        facts = json.loads((folder / "summary.json").read_text())
+        levels = [{"update": 300 * (i + 1), "sparsity": 0.5 * i, "return_mean": it} for i, it in enumerate(returns)]
+        facts["levels"] = [{key: value for key, value in it.items() if value is not None} for it in levels]
+        (folder / "summary.json").write_text(json.dumps(facts))
+    write_run(tmp_path / "runs" / "snip")
+    write_report([tmp_path / "runs"], tmp_path / "out")
+    write_report([tmp_path / "out" / "data"], tmp_path / "again")
+    text = (tmp_path / "out" / "levels.csv").read_text()
+    assert text == (tmp_path / "again" / "levels.csv").read_text()
+    facts = json.loads((tmp_path / "runs" / "0" / "summary.json").read_text())
+    last = 1 - facts["nonzero_weights"] / facts["total_weights"]
+    panel = "bcq · Hopper-v5, expert"
+    assert [line.rsplit(",", 6)[-6:] for line in text.splitlines()[1:]] == [
+        ["lottery 95 %", "1", "300", "0.0", "0.0", ""],
+        ["lottery 95 %", "2", "600", "0.5", "1.0", "40.0"],
+        ["lottery 95 %", "3", "1000", repr(last), "2.0", "150.0"],
+    ]
+    assert (
+        text.count(panel) == 3
+        and f"| lottery 95 % | 3 | 1000 | {last:.2%} | 2 | 150.0 |" in (tmp_path / "out" / "report.md").read_text()
+    )
+    (tmp_path / "out" / "data" / "levels.csv").unlink()
+    runs, notes = read_runs(tmp_path / "out" / "data")
+    assert (len(runs), notes) == (3, []) and not any("levels" in (run.summary or {}) for run in runs)
+
+
 def test_a_report_of_before_masks_could_move_can_be_made_again(small, tmp_path):
     write_store(read_runs(small)[0], tmp_path / "data")
     (tmp_path / "data" / "movement.csv").unlink()

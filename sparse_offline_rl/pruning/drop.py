@@ -1,6 +1,7 @@
 """Which weights stay when a network is rewired.
 
-To add a rule: a function of this shape, an entry in ``DROPS``, and one in ``NUMBERS`` if it remembers any.
+To add a rule: a function of this shape, an entry in ``DROPS``, one in ``NUMBERS`` if it remembers any, and one in ``FIRST_NUMBERS``
+if it does so from the beginning of training on and not from its first change on.
 
 Any score is a rule, too: of each layer the fraction of its weights that score lowest are dropped.
 """
@@ -69,17 +70,21 @@ def sign_flipped(
 ) -> tuple[Masks, Numbers]:
     """A weight whose sign is no longer the one that it was given is dropped (DeepR; Bellec et al. 2018, section 2).
 
-    Those that are there at the first change have the sign of then; a position that grows is given a random one.
+    Those that are there when training begins have the sign of then (:func:`signs`); a position that grows is given a random one.
     """
-    signs: dict[str, FloatArray] = {}
+    new: dict[str, FloatArray] = {}
     stay = {}
     for name, mask in view.kept.items():
-        value = view.values[name]
-        given = torch.from_numpy(numbers[name]) if name in numbers else value.sign()
+        value, given = view.values[name], torch.from_numpy(numbers[name])
         stay[name] = mask & (given * value >= 0)
         random = torch.randint(0, 2, mask.shape, generator=draws, device=draws.device).cpu().float() * 2 - 1
-        signs[name] = torch.where(stay[name], given, random).numpy()
-    return Masks(stay), signs
+        new[name] = torch.where(stay[name], given, random).numpy()
+    return Masks(stay), new
+
+
+def signs(view: NetworkView) -> Numbers:
+    """Of each layer the signs of its weights ``[out, in]``, 0 where none is kept."""
+    return {name: value.sign().numpy() for name, value in view.values.items()}
 
 
 DROPS: dict[str, Drop] = {"threshold": below_threshold, "sign": sign_flipped}
@@ -88,3 +93,5 @@ NUMBERS: dict[str, Callable[[Topology], Mapping[str, tuple[int, ...]]]] = {
     "threshold": lambda topology: {"threshold": (1,)},
     "sign": lambda topology: {name: mask.shape for name, mask in topology.layers.items()},
 }
+# What a rule remembers of a network when training begins; the others remember something from their first change on.
+FIRST_NUMBERS: dict[str, Callable[[NetworkView], Numbers]] = {"sign": signs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sparse_offline_rl.config import PruneConfig
+from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.pruning.gradual import Gradual
 from sparse_offline_rl.pruning.hashed import Hashed
 from sparse_offline_rl.pruning.learned.pipeline import Pipeline
@@ -35,4 +36,9 @@ def mask_schedule(config: PruneConfig, sparsity: float, updates: int) -> MaskSch
     """The schedule that ``config`` asks for. Raises UserError for settings that do not fit together."""
     kind: Any = SCHEDULES[config.schedule]
     schedule: MaskSchedule = kind(config, sparsity, updates)
+    if schedule.found >= updates:
+        raise UserError(
+            f"prune={config.name} would reach sparsity={sparsity:g} after update {schedule.found}, and updates={updates} end before it: "
+            "train longer, or let masks change earlier."
+        )
     return schedule

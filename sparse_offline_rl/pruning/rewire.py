@@ -16,14 +16,23 @@ import torch
 from pydantic import Field
 
 from sparse_offline_rl.config import Fraction, NonNegative, PositiveFloat, PositiveInt, PruneConfig
+from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.networks.packing import Topology
 from sparse_offline_rl.networks.state import AgentState
 from sparse_offline_rl.pruning.allocate import highest_by_layer, require_finite
-from sparse_offline_rl.pruning.drop import DROPS, NUMBERS, Drop, by_fraction
+from sparse_offline_rl.pruning.drop import DROPS, FIRST_NUMBERS, NUMBERS, Drop, by_fraction
 from sparse_offline_rl.pruning.masks import Masks
 from sparse_offline_rl.pruning.prune import naming, prune_state
 from sparse_offline_rl.pruning.regrow import BIRTHS, GROWTHS, SHARES
-from sparse_offline_rl.pruning.schedule import Change, MaskSchedule, Moment, change_range, require_choice, require_unset
+from sparse_offline_rl.pruning.schedule import (
+    Change,
+    MaskSchedule,
+    Memory,
+    Moment,
+    change_range,
+    require_choice,
+    require_unset,
+)
 from sparse_offline_rl.pruning.scores import SCORERS
 from sparse_offline_rl.pruning.views import NetworkView
 
@@ -67,6 +76,11 @@ class Rewire(MaskSchedule):
         if config.drop == "sign":
             for key in ("fraction", "decay"):
                 require_unset(config, key, "prune.drop=sign")
+        if config.share == "mean_score" and config.grow == "random":
+            raise UserError(
+                "prune.share=mean_score deals by the scores of the positions that grow, which are random numbers with prune.grow=random: "
+                "set prune.grow=gradient or prune.grow=momentum."
+            )
         fades = config.decay == "cosine" and config.drop != "sign"
         self._first, self._last = change_range(config.every, config.start, config.until, updates, fades)
         self._drop: Drop = DROPS[config.drop] if config.drop in DROPS else by_fraction(SCORERS[config.drop])
@@ -81,6 +95,26 @@ class Rewire(MaskSchedule):
         if config.decay == "constant":
             return config.fraction
         return config.fraction / 2 * (1 + math.cos(math.pi * update / (config.until * self.updates)))
+
+    def start(self, moment: Moment) -> AgentState:
+        """As the base says. Raises UserError, too, if ``prune.fraction`` is less than one weight of every layer."""
+        state = super().start(moment)
+        most = max(np.count_nonzero(mask) for it in state.networks.values() for mask in it.topology.stacked)
+        if self.config.drop not in DROPS and int(self.config.fraction * most) == 0:
+            raise UserError(
+                f"prune.fraction={self.config.fraction:g} leaves the masks as they are: no layer keeps more than {most} weights, and so small "
+                "a fraction of them is less than one. Raise it."
+            )
+        return state
+
+    def remembered(self, moment: Moment) -> Memory:
+        """As the base says."""
+        first = FIRST_NUMBERS.get(self.config.drop)
+        if first is None:
+            return Memory()
+        return Memory(
+            {f"{name}/{key}": value for name, view in moment.views().items() for key, value in first(view).items()}
+        )
 
     def change(self, moment: Moment) -> Change:
         """Drop, then grow."""
@@ -102,8 +136,8 @@ class Rewire(MaskSchedule):
 
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
         """As the base says."""
-        shapes = NUMBERS.get(self.config.drop)
-        if shapes is None or update < self._first:
+        shapes, from_beginning = NUMBERS.get(self.config.drop), self.config.drop in FIRST_NUMBERS
+        if shapes is None or (update < self._first and not from_beginning):
             return {}
         return {f"{name}/{key}": shape for name, it in networks.items() for key, shape in shapes(it).items()}
 

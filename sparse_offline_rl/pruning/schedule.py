@@ -165,8 +165,8 @@ class MaskSchedule:
             return moment.state
         return self.prune_in_rounds(moment)
 
-    def remembered(self, state: AgentState) -> Memory:
-        """What is remembered of ``state``, which training begins with."""
+    def remembered(self, moment: Moment) -> Memory:
+        """What is remembered of the moment at which training begins."""
         return Memory()
 
     def change(self, moment: Moment) -> Change:

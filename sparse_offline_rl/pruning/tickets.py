@@ -76,9 +76,9 @@ class Tickets(MaskSchedule):
         """As the base says."""
         return 0 < update <= self.levels * self.every and update % self.every == 0
 
-    def remembered(self, state: AgentState) -> Memory:
-        """``state``, if that is what survivors go back to."""
-        return Memory(rewind=state if self.goes_back(0) else None)
+    def remembered(self, moment: Moment) -> Memory:
+        """The state of the beginning, if that is what survivors go back to."""
+        return Memory(rewind=moment.state if self.goes_back(0) else None)
 
     def change(self, moment: Moment) -> Change:
         """The end of a level, or the update to rewind to."""

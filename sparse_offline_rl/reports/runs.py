@@ -38,6 +38,12 @@ class _Layer(_Facts):
     outputs: PositiveInt
 
 
+class _Level(_Facts):
+    update: int
+    sparsity: float
+    return_mean: float | None = None  # None: it was not evaluated
+
+
 class _Summary(_Facts):
     """What the figures and tables take from ``summary.json``."""
 
@@ -50,6 +56,7 @@ class _Summary(_Facts):
     total_weights: PositiveInt
     stored_weights: PositiveInt | None = None  # values that all weights share by a hash
     layers: list[_Layer]
+    levels: list[_Level] = []
     policy_networks: list[str]
     collapsed_layers: list[str] = []
     policy_bytes: PositiveInt

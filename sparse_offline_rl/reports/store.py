@@ -1,4 +1,4 @@
-"""All that a report is made from, as five small CSVs, so that figures and tables can be made again without the run folders."""
+"""All that a report is made from, as six small CSVs, so that figures and tables can be made again without the run folders."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from sparse_offline_rl.reports.runs import (
     read_run_folders,
 )
 
-RUNS, LAYERS, EVALUATIONS = "runs.csv", "layers.csv", "evaluations.csv"
+RUNS, LAYERS, LEVELS, EVALUATIONS = "runs.csv", "layers.csv", "levels.csv", "evaluations.csv"
 DENSITIES, MOVEMENT = "densities.csv", "movement.csv"
 _SUMMARY = "summary."  # before the columns of summary.json in runs.csv
-# What of a summary a report needs, beside its layers.
+# What of a summary a report needs, beside its layers and levels.
 _KEPT = (
     *("env", "engine", "return_mean", "normalized_score", "dataset_return_mean", "nonzero_weights", "total_weights"),
     *("policy_networks", "collapsed_layers", "policy_bytes", "policy_dense_bytes", "checkpoint_bytes"),
@@ -78,7 +78,7 @@ def _read_folder(folder: Path) -> tuple[list[Run], list[str]]:
 def write_store(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Write the CSVs from which :func:`read_runs` gives the same runs."""
     tables = {RUNS: _run_rows(runs), LAYERS: _layer_rows(runs), EVALUATIONS: _evaluation_rows(runs)}
-    tables |= {DENSITIES: _density_rows(runs), MOVEMENT: _movement_rows(runs)}
+    tables |= {LEVELS: _level_rows(runs), DENSITIES: _density_rows(runs), MOVEMENT: _movement_rows(runs)}
     for name, rows in tables.items():
         write_csv(folder / name, rows)
     return [folder / name for name in tables]
@@ -99,6 +99,15 @@ def _layer_rows(runs: Sequence[Run]) -> list[list[object]]:
     layers = [(run.name, layer) for run in runs if run.summary for layer in run.summary["layers"]]
     columns = ("name", "kept", "total", "outputs")
     return [["run", *columns], *([name, *(layer[column] for column in columns)] for name, layer in layers)]
+
+
+def _level_rows(runs: Sequence[Run]) -> list[list[object]]:
+    """Of runs whose training had levels."""
+    levels = [(run.name, level) for run in runs if run.summary for level in run.summary.get("levels", [])]
+    return [
+        ["run", "update", "sparsity", "return_mean"],
+        *([name, it["update"], repr(it["sparsity"]), it.get("return_mean", "")] for name, it in levels),
+    ]
 
 
 def _evaluation_rows(runs: Sequence[Run]) -> list[list[object]]:
@@ -143,8 +152,8 @@ def _parse(cell: str) -> Any:
 def _read_store(folder: Path) -> tuple[list[Run], list[str]]:
     layers, evaluations = _by_run(folder / LAYERS), _by_run(folder / EVALUATIONS)
     densities = _by_run(folder / DENSITIES)
-    # Reports from before masks could move have none of it.
-    movement = _by_run(folder / MOVEMENT) if (folder / MOVEMENT).exists() else {}
+    # Reports from before masks could move, or levels were kept, have none of them.
+    movement, levels = (_by_run(path) if (path := folder / name).exists() else {} for name in (MOVEMENT, LEVELS))
     runs, notes = [], []
     for name, (row,) in _by_run(folder / RUNS).items():
         try:
@@ -154,6 +163,8 @@ def _read_store(folder: Path) -> tuple[list[Run], list[str]]:
             facts = {key.removeprefix(_SUMMARY): v for key, v in values.items() if key.startswith(_SUMMARY)}
             if facts:
                 facts["layers"] = [_layer(layer) for layer in layers.get(name, [])]
+                if name in levels:
+                    facts["levels"] = [_level(level) for level in levels[name]]
                 checked_summary(facts)
             moves = _densities(densities.get(name, [])), _movement(movement.get(name, []))
             runs.append(checked_run(Run(name, settings, found, int(row["update"]), facts or None, *moves)))
@@ -179,6 +190,11 @@ def _by_run(path: Path) -> dict[str, list[dict[str, str]]]:
 
 def _layer(row: Mapping[str, str]) -> dict[str, Any]:
     return {"name": row["name"], **{key: int(row[key]) for key in ("kept", "total", "outputs")}}
+
+
+def _level(row: Mapping[str, str]) -> dict[str, Any]:
+    values = {key: float(row[key]) for key in ("sparsity", "return_mean") if row[key]}
+    return {"update": int(row["update"]), **values}
 
 
 def _evaluations(rows: Sequence[Mapping[str, str]]) -> list[Evaluation]:

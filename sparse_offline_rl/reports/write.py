@@ -17,6 +17,7 @@ from sparse_offline_rl.reports.densities import layer_densities
 from sparse_offline_rl.reports.drawing import save, styled
 from sparse_offline_rl.reports.equal import equal_table
 from sparse_offline_rl.reports.groups import Study
+from sparse_offline_rl.reports.levels import levels_table
 from sparse_offline_rl.reports.memory import memory_use
 from sparse_offline_rl.reports.over_axis import returns_over_axis, speed_over_axis
 from sparse_offline_rl.reports.overall import overall_ranking, overall_table
@@ -37,6 +38,7 @@ _TABLES: dict[str, Callable[[Study], Table | None]] = {
     "cost": cost_table,
     "flops": flops_table,
     "memory": memory_table,
+    "levels": levels_table,
     "collapsed": collapse_table,
     "topology": topology_table,
     "survivors": survivors_table,

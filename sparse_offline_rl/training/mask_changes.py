@@ -66,7 +66,8 @@ class MaskChanges:
         if config.prune.reinit:
             state = redraw(state, lambda network: generator(config.seed, f"reinit-{network}"))
         state = copy_twins(initialized(state, after), self._twins)
-        return self._observed(Change(state, self.schedule.remembered(state)))
+        memory = self.schedule.remembered(self._moment(0, state, Memory(), "prune"))
+        return self._observed(Change(state, memory))
 
     def due(self, update: int) -> bool:
         """Whether the agent is to be built anew after ``update``: masks change, or hidden layers are no longer soft."""

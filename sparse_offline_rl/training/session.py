@@ -91,6 +91,9 @@ class Session:
             csv = (progress.csv_bytes, progress.csv_sha256)
             episodes = (progress.episodes_bytes, progress.episodes_sha256)
         self._logged_at = (self._start, self._clock.train)
+        self._evaluated_masks: Mapping[
+            str, float
+        ] = {}  # metrics of a level that was evaluated before its masks changed, until they are logged
         self._earlier = earlier
         self._adopt(active, memory)
         if earlier is not None:
@@ -200,6 +203,7 @@ class Session:
             return
         if masks.schedule.ends_level(update):
             evaluation = self._evaluation if self._ends_evaluated_level(update) else {}
+            self._evaluated_masks = self._masks_now() if evaluation else {}
             self._levels.append(level(update, self._reports, evaluation))
         norms = self._norms()
         collapsed = {report.full_name for report in self._reports if report.collapsed}
@@ -272,7 +276,8 @@ class Session:
                 "scale of the dataset's rewards and observations."
             )
         values |= {f"gradient_norm/{name}": norm for name, norm in self._norms().items()}
-        values |= self._masks_now()
+        values |= self._evaluated_masks or self._masks_now()  # a row is about one network
+        self._evaluated_masks = {}
         values |= evaluation
         last_update, last_seconds = self._logged_at
         values["time/updates_per_second"] = (update - last_update) / max(self._clock.train - last_seconds, 1e-9)

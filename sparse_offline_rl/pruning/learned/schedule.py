@@ -100,9 +100,9 @@ class Learned(MaskSchedule):
         """As the base says."""
         return update in (self.first, self.last) or self._remembers(update)
 
-    def remembered(self, state: AgentState) -> Memory:
+    def remembered(self, moment: Moment) -> Memory:
         """As the base says."""
-        return Memory(rewind=state if self.goes_back(0) else None)
+        return Memory(rewind=moment.state if self.goes_back(0) else None)
 
     def goes_back(self, update: int) -> bool:
         """As the base says."""
