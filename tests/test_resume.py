@@ -1,5 +1,6 @@
 """Killed at any moment, a run that is started again ends with the very same bits."""
 
+import random
 import signal
 import time
 from contextlib import closing
@@ -54,6 +55,35 @@ def test_kill_9_at_several_moments_changes_nothing(spawn, cli, tmp_path):
     assert cli(*LONG, f"run_dir={broken}")[0] == 0
     assert_same(run_result(whole), run_result(broken))
     assert not list(broken.rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["prune=rigl", "prune.every=10"],
+        ["prune=gradual", "prune.every=10"],
+        ["prune=lottery", "prune.levels=4", "prune.rewind=5", "eval.levels=false"],
+    ],
+    ids=lambda method: method[0],
+)
+def test_kill_9_at_random_moments_of_changing_masks_changes_nothing(spawn, cli, tmp_path, method):
+    """Twice, in the first second of training, while masks change and checkpoints are written."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command, state = [*LONG, "updates=150", "eval.every=150", *method], checkpoint_path(broken)
+    assert cli(*command, f"run_dir={whole}")[0] == 0
+    begun = False
+    for _ in range(2):
+        seconds = random.SystemRandom().uniform(0, 0.7)
+        before, process = time.time(), spawn(*command, f"run_dir={broken}")
+        wait_for(lambda since=before: state.exists() and state.stat().st_mtime > since, process)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        begun = begun or process.returncode == -signal.SIGKILL
+        print(f"killed {seconds} s after its first checkpoint")
+    assert begun
+    assert cli(*command, f"run_dir={broken}")[0] == 0
+    assert_same(run_result(whole), run_result(broken))
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(spawn, cli, tmp_path):
