@@ -62,14 +62,9 @@ def each_seed(part: Part, env: str) -> Cell:
     return _about(part, env, said)
 
 
-def seconds(part: Part, env: str, seed: int | None = None, remark: str = "") -> Cell:
-    """``250``: of training, the median over the seeds, or of one of them."""
-
-    def said(row: Row) -> str:
-        runs = [run for run in row.cells[env] if seed in (None, run.seed)]
-        return f"{replace(row, cells={env: runs}).seconds_in(env):.0f}{remark}"
-
-    return _about(part, env, said)
+def seconds(part: Part, env: str, remark: str = "") -> Cell:
+    """``250``: of training, the median over the seeds."""
+    return _about(part, env, lambda row: f"{row.seconds_in(env):.0f}{remark}")
 
 
 def kilobytes(part: Part) -> Cell:

@@ -110,8 +110,7 @@ _COST = {
 def _costs(agent: str, env: str) -> list[Cell]:
     dense, *pruned = _COST[agent].values()
     if (agent, env) == ("BCQ", "halfcheetah"):
-        # Three runs of 50,000 updates without others beside them; other work disturbed the clocks of two.
-        first = seconds(dense, env, seed=0, remark=" (50,000; alone)")
+        first = seconds(dense, env, remark=" (50,000; alone)")  # the runs of results/learning
     else:
         first = seconds(dense, env)
     return [first, *(seconds(part, env) for part in pruned)]

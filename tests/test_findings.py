@@ -191,7 +191,7 @@ def test_a_table_of_cells_says_of_each_what_it_is_about(part):
         "seconds": [findings_cells.seconds(it, "hopper") for it in (dense, snip, erk)],
         "of one": [
             findings_cells.text("x"),
-            findings_cells.seconds(snip, "hopper", seed=1, remark=" (alone)"),
+            findings_cells.seconds(snip, "hopper", remark=" (alone)"),
             findings_cells.text(""),
         ],
         "kB": [findings_cells.kilobytes(it) for it in (dense, snip, replace(part, sparsity=0.5, methods=("snip",)))],

@@ -146,6 +146,9 @@ def test_weights_that_the_loss_does_not_feel_shrink():
     lobster.after_step(weights, gradients, rate=0.1)  # the mean of |gradient| is 1
     assert weights["hidden0"].tolist() == [pytest.approx([0.8, 1.0, 1.0]), pytest.approx([1.0, 1.0, 0.8])]
     assert weights["out"].tolist() == [pytest.approx([0.8, 0.8])]
+    lobster.after_step(weights, gradients, rate=100.0)  # beyond zero they would grow again, with the other sign
+    assert weights["hidden0"].tolist() == [pytest.approx([0, 1.0, 1.0]), pytest.approx([1.0, 1.0, 0])]
+    assert weights["out"].tolist() == [[0, 0]]
 
 
 def test_units_that_say_the_same_are_penalised():

@@ -73,6 +73,7 @@ def test_networks_that_nothing_trains_are_pruned_by_size_and_without_a_warning(c
         (["prune=espn", "prune.rounds=3"], "prune.rounds=3 is about masks found before training"),
         (["prune=espn", "sparsity=0"], "prune=espn with sparsity=0 would remove nothing"),
         (["prune=espn", "engine=sparse"], "engine=sparse cannot learn masks"),
+        (["prune=espn", "prune.penalty=0", "prune.warmup=0.5"], "prune.warmup=0.5 has no meaning with prune.penalty=0"),
         (["prune=espn", "prune.gate_lr=0"], "prune.gate_lr=0 cannot be used"),
         (
             ["prune=espn", "prune.polarize=3"],

@@ -255,6 +255,23 @@ def test_levels_have_a_row_each_and_are_in_the_csvs(tmp_path):
     assert (len(runs), notes) == (3, []) and not any("levels" in (run.summary or {}) for run in runs)
 
 
+def test_a_run_that_failed_is_said_to_have_failed_and_of_what(tmp_path):
+    for seed in (0, 1, 2):
+        folder = write_run(tmp_path / "runs" / str(seed), seed=seed, returns=(1.0, 2.0))
+        if seed:
+            (folder / "summary.json").unlink()
+        if seed != 1:  # what the first attempt of a run failed of, which has ended since, is no matter
+            (folder / "failure.txt").write_text("UserError: training diverged\n")
+    write_report([tmp_path / "runs"], tmp_path / "out")
+    write_report([tmp_path / "out" / "data"], tmp_path / "again")
+    for out in (tmp_path / "out", tmp_path / "again"):
+        (row,) = table(out / "returns.csv").values()
+        assert row["remarks"] == "failed: seed 2 (after 20 updates); unfinished: seed 1 (after 20 updates)"
+        text = (out / "report.md").read_text()
+        assert "2 failed after 20 of 1000 updates, return 2.0 so far: UserError: training diverged" in text
+        assert "1 is unfinished: 20 of 1000 updates" in text and "0 failed" not in text
+
+
 def test_a_report_of_before_masks_could_move_can_be_made_again(small, tmp_path):
     write_store(read_runs(small)[0], tmp_path / "data")
     (tmp_path / "data" / "movement.csv").unlink()

@@ -19,6 +19,7 @@ from sparse_offline_rl.errors import UserError, first_problem, reason
 from sparse_offline_rl.evaluation.normalized_score import REFERENCES, reference_returns
 from sparse_offline_rl.files import read_json
 from sparse_offline_rl.reports.progress import Evaluation, Movement, read_progress
+from sparse_offline_rl.training.run_lock import failure_of
 
 # What parsers raise for files that are damaged.
 UNREADABLE = (
@@ -97,6 +98,7 @@ class Run:
         default_factory=dict
     )  # update -> layer -> share kept, if masks changed
     movement: Mapping[int, Mapping[str, Movement]] = field(default_factory=dict)  # update -> network -> …, likewise
+    failure: str | None = None  # what its last attempt failed of
 
     def value(self, key: str) -> Any:
         """The value of a key of the configuration; ``agent``, ``prune``, ``env``, ``dataset`` and ``engine`` are names.
@@ -167,7 +169,12 @@ class Run:
     def unfinished(self) -> str:
         """A sentence on how far it has come."""
         so_far = "" if self.last_return is None else f", return {self.last_return:.1f} so far"
-        return f"{self.name} is unfinished: {self.update} of {self.settings['updates']} updates{so_far}."
+        done = f"{self.update} of {self.settings['updates']} updates{so_far}"
+        return (
+            f"{self.name} failed after {done}: {self.failure}"
+            if self.failure
+            else f"{self.name} is unfinished: {done}."
+        )
 
 
 def over_updates(runs: Sequence[Run], kind: Literal["densities", "movement"]) -> dict[int, list[Mapping[str, Any]]]:
@@ -238,4 +245,5 @@ def read_run(path: Path, name: str) -> Run:
     summary = checked_summary(read_json(path / "summary.json")) if (path / "summary.json").exists() else None
     progress = read_progress(path)
     moves = progress.densities, progress.movement
-    return checked_run(Run(name, settings, progress.evaluations, progress.update, summary, *moves))
+    failure = failure_of(path) if summary is None else None
+    return checked_run(Run(name, settings, progress.evaluations, progress.update, summary, *moves, failure))

@@ -24,6 +24,7 @@ from sparse_offline_rl.reports.runs import (
 
 RUNS, LAYERS, LEVELS, EVALUATIONS = "runs.csv", "layers.csv", "levels.csv", "evaluations.csv"
 DENSITIES, MOVEMENT = "densities.csv", "movement.csv"
+_FAILURE = "failure"  # a column of runs.csv, where some run failed
 _SUMMARY = "summary."  # before the columns of summary.json in runs.csv
 # What of a summary a report needs, beside its layers and levels.
 _KEPT = (
@@ -87,11 +88,15 @@ def write_store(runs: Sequence[Run], folder: Path) -> list[Path]:
 def _run_rows(runs: Sequence[Run]) -> list[list[object]]:
     settings = list(dict.fromkeys(key for run in runs for key in run.settings))
     kept = [*_KEPT, *(key for key in _SOMETIMES if any(key in (run.summary or {}) for run in runs))]
-    rows: list[list[object]] = [["run", "update", *settings, *(f"{_SUMMARY}{key}" for key in kept)]]
+    failure = [_FAILURE] if any(run.failure for run in runs) else []
+    rows: list[list[object]] = [["run", "update", *failure, *settings, *(f"{_SUMMARY}{key}" for key in kept)]]
     for run in runs:
         values = [_cell(run.settings[key]) if key in run.settings else "" for key in settings]
         facts = run.summary or {}
-        rows.append([run.name, run.update, *values, *(_cell(facts[key]) if key in facts else "" for key in kept)])
+        failed = [run.failure or ""] if failure else []
+        rows.append(
+            [run.name, run.update, *failed, *values, *(_cell(facts[key]) if key in facts else "" for key in kept)]
+        )
     return rows
 
 
@@ -158,7 +163,7 @@ def _read_store(folder: Path) -> tuple[list[Run], list[str]]:
     for name, (row,) in _by_run(folder / RUNS).items():
         try:
             found = _evaluations(evaluations.get(name, []))
-            values = {key: _parse(cell) for key, cell in row.items() if cell and key not in ("run", "update")}
+            values = {key: _parse(cell) for key, cell in row.items() if cell and key not in ("run", "update", _FAILURE)}
             settings = {key: value for key, value in values.items() if not key.startswith(_SUMMARY)}
             facts = {key.removeprefix(_SUMMARY): v for key, v in values.items() if key.startswith(_SUMMARY)}
             if facts:
@@ -167,7 +172,8 @@ def _read_store(folder: Path) -> tuple[list[Run], list[str]]:
                     facts["levels"] = [_level(level) for level in levels[name]]
                 checked_summary(facts)
             moves = _densities(densities.get(name, [])), _movement(movement.get(name, []))
-            runs.append(checked_run(Run(name, settings, found, int(row["update"]), facts or None, *moves)))
+            failure = row.get(_FAILURE) or None
+            runs.append(checked_run(Run(name, settings, found, int(row["update"]), facts or None, *moves, failure)))
         except UNREADABLE as error:
             notes.append(f"{name} in {folder / RUNS} is left out: its rows are damaged ({reason(error)}).")
     return runs, notes

@@ -96,9 +96,12 @@ def _returns_row(panel: Panel, group: Group) -> tuple[Value, ...]:
 
 
 def remarks(group: Group) -> str:
-    """What is missing, unfinished or collapsed in a group, as one line."""
-    unfinished = [f"{run.seed} (after {run.update} updates)" for run in group.runs if run.summary is None]
-    parts = [f"unfinished: seed {', '.join(unfinished)}"] if unfinished else []
+    """What is missing, failed, unfinished or collapsed in a group, as one line."""
+    parts = []
+    for word, failed in (("failed", True), ("unfinished", False)):
+        runs = [run for run in group.runs if run.summary is None and bool(run.failure) == failed]
+        if runs:
+            parts.append(f"{word}: seed {', '.join(f'{run.seed} (after {run.update} updates)' for run in runs)}")
     if group.missing:
         parts.append(f"missing: seed {', '.join(map(str, group.missing))}")
     parts += [f"collapsed: {layer}, seed {', '.join(map(str, seeds))}" for layer, seeds in group.collapsed.items()]

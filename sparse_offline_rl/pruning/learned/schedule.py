@@ -69,6 +69,8 @@ class Learned(MaskSchedule):
         for key, asked in (("polarize", self.kind.POLARIZES), ("gate_lr", self.kind.INITIAL is not None)):
             if not asked:
                 require_unset(config, key, f"prune.learn={config.learn}")
+        if config.penalty == 0:
+            require_unset(config, "warmup", "prune.penalty=0")
         if config.score is not None and (self.kind.INITIAL is not None or self._units):
             raise UserError(
                 f"prune.score={config.score} has no meaning with prune.learn={config.learn}, which says itself what is kept: "

@@ -24,7 +24,7 @@ class Sensitivity(Extension):
         mean = summed(gradient.abs() for gradient in gradients.values()) / count
         for name, weight in weights.items():
             unfelt = (1 - gradients[name].abs() / mean.clamp_min(1e-12)).clamp_min(0)
-            weight.mul_(1 - rate * self.strength * unfelt)
+            weight.mul_((1 - rate * self.strength * unfelt).clamp_min(0))  # a weight shrinks to zero at most
 
     def left(self, layer: str, weight: Tensor) -> Tensor:
         """``|w| > 1e-4``."""
