@@ -45,7 +45,7 @@ def test_the_report_has_every_figure_and_table(sweep, tmp_path):
         "memory",
     ]
     tables = ["returns", "overall", "equal", "time_to_policy", "cost", "flops", "memory", "collapsed", "survivors"]
-    data = ["runs", "layers", "evaluations", "densities", "movement"]
+    data = ["runs", "layers", "levels", "evaluations", "densities", "movement"]
     wanted = {"report.html", "report.md", *(f"{name}.{kind}" for name in figures for kind in ("png", "svg"))}
     wanted |= {f"{name}.csv" for name in tables} | {f"data/{name}.csv" for name in data}
     files = {path.relative_to(tmp_path / "out").as_posix() for path in report.files}
