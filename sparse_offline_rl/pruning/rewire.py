@@ -85,6 +85,11 @@ class Rewire(MaskSchedule):
         self._first, self._last = change_range(config.every, config.start, config.until, updates, fades)
         self._drop: Drop = DROPS[config.drop] if config.drop in DROPS else by_fraction(SCORERS[config.drop])
 
+    @property
+    def remembers_the_beginning(self) -> bool:
+        """Whether numbers are remembered before the first change."""
+        return self.config.drop in FIRST_NUMBERS
+
     def due(self, update: int) -> bool:
         """As the base says."""
         return self._first <= update <= self._last and update % self.config.every == 0
@@ -136,8 +141,8 @@ class Rewire(MaskSchedule):
 
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
         """As the base says."""
-        shapes, from_beginning = NUMBERS.get(self.config.drop), self.config.drop in FIRST_NUMBERS
-        if shapes is None or (update < self._first and not from_beginning):
+        shapes = NUMBERS.get(self.config.drop)
+        if shapes is None or (update < self._first and not self.remembers_the_beginning):
             return {}
         return {f"{name}/{key}": shape for name, it in networks.items() for key, shape in shapes(it).items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from sparse_offline_rl.config import PruneConfig
@@ -60,9 +61,16 @@ class Pipeline(Learned):
 
     def numbers(self, update: int, networks: Mapping[str, Topology]) -> Mapping[str, tuple[int, ...]]:
         """As the base says."""
-        then = self._then.numbers(update, networks) if update >= self._begins else {}
+        first = self.last if self._then.remembers_the_beginning else self._begins
+        then = self._then.numbers(update, networks) if update >= first else {}
         return {**super().numbers(update, networks), **then}
 
     def change(self, moment: Moment) -> Change:
-        """As the base says, and then as ``rewire`` does."""
-        return super().change(moment) if moment.update <= self.last else self._then.change(moment)
+        """As the base says, and then as ``rewire`` does, which begins with the masks that are found."""
+        if moment.update > self.last:
+            return self._then.change(moment)
+        change = super().change(moment)
+        if moment.update < self.last:
+            return change
+        first = self._then.remembered(replace(moment, state=change.state)).numbers
+        return Change(change.state, replace(change.memory, numbers={**change.memory.numbers, **first}))
