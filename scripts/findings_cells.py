@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-from findings_tables import ENVS, Part, Row, Table, kept_share, markdown, number, rows_of
+from findings_tables import ENVS, Part, Row, Table, dense_of, kept_share, markdown, mean, number, rows_of
 
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.reports.runs import Run
+from sparse_offline_rl.reports.statistics import first_reaching
 
 Cell = Callable[[], str]
 
@@ -36,7 +37,7 @@ def returns(part: Part, env: str) -> Cell:
 
 def share(part: Part, env: str) -> Cell:
     """``97.0 %``: of the dense agents' return, IQM over the seeds, whose number is said where the dense agents have more."""
-    dense = replace(part, sparsity=0.0, methods=None, label="dense")
+    dense = dense_of(part)
     return lambda: kept_share(_row(part), _needed(dense, env), env)
 
 
@@ -45,18 +46,18 @@ def late_and_best(part: Part, env: str) -> Cell:
 
     def said(row: Row) -> str:
         best = [max(it.mean for it in run.evaluations if it.update <= part.updates[-1]) for run in row.cells[env]]
-        return f"{number(float(np.mean(row.late(env))))} ({number(float(np.mean(best)))})"
+        return f"{number(mean(row.late(env)))} ({number(mean(best))})"
 
     return _about(part, env, said)
 
 
 def each_seed(part: Part, env: str) -> Cell:
     """``11554, 10457 (94 %)``: the late return of each seed, and the share that their mean is of that of the dense agents."""
-    dense = replace(part, sparsity=0.0, methods=None, updates=(_LONGEST,), label="dense")
+    dense = replace(dense_of(part), updates=(_LONGEST,))
 
     def said(row: Row) -> str:
         found = row.late(env)
-        kept = 100 * np.mean(found) / np.mean(_needed(dense, env).late(env))
+        kept = 100 * mean(found) / mean(_needed(dense, env).late(env))
         return f"{', '.join(map(number, found))} ({kept:.0f} %)"
 
     return _about(part, env, said)
@@ -87,18 +88,14 @@ def mean_at(part: Part, env: str, update: int) -> Cell:
 
     def said(row: Row) -> str:
         found = [it.mean for run in row.cells[env] for it in run.evaluations if it.update == update]
-        return number(float(np.mean(found))) if len(found) == len(row.cells[env]) else ""
+        return number(mean(found)) if len(found) == len(row.cells[env]) else ""
 
     return _about(part, env, said)
 
 
 def mean_of_all(part: Part, env: str) -> Cell:
     """``3472``: the mean over all evaluations of all seeds."""
-    return _about(
-        part,
-        env,
-        lambda row: number(float(np.mean([it.mean for run in row.cells[env] for it in run.evaluations]))),
-    )
+    return _about(part, env, lambda row: number(mean([it.mean for run in row.cells[env] for it in run.evaluations])))
 
 
 def seeds(part: Part, env: str) -> Cell:
@@ -116,20 +113,13 @@ def first_crossing(part: Part, env: str) -> Cell:
 
     def said(row: Row) -> str:
         (run,) = (it for it in row.cells[env] if it.seed == 0)
-        return _crossing(run)
+        found = first_reaching(run.evaluations, 0.95 * (run.policy_return or math.inf))
+        return f"{found.seconds:.1f} ({found.update})" if found else f"not within {run.evaluations[-1].update}"
 
     return _about(part, env, said)
 
 
 _LONGEST = 10**9  # updates that no run has
-
-
-def _crossing(run: Run) -> str:
-    wanted = 0.95 * (run.policy_return or np.inf)
-    found = next((it for it in run.evaluations if it.mean >= wanted), None)
-    if found is None:
-        return f"not within {run.evaluations[-1].update}"
-    return f"{found.seconds:.1f} ({found.update})"
 
 
 def _span(values: Sequence[float]) -> str:

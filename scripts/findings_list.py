@@ -29,6 +29,7 @@ from findings_tables import (
     after_equal_seconds,
     by_environment,
     by_setting,
+    dense_of,
     last_columns,
     over_sparsity,
 )
@@ -60,12 +61,8 @@ _BC_SCRATCH_99 = Part(
 )
 
 
-def _unpruned(part: Part) -> Part:
-    return replace(part, sparsity=0.0, methods=("none",))
-
-
 def _with_dense(part: Part) -> tuple[Part, Part]:
-    return replace(part, sparsity=0.0, label="dense"), part
+    return dense_of(part), part
 
 
 _STUDY = {
@@ -109,20 +106,16 @@ _COST = {
 
 def _costs(agent: str, env: str) -> list[Cell]:
     dense, *pruned = _COST[agent].values()
-    if (agent, env) == ("BCQ", "halfcheetah"):
-        first = seconds(dense, env, remark=" (50,000; alone)")  # the runs of results/learning
-    else:
-        first = seconds(dense, env)
-    return [first, *(seconds(part, env) for part in pruned)]
+    # The runs of results/learning have other updates and had the machine for themselves.
+    remark = " (50,000; alone)" if (agent, env) == ("BCQ", "halfcheetah") else ""
+    return [seconds(dense, env, remark), *(seconds(part, env) for part in pruned)]
 
 
 _LONG = Part(("study/long", "study/data"), "bcq", "expert", 0.98, (200_000,), methods=("snip",))
 _BEYOND = Part(("study/beyond", "study/data"), "bc", "expert", 0.99, (50_000,))
 _BEYOND_COLUMNS = {
     f"{pruner} {100 * sparsity:g} %": replace(_BEYOND, sparsity=sparsity, methods=(pruner.lower(),))
-    for sparsity, pruner in (
-        *((0.99, "SNIP"), (0.99, "SynFlow"), (0.995, "SNIP"), (0.995, "SynFlow"), (0.998, "SynFlow")),
-    )
+    for pruner, sparsity in [("SNIP", 0.99), ("SynFlow", 0.99), ("SNIP", 0.995), ("SynFlow", 0.995), ("SynFlow", 0.998)]
 }
 _WIDE = Part(("study/wide", "study/beyond"), "bc", "expert", 0.99, (50_000,), methods=("synflow",))
 # The sparsities at which layers of 750, 1500 and 3000 units have as many weights.
@@ -141,17 +134,14 @@ _AGENT_DATA = [(env, dataset) for dataset in ("expert", "medium") for env in ("h
 _RAW = (("dataset.normalize", False),)
 _BC_HOPPER = replace(_LEARNING, agent="bc")
 _CURVES = {
-    "`agent=bcq prune=none` HalfCheetah, 3 seeds": (_unpruned(_LEARNING), "halfcheetah"),
+    "`agent=bcq prune=none` HalfCheetah, 3 seeds": (dense_of(_LEARNING), "halfcheetah"),
     "`agent=bcq prune=snip sparsity=0.95` HalfCheetah, 3 seeds": (_LEARNING, "halfcheetah"),
     "`agent=bcq prune=grasp sparsity=0.95` HalfCheetah, 3 seeds": (
         replace(_LEARNING, methods=("grasp",)),
         "halfcheetah",
     ),
-    "… SNIP with `dataset.normalize=false`": (
-        replace(_LEARNING, special=_RAW),
-        "halfcheetah",
-    ),
-    "`agent=bc prune=none env=hopper` (20k updates), 3 seeds": (_unpruned(_BC_HOPPER), "hopper"),
+    "… SNIP with `dataset.normalize=false`": (replace(_LEARNING, special=_RAW), "halfcheetah"),
+    "`agent=bc prune=none env=hopper` (20k updates), 3 seeds": (dense_of(_BC_HOPPER), "hopper"),
     "`agent=bc prune=snip sparsity=0.95 env=hopper`, 3 seeds": (_BC_HOPPER, "hopper"),
     "… with `dataset.normalize=false`": (replace(_BC_HOPPER, special=_RAW), "hopper"),
 }
@@ -261,7 +251,7 @@ TABLES: dict[str, Table] = {
         {
             agent: [
                 joined(
-                    mean_at(replace(_unpruned(part), dataset=dataset), env, 20_000),
+                    mean_at(replace(dense_of(part), dataset=dataset), env, 20_000),
                     mean_at(replace(part, dataset=dataset), env, 100_000),
                 )
                 for env, dataset in _AGENT_DATA
@@ -296,7 +286,7 @@ TABLES: dict[str, Table] = {
                 (env, dataset) for env in ("hopper", "halfcheetah") for dataset in ("expert", "medium")
             ]
             for label, part in (
-                ("dense", replace(_unpruned(learned), dataset=dataset)),
+                ("dense", replace(dense_of(learned), dataset=dataset)),
                 ("SNIP 95 %", replace(learned, dataset=dataset)),
             )
         },

@@ -98,6 +98,11 @@ class Part:
         return next((it for it in run.evaluations if it.update == self.updates[0]), None)
 
 
+def dense_of(part: Part) -> Part:
+    """The dense agents that runs of ``part`` are compared with."""
+    return replace(part, sparsity=0.0, methods=None, label="dense")
+
+
 @dataclass(frozen=True)
 class Row:
     """One method: environment -> its runs, a run a seed."""
@@ -113,20 +118,20 @@ class Row:
         return [label, *(self.returns(env) for env in ENVS), self._share(dense), *costs]
 
     def _share(self, dense: Row) -> str:
-        shares = {env: 100 * _mean(self.late(env)) / _mean(dense.late(env)) for env in self.cells if env in dense.cells}
+        shares = {env: 100 * mean(self.late(env)) / mean(dense.late(env)) for env in self.cells if env in dense.cells}
         return ", ".join(number(shares[env]) if env in shares else "–" for env in ENVS)
 
     def returns(self, env: str) -> str:
         """``2373 / 3480 (3)``: early and late return, and the number of seeds; nothing where it has none."""
         if env not in self.cells:
             return ""
-        means = [number(_mean(found)) for found in (self._early(env), self.late(env)) if found]
+        means = [number(mean(found)) for found in (self._early(env), self.late(env)) if found]
         return f"{' / '.join(means)} ({len(self.cells[env])})"
 
     @property
     def late_returns(self) -> str:
         """``3480, 4267, 11372 (3)``: late return in each environment and the number of seeds."""
-        means = (number(_mean(self.late(env))) if env in self.cells else "–" for env in ENVS)
+        means = (number(mean(self.late(env))) if env in self.cells else "–" for env in ENVS)
         return f"{', '.join(means)} ({self.seeds})"
 
     @property
@@ -150,7 +155,7 @@ class Row:
     @property
     def seconds(self) -> float:
         """Of training up to the late evaluation, the mean over the environments of the medians over the seeds."""
-        return _mean([self.seconds_in(env) for env in self.cells])
+        return mean([self.seconds_in(env) for env in self.cells])
 
     def seconds_in(self, env: str) -> float:
         """The same in one environment: of seeds, some are disturbed by other work."""
@@ -164,23 +169,23 @@ class Row:
         runs = [{it.update: it for it in run.evaluations if it.seconds is not None} for run in self.cells[env]]
         clock = median_clock([*run.values()] for run in runs)
         done = [at for at in set.intersection(*map(set, runs)) if clock[at] <= seconds]
-        return _mean([run[max(done)].mean for run in runs]) if done else np.nan
+        return mean([run[max(done)].mean for run in runs]) if done else np.nan
 
     @property
     def kilobytes(self) -> float:
         """Size of the policy file, the mean over the environments of the means over the seeds."""
         sizes = [[run.summary["policy_bytes"] / 1000 for run in runs if run.summary] for runs in self.cells.values()]
-        return _mean([_mean(it) for it in sizes])
+        return mean([mean(it) for it in sizes])
 
     @property
     def kept(self) -> dict[str, float]:
         """Environment -> late return in percent of that of the policy that made the data."""
-        return {env: 100 * _mean(self.late(env)) / _policy_return(runs) for env, runs in self.cells.items()}
+        return {env: 100 * mean(self.late(env)) / _policy_return(runs) for env, runs in self.cells.items()}
 
     @property
     def rank(self) -> tuple[int, float]:
         """Those with all environments first, then by what they keep."""
-        return -len(self.cells), -_mean(list(self.kept.values()))
+        return -len(self.cells), -mean(list(self.kept.values()))
 
 
 def rows_of(parts: Sequence[Part]) -> list[Row]:
@@ -388,5 +393,6 @@ def number(value: float, digits: int = 0) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """As Python's own number."""
     return float(np.mean(values))

@@ -26,7 +26,7 @@ def first_problem(error: ValidationError) -> str:
     """``key: what is wrong with it``, of the first value that a pydantic model refused."""
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, first["loc"])) or "the whole"
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{key}: {_clause(first)}"
 
 
 def remedy(problem: Mapping[str, Any]) -> str:
@@ -36,6 +36,11 @@ def remedy(problem: Mapping[str, Any]) -> str:
         return f"give a whole number, written {value:.0f}"
     if kind in _REMEDIES:
         return _REMEDIES[kind].format(**problem.get("ctx", {}))
+    return _clause(problem)
+
+
+def _clause(problem: Mapping[str, Any]) -> str:
+    """What pydantic says of a problem, as a part of a sentence."""
     message: str = problem["msg"].removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 

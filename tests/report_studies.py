@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import yaml
 from matplotlib.figure import Figure
 from run_folders import write_run
@@ -61,3 +63,8 @@ LONG = [
     "/mnt/storage/a/long/path/to/shared/datasets/d4rl-v2/hopper_medium-v2.hdf5",
     f"/scratch/{'_'.join(['hopper'] * 20)}-v2.hdf5",
 ]
+
+
+def table(path) -> dict[str, dict[str, str]]:
+    with path.open() as file:
+        return {row["experiment"]: row for row in csv.DictReader(file)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -77,50 +76,6 @@ def test_the_fraction_falls_along_a_cosine():
         assert plan.fraction(update) == pytest.approx(0.3 / 2 * (1 + math.cos(math.pi * update / 750)))
     assert plan.fraction(375) == pytest.approx(0.15) and plan.fraction(750) == 0
     assert schedule("set", updates=1000, every=10).fraction(730) == 0.3
-
-
-def test_deepr_drops_what_lost_its_sign_before_the_first_change():
-    """Half of the weights of each layer, exactly those that it turned round."""
-    agent = small_agent()
-    plan = schedule("deepr", 0.5, every=10, shrink=0.0, temperature=0.0)
-    begun = begin(plan, agent)
-    network = begun.state.networks["decoder"]
-    values = [array.copy() for array in network.topology.unpack(network.values)]
-    for i, mask in enumerate(network.topology.stacked):
-        values[2 * i][mask] *= np.where(np.arange(np.count_nonzero(mask)) % 2, 1, -1)
-    turned = replace(network, values=network.topology.pack(values))
-    state = replace(begun.state, networks={**begun.state.networks, "decoder": turned})
-    after = plan.change(moment(agent, state, 10, begun.memory)).state.networks["decoder"]
-    for old, new in zip(network.topology.stacked, after.topology.stacked, strict=True):
-        stay = np.zeros_like(old)
-        stay[old] = np.arange(np.count_nonzero(old)) % 2 == 1
-        assert new[stay].all()
-        gone = old & ~stay
-        assert (new & gone).sum() < 0.9 * gone.sum()  # some come back
-
-
-def test_deepr_shrinks_weights_and_adds_noise_for_the_steps_since_the_last_change():
-    agent = small_agent()
-    plan = schedule("deepr", 0.5, every=10, shrink=2e-4, temperature=0.0)
-    begun = begin(plan, agent)
-    state, memory = begun.state, begun.memory
-    before = state.networks["decoder"]
-    for change in (plan, schedule("deepr", 0.5, every=10, shrink=0.0, temperature=3e-6)):
-        after = change.change(moment(agent, state, 10, memory)).state.networks["decoder"]
-        steps = []
-        pairs = zip(before.topology.unpack(before.values), after.topology.unpack(after.values), strict=True)
-        layers = list(before.topology.layers)
-        for i, (old, new) in enumerate(pairs):
-            if i % 2:  # biases stay as they are
-                assert np.array_equal(old, new)
-                continue
-            both = before.topology.layers[layers[i // 2]] & after.topology.layers[layers[i // 2]] & (np.abs(old) > 0.01)
-            steps.append((new - old)[both] * np.sign(old[both]))
-        moved = np.concatenate(steps)
-        if change is plan:
-            assert moved == pytest.approx(-10 * 2e-4, rel=1e-3)
-        else:
-            assert moved.std() == pytest.approx(np.sqrt(2 * 10 * 3e-6), rel=0.1) and abs(moved.mean()) < 1e-3
 
 
 def test_gradual_pruning_follows_the_cubic_curve():

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+from report_studies import table
 from run_folders import write_run
 
 from sparse_offline_rl.cli import report as report_cli
@@ -94,11 +95,6 @@ def out(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out")
     write_report([small], folder)
     return folder
-
-
-def table(path) -> dict[str, dict[str, str]]:
-    with path.open() as file:
-        return {row["experiment"]: row for row in csv.DictReader(file)}
 
 
 def test_the_tables_hold_what_is_computed_by_hand(out):
@@ -223,53 +219,6 @@ def test_tables_say_how_far_masks_moved_and_which_layers_collapsed(out):
         "rigl 95 %": ("2.0", "0.0", ""),
         "snip 95 %": ("2.0", "0.0", ""),
     }
-
-
-def test_levels_have_a_row_each_and_are_in_the_csvs(tmp_path):
-    """Two seeds of three levels; the second level of one seed, and the first of both, were not evaluated."""
-    for seed, returns in enumerate(((None, 40.0), (None, None))):
-        folder = write_run(tmp_path / "runs" / str(seed), prune="lottery", seed=seed, returns=(1.0, 100.0 * (1 + seed)))
-        facts = json.loads((folder / "summary.json").read_text())
-        levels = [{"update": 300 * (i + 1), "sparsity": 0.5 * i, "return_mean": it} for i, it in enumerate(returns)]
-        facts["levels"] = [{key: value for key, value in it.items() if value is not None} for it in levels]
-        (folder / "summary.json").write_text(json.dumps(facts))
-    write_run(tmp_path / "runs" / "snip")
-    write_report([tmp_path / "runs"], tmp_path / "out")
-    write_report([tmp_path / "out" / "data"], tmp_path / "again")
-    text = (tmp_path / "out" / "levels.csv").read_text()
-    assert text == (tmp_path / "again" / "levels.csv").read_text()
-    facts = json.loads((tmp_path / "runs" / "0" / "summary.json").read_text())
-    last = 1 - facts["nonzero_weights"] / facts["total_weights"]
-    panel = "bcq · Hopper-v5, expert"
-    assert [line.rsplit(",", 6)[-6:] for line in text.splitlines()[1:]] == [
-        ["lottery 95 %", "1", "300", "0.0", "0.0", ""],
-        ["lottery 95 %", "2", "600", "0.5", "1.0", "40.0"],
-        ["lottery 95 %", "3", "1000", repr(last), "2.0", "150.0"],
-    ]
-    assert (
-        text.count(panel) == 3
-        and f"| lottery 95 % | 3 | 1000 | {last:.2%} | 2 | 150.0 |" in (tmp_path / "out" / "report.md").read_text()
-    )
-    (tmp_path / "out" / "data" / "levels.csv").unlink()
-    runs, notes = read_runs(tmp_path / "out" / "data")
-    assert (len(runs), notes) == (3, []) and not any("levels" in (run.summary or {}) for run in runs)
-
-
-def test_a_run_that_failed_is_said_to_have_failed_and_of_what(tmp_path):
-    for seed in (0, 1, 2):
-        folder = write_run(tmp_path / "runs" / str(seed), seed=seed, returns=(1.0, 2.0))
-        if seed:
-            (folder / "summary.json").unlink()
-        if seed != 1:  # what the first attempt of a run failed of, which has ended since, is no matter
-            (folder / "failure.txt").write_text("UserError: training diverged\n")
-    write_report([tmp_path / "runs"], tmp_path / "out")
-    write_report([tmp_path / "out" / "data"], tmp_path / "again")
-    for out in (tmp_path / "out", tmp_path / "again"):
-        (row,) = table(out / "returns.csv").values()
-        assert row["remarks"] == "failed: seed 2 (after 20 updates); unfinished: seed 1 (after 20 updates)"
-        text = (out / "report.md").read_text()
-        assert "2 failed after 20 of 1000 updates, return 2.0 so far: UserError: training diverged" in text
-        assert "1 is unfinished: 20 of 1000 updates" in text and "0 failed" not in text
 
 
 def test_a_report_of_before_masks_could_move_can_be_made_again(small, tmp_path):

@@ -31,9 +31,8 @@ def closest(word: str, known: Iterable[str]) -> str:
     import difflib  # takes a while, and few commands fail
 
     names = sorted(known)
-    swapped = [
-        name for name in names if sorted(name) == sorted(word)
-    ]  # letters that changed places: bqc is bcq, not bc
+    # Letters that changed places: bqc is bcq, not bc.
+    swapped = [name for name in names if sorted(name) == sorted(word)]
     close = swapped or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if close:
         return f"the closest is '{close[0]}'"

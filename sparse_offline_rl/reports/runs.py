@@ -170,11 +170,9 @@ class Run:
         """A sentence on how far it has come."""
         so_far = "" if self.last_return is None else f", return {self.last_return:.1f} so far"
         done = f"{self.update} of {self.settings['updates']} updates{so_far}"
-        return (
-            f"{self.name} failed after {done}: {self.failure}"
-            if self.failure
-            else f"{self.name} is unfinished: {done}."
-        )
+        if self.failure:
+            return f"{self.name} failed after {done}: {self.failure}"
+        return f"{self.name} is unfinished: {done}."
 
 
 def over_updates(runs: Sequence[Run], kind: Literal["densities", "movement"]) -> dict[int, list[Mapping[str, Any]]]:

@@ -91,9 +91,6 @@ class Session:
             csv = (progress.csv_bytes, progress.csv_sha256)
             episodes = (progress.episodes_bytes, progress.episodes_sha256)
         self._logged_at = (self._start, self._clock.train)
-        self._evaluated_masks: Mapping[
-            str, float
-        ] = {}  # metrics of a level that was evaluated before its masks changed, until they are logged
         self._earlier = earlier
         self._adopt(active, memory)
         if earlier is not None:
@@ -145,7 +142,7 @@ class Session:
         with progress_line(config.updates, self._start) as line:
             self._line: ProgressLine = line
             hooks = Hooks(
-                self._ends_evaluated_level, self._change_masks, self._evaluate, self._log, self._save, should_stop
+                self._ends_evaluated_level, self._change_masks, self._evaluated, self._log, self._save, should_stop
             )
             update = train(self._step, self._schedule, hooks, self._clock, self._start)
         if update < config.updates:
@@ -203,7 +200,6 @@ class Session:
             return
         if masks.schedule.ends_level(update):
             evaluation = self._evaluation if self._ends_evaluated_level(update) else {}
-            self._evaluated_masks = self._masks_now() if evaluation else {}
             self._levels.append(level(update, self._reports, evaluation))
         norms = self._norms()
         collapsed = {report.full_name for report in self._reports if report.collapsed}
@@ -232,10 +228,15 @@ class Session:
         optimizers = self._active.agent.optimizers
         return {name: float(it.gradient_norm()) for name, it in optimizers.items() if it.gradients}
 
-    def _evaluate(self, update: int) -> dict[str, float]:
+    def _evaluated(self, update: int) -> dict[str, float]:
+        """Play episodes: what a row says of the network that played them, whose masks may change before it is written."""
+        self._evaluate(update)
+        return self._masks_now() | self._evaluation
+
+    def _evaluate(self, update: int) -> None:
         if self._known_returns is not None:
             self._episodes.write(self._known_returns)
-            return self._evaluation
+            return
         config, loaded = self._config, self._data.loaded
         draws = generator(config.seed, f"acting-{update}", config.device)
         normalization, agent = self._data.normalization, self._active.agent
@@ -252,7 +253,6 @@ class Session:
         score = normalized_score(returns.mean(), loaded.reference_min_score, loaded.reference_max_score)
         if score is not None:
             self._evaluation["eval/normalized_score"] = float(score)
-        return self._evaluation
 
     def _columns(self) -> list[str]:
         """Every metric that a row may have."""
@@ -276,8 +276,7 @@ class Session:
                 "scale of the dataset's rewards and observations."
             )
         values |= {f"gradient_norm/{name}": norm for name, norm in self._norms().items()}
-        values |= self._evaluated_masks or self._masks_now()  # a row is about one network
-        self._evaluated_masks = {}
+        values |= self._masks_now()
         values |= evaluation
         last_update, last_seconds = self._logged_at
         values["time/updates_per_second"] = (update - last_update) / max(self._clock.train - last_seconds, 1e-9)
