@@ -118,6 +118,27 @@ def test_plain_bcq_does_the_update_of_the_oracle(float64):
     _assert_same_critics(agent, new)
 
 
+def test_plain_bcq_does_the_perturbed_candidate_that_its_critic_values_most(float64):
+    agent = plain_bcq.PlainBCQ(5, 2, HIDDEN, batch=16, candidates=3, sparsity=0.0, bfloat16=False)
+    states = torch.randn(4, 5)
+    torch.manual_seed(1)
+    found = agent.act(states, latent_clip=0.5, candidates=6)
+    torch.manual_seed(1)
+    latents = torch.randn(24, 4).clamp(-0.5, 0.5).reshape(4, 6, 4)
+    for state, latent, action in zip(states, latents, found, strict=True):
+        rows = state.expand(6, -1)
+        with torch.no_grad():
+            tried = torch.tanh(agent.decoder(torch.cat([rows, latent], 1)))
+            tried = (tried + 0.05 * torch.tanh(agent.actor(torch.cat([rows, tried], 1)))).clamp(-1, 1)
+            values = agent.critic[0](torch.cat([rows, tried], 1))
+        torch.testing.assert_close(action, tried[int(values.argmax())])
+    torch.manual_seed(1)
+    alone = agent.act(states, latent_clip=0.25, candidates=None)
+    torch.manual_seed(1)
+    latents = torch.randn(4, 4).clamp(-0.25, 0.25)
+    torch.testing.assert_close(alone, torch.tanh(agent.decoder(torch.cat([states, latents], 1))).detach())
+
+
 def test_plain_td3bc_does_the_updates_of_the_oracle(float64):
     agent = plain_td3bc.PlainTD3BC(5, 2, (16, 12), batch=16, bfloat16=False)
     oracle = TD3BCOracle({"actor": _layers(agent.actor.net), **_critics(agent)})

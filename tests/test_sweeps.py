@@ -25,7 +25,7 @@ SWEEPS = {
     "paper_figure1": 330,
     "paper_figure2": 330,
     "study": 360,
-    "study_time": 108,
+    "study_time": 135,
     "study_long": 12,
     "study_beyond": 117,
     "study_unperturbed": 24,

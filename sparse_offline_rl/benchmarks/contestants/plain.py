@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -42,13 +43,22 @@ def mlp(sizes: Sequence[int], sparsity: float = 0.0) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class RandomBatch:
-    """``batch`` random transitions of ``S`` observations and ``A`` actions within ±1; no episode ends."""
+@dataclass
+class PlainBatch:
+    """What an update learns from: ``[B, S]``, ``[B, A]`` within ±1 and ``[B, 1]``."""
 
-    def __init__(self, S: int, A: int, batch: int) -> None:
-        self.state, self.next_state = torch.randn(batch, S), torch.randn(batch, S)
-        self.action, self.reward = torch.rand(batch, A) * 2 - 1, torch.randn(batch, 1)
-        self.not_done = torch.ones(batch, 1)
+    state: Tensor
+    action: Tensor
+    reward: Tensor
+    next_state: Tensor
+    not_done: Tensor
+
+
+def random_batch(S: int, A: int, batch: int) -> PlainBatch:
+    """``batch`` random transitions of ``S`` observations and ``A`` actions within ±1; no episode ends."""
+    state, next_state = torch.randn(batch, S), torch.randn(batch, S)
+    action, reward = torch.rand(batch, A) * 2 - 1, torch.randn(batch, 1)
+    return PlainBatch(state, action, reward, next_state, torch.ones(batch, 1))
 
 
 def precision(bfloat16: bool) -> AbstractContextManager[object]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparse_offline_rl.benchmarks.contestant import Contestant
-from sparse_offline_rl.benchmarks.contestants.plain import DISCOUNT, RandomBatch, minimize, mlp, move_targets
+from sparse_offline_rl.benchmarks.contestants.plain import DISCOUNT, minimize, mlp, move_targets, random_batch
 
 _LATENT_CLIP, _SOFT_CLIP, _PERTURBATION = 0.5, 0.75, 0.05
 
@@ -64,7 +64,7 @@ class PlainBCQ:
         self.vae_adam = torch.optim.Adam([*self.encoder.parameters(), *self.decoder.parameters()])
         self.critic_adam = torch.optim.Adam(self.critic.parameters())
         self.actor_adam = torch.optim.Adam(self.actor.parameters())
-        self.data = RandomBatch(S, A, batch)
+        self.data = random_batch(S, A, batch)
 
     def _sample(self, state: Tensor) -> Tensor:
         return _decode(self.decoder, state, torch.randn(len(state), self.latent))
@@ -98,9 +98,25 @@ class PlainBCQ:
         loss: Tensor = -self.critic[0](torch.cat([state, action], 1)).mean()
         return loss
 
-    def update(self) -> None:
-        """One update on the same batch each time."""
+    @torch.no_grad()
+    def act(self, states: Tensor, latent_clip: float, candidates: int | None) -> Tensor:
+        """Actions ``[n, A]`` for ``states`` ``[n, S]``: of perturbed candidates the first critic's best; None: one, as it is, as BC does."""
+        state = states.repeat_interleave(candidates or 1, 0)
+        z = torch.randn(len(state), self.latent).clamp(-latent_clip, latent_clip)
+        action = _decode(self.decoder, state, z)
+        if candidates is None:
+            return action
+        action = _perturb(self.actor, state, action)
+        best = self.critic[0](torch.cat([state, action], 1)).reshape(-1, candidates).argmax(1)
+        return action.reshape(-1, candidates, action.shape[1])[torch.arange(len(states)), best]
+
+    def update_vae(self) -> None:
+        """The VAE's part of an update, which is all that BC's return depends on."""
         minimize(self.vae_adam, self._vae_loss, self.bfloat16)
+
+    def update(self) -> None:
+        """One update on ``data``."""
+        self.update_vae()
         minimize(self.critic_adam, self._critic_loss, self.bfloat16)
         minimize(self.actor_adam, self._actor_loss, self.bfloat16)
         move_targets([(self.critic, self.critic_target), (self.actor, self.actor_target)])

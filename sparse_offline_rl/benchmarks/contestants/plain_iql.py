@@ -15,11 +15,11 @@ from sparse_offline_rl.benchmarks.contestant import Contestant
 from sparse_offline_rl.benchmarks.contestants.plain import (
     DISCOUNT,
     Actor,
-    RandomBatch,
     minimize,
     mlp,
     move_targets,
     precision,
+    random_batch,
 )
 
 _EXPECTILE, _TEMPERATURE, _WEIGHT_CLIP, _RATE = 0.7, 3.0, 100.0, 3e-4
@@ -52,7 +52,7 @@ class PlainIQL:
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=_RATE)
         self.critic_adam = torch.optim.Adam(self.critic.parameters(), lr=_RATE)
         self.actor_schedule = CosineAnnealingLR(self.actor_adam, total_updates)
-        self.data = RandomBatch(S, A, batch)
+        self.data = random_batch(S, A, batch)
 
     @torch.no_grad()
     def _least_q(self) -> Tensor:

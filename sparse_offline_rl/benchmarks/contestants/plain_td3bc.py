@@ -13,10 +13,10 @@ from sparse_offline_rl.benchmarks.contestant import Contestant
 from sparse_offline_rl.benchmarks.contestants.plain import (
     DISCOUNT,
     Actor,
-    RandomBatch,
     minimize,
     mlp,
     move_targets,
+    random_batch,
 )
 
 _NOISE, _NOISE_CLIP, _POLICY_EVERY, _ALPHA, _RATE = 0.2, 0.5, 2, 2.5, 3e-4
@@ -32,7 +32,7 @@ class PlainTD3BC:
         self.actor_target, self.critic_target = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=_RATE)
         self.critic_adam = torch.optim.Adam(self.critic.parameters(), lr=_RATE)
-        self.data = RandomBatch(S, A, batch)
+        self.data = random_batch(S, A, batch)
         self.updates = 0
 
     def _critic_loss(self) -> Tensor:
