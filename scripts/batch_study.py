@@ -17,21 +17,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.cli.main import run_main
-from sparse_offline_rl.config import Config, config_dir
+from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer, Sampler
 from sparse_offline_rl.datasets.load import load_dataset
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.experiment import read_config
 from sparse_offline_rl.files import read_csv, read_json, write_bytes, write_csv, write_json
 from sparse_offline_rl.reports.drawing import plain_log_ticks, round_log_limits
 from sparse_offline_rl.seeding import generator
@@ -179,10 +177,7 @@ class Study:
         overrides += [f"env={options.env} dataset.size={options.size + options.held_out} threads=1"]
         overrides += [f"prune={options.prune if cell.sparsity else 'none'} sparsity={cell.sparsity}"]
         overrides += [f"batch_size={cell.batch_size} seed={options.seed}"]
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            values = OmegaConf.to_container(compose("train", " ".join(overrides).split()), resolve=True)
-        assert isinstance(values, dict)
-        return read_config({str(key): value for key, value in values.items()})
+        return config_of(" ".join(overrides).split())
 
 
 def measure(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tuple[float, tuple[Tensor, ...]]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
-from findings_tables import ENVS, Part, Row, Table, dense_of, kept_share, markdown, mean, number, rows_of
+import acting_study
+import plain_torch_study
+from findings_tables import ENVS, ROOT, Part, Row, Table, dense_of, kept_share, markdown, mean, number, rows_of
 
 from sparse_offline_rl.errors import UserError
+from sparse_offline_rl.files import read_csv
 from sparse_offline_rl.reports.runs import Run
 from sparse_offline_rl.reports.statistics import first_reaching
 
@@ -119,7 +123,37 @@ def first_crossing(part: Part, env: str) -> Cell:
     return _about(part, env, said)
 
 
+def plain_torch_crossing(agent: str, env: str) -> Cell:
+    """The same of the usual torch code, dense (``scripts/plain_torch_study.py``)."""
+
+    def cell() -> str:
+        rows = _table("study/time/plain_torch.csv", plain_torch_study.COLUMNS)
+        mine = [row for row in rows if (row["agent"], row["env"], row["seed"]) == (agent, env, "0")]
+        good = (row for row in mine if float(row["return_mean"]) >= 0.95 * float(row["dataset_return_mean"]))
+        found = next(good, None)
+        if found:
+            return f"{float(found['train_seconds']):.1f} ({found['update']})"
+        return f"not within {mine[-1]['update']}" if mine else ""
+
+    return cell
+
+
+def played(runs: str, acting: str) -> Cell:
+    """``2509``: the mean return of the policies that ``scripts/acting_study.py`` played in this way, of runs that fit a pattern."""
+
+    def cell() -> str:
+        rows = _table("study/acting.csv", acting_study.COLUMNS)
+        found = [float(row["return_mean"]) for row in rows if fnmatchcase(row["run"], runs) and row["acting"] == acting]
+        return number(mean(found)) if found else ""
+
+    return cell
+
+
 _LONGEST = 10**9  # updates that no run has
+
+
+def _table(name: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    return read_csv(ROOT / "results" / name, columns, "take it from git again")
 
 
 def _span(values: Sequence[float]) -> str:

@@ -15,6 +15,8 @@ from findings_cells import (
     mean_at,
     mean_of_all,
     of_cells,
+    plain_torch_crossing,
+    played,
     returns,
     seconds,
     seeds,
@@ -120,9 +122,30 @@ _BEYOND_COLUMNS = {
 _WIDE = Part(("study/wide", "study/beyond"), "bc", "expert", 0.99, (50_000,), methods=("synflow",))
 # The sparsities at which layers of 750, 1500 and 3000 units have as many weights.
 _WIDTHS = {"99 %": (0.99, 0.99743, 0.99935), "99.5 %": (0.995, None, 0.99967)}
-_TIME = Part(("study/time",), "bcq", "expert", 0.95, (1_000,))
-_TIMES = {0.0: 1000, 0.9: 2000, 0.95: 2000, 0.98: 5000, 0.99: 5000}  # the updates of these runs
+_TIME_COLUMNS = (
+    ("our dense engine", "none", 0.0),
+    ("SNIP 90 %", "snip", 0.9),
+    ("95 %", "snip", 0.95),
+    ("98 %", "snip", 0.98),
+    ("99 %", "snip", 0.99),
+    ("SynFlow 98 %", "synflow", 0.98),
+    ("99 %", "synflow", 0.99),
+    ("99.5 %", "synflow", 0.995),
+)
+
+
+def _timed_part(agent: str, env: str, method: str, sparsity: float) -> Part:
+    """Runs of experiment=study_time, whose length goes with all these."""
+    updates = 2_000 if sparsity <= 0.95 else 5_000
+    if env == "halfcheetah":
+        updates = 30_000 if agent == "bcq" else 20_000
+    return Part(("study/time",), agent, "expert", sparsity, (updates,), methods=(method,))
+
+
 _SMALL = Part(("study/small",), "td3bc", "expert", 0.95, (20_000,))
+
+# The ways to act of scripts/acting_study.py.
+_WAYS = ("whole", "not perturbed", "not ranked", "neither", "neither, latent 0")
 
 # Runs of single agents, and TD3+BC and IQL by other pruners.
 _LEARNING = Part(("learning", "masks/agents"), "bcq", "expert", 0.95, (50_000,), methods=("snip",))
@@ -213,23 +236,34 @@ TABLES: dict[str, Table] = {
     "time": of_cells(
         (
             "seconds of training until 95 % of the expert's return (updates)",
-            "dense",
-            "SNIP 90 %",
-            "95 %",
-            "98 %",
-            "99 %",
+            "the usual torch code",
+            *(it[0] for it in _TIME_COLUMNS),
         ),
         {
-            f"{agent}, {ENVS[env]}": [
-                first_crossing(
-                    replace(
-                        _TIME, agent=agent.lower(), sparsity=it, updates=(updates,), methods=("snip" if it else "none",)
-                    ),
-                    env,
-                )
-                for it, updates in _TIMES.items()
+            f"{agent}, {name}": [
+                plain_torch_crossing(agent.lower(), env),
+                *(first_crossing(_timed_part(agent.lower(), env, *it[1:]), env) for it in _TIME_COLUMNS),
             ]
-            for agent, env in (("BCQ", "hopper"), ("BC", "hopper"), ("BC", "walker2d"))
+            for agent in ("BCQ", "BC")
+            for env, name in ENVS.items()
+        },
+    ),
+    "acting": of_cells(
+        ("mean return of 20 episodes", *_WAYS),
+        {
+            label: [played(f"{runs}*", way) for way in _WAYS]
+            for label, runs in (
+                *(
+                    (f"Walker2d, {label}, seed {seed}", f"walker2d-expert/{pruner}-network-{sparsity}/seed{seed}")
+                    for label, pruner, sparsity in (("dense", "none", 0.0), ("95 %", "snip", 0.95))
+                    for seed in (0, 1, 2)
+                ),
+                ("Walker2d, 98 %, mean of three seeds", "walker2d-expert/snip-network-0.98/"),
+                *(
+                    (f"HalfCheetah, {100 * it:g} %, mean of three seeds", f"halfcheetah-expert/snip-network-{it}/")
+                    for it in (0.95, 0.98, 0.99)
+                ),
+            )
         },
     ),
     "small": of_cells(

@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from pydantic import Field
 
 from sparse_offline_rl.cli.arguments import Options, parse_options
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.cli.main import run_main
-from sparse_offline_rl.config import config_dir
-from sparse_offline_rl.experiment import load_training_data, read_config
+from sparse_offline_rl.config import Config
+from sparse_offline_rl.experiment import load_training_data
 from sparse_offline_rl.files import write_bytes, write_csv
 from sparse_offline_rl.networks.jacobian import singular_values
 from sparse_offline_rl.reports.drawing import plain_log_ticks
@@ -62,7 +61,7 @@ def measure(options: JacobianOptions) -> Iterator[Row]:
     for pruner in PRUNERS:
         for sparsity in SPARSITIES:
             for init in INITS if sparsity else ("default", "isometry"):
-                config = read_config(_values(options, pruner if sparsity else "none", sparsity, init))
+                config = _config(options, pruner if sparsity else "none", sparsity, init)
                 data = data or load_training_data(config)
                 state = MaskChanges(config, data.loaded.spaces, data.buffer).start().state
                 for name, network in state.networks.items():
@@ -101,13 +100,9 @@ def draw(rows: list[Row]) -> Figure:
     return figure
 
 
-def _values(options: JacobianOptions, pruner: str, sparsity: float, init: str) -> dict[str, object]:
-    overrides = [f"agent={options.agent}", f"env={options.env}", f"dataset.size={options.size}"]
-    overrides += [f"prune={pruner}", f"sparsity={sparsity}", f"init={init}"]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        values = OmegaConf.to_container(compose("train", overrides), resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+def _config(options: JacobianOptions, pruner: str, sparsity: float, init: str) -> Config:
+    data = [f"agent={options.agent}", f"env={options.env}", f"dataset.size={options.size}"]
+    return config_of([*data, f"prune={pruner}", f"sparsity={sparsity}", f"init={init}"])
 
 
 if __name__ == "__main__":

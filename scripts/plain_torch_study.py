@@ -16,19 +16,18 @@ from typing import Literal
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from pydantic import Field
 
 from sparse_offline_rl.agents.bcq import BCQConfig, GenerativeConfig
 from sparse_offline_rl.benchmarks.contestants.plain import PlainBatch
 from sparse_offline_rl.benchmarks.contestants.plain_bcq import PlainBCQ
 from sparse_offline_rl.cli.arguments import Options, parse_options
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.cli.errors import user_errors
 from sparse_offline_rl.cli.main import run_main
-from sparse_offline_rl.config import Config, config_dir
+from sparse_offline_rl.config import Config
 from sparse_offline_rl.evaluation.returns import evaluate
-from sparse_offline_rl.experiment import load_training_data, read_config
+from sparse_offline_rl.experiment import load_training_data
 from sparse_offline_rl.files import read_csv, write_csv
 from sparse_offline_rl.seeding import generator, seed_everything, stream_seed
 from sparse_offline_rl.training.process import prepare_process
@@ -70,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def learn(options: PlainTorchOptions) -> Iterator[Row]:
     """Train; a row for each evaluation."""
-    config = _config(options)
+    config = config_of(
+        [f"agent={options.agent}", f"env={options.env}", f"dataset.size={options.size}", "prune=none", "sparsity=0"]
+    )
     data = load_training_data(config)
     seed_everything(options.seed)
     agent = _agent(config, data)
@@ -90,14 +91,6 @@ def learn(options: PlainTorchOptions) -> Iterator[Row]:
                 "update": done, "train_seconds": seconds, "return_mean": float(earned.mean()),
                 "dataset_return_mean": data.return_mean or "",
             }  # fmt: skip
-
-
-def _config(options: PlainTorchOptions) -> Config:
-    overrides = [f"agent={options.agent}", f"env={options.env}", f"dataset.size={options.size}", f"seed={options.seed}"]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        values = OmegaConf.to_container(compose("train", [*overrides, "prune=none", "sparsity=0"]), resolve=True)
-    assert isinstance(values, dict)
-    return read_config({str(key): value for key, value in values.items()})
 
 
 def _agent(config: Config, data: TrainingData) -> PlainBCQ:

@@ -26,12 +26,10 @@ from typing import Any
 
 import numpy as np
 from conftest import TINY_RUN, small
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from run_results import assert_same, run_result
 
 from sparse_offline_rl import experiment
-from sparse_offline_rl.config import config_dir
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.pruning import prune
 from sparse_offline_rl.training import mask_changes, session
 
@@ -46,9 +44,7 @@ SHORT = ["updates=4", "eval.every=2", "eval.episodes=2", "checkpoint.every=1", "
 
 
 def make_config(settings: list[str], run_dir: Path):
-    overrides = [*TINY_RUN, *SHORT, *settings, f"run_dir={run_dir}"]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return experiment.read_config(OmegaConf.to_container(compose("train", overrides), resolve=True))
+    return config_of([*TINY_RUN, *SHORT, *settings, f"run_dir={run_dir}"])
 
 
 def attempt(config, kill_at: int | None) -> tuple[int, list[str]]:

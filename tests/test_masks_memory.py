@@ -15,16 +15,14 @@ import pytest
 import torch
 from conftest import TINY
 from helpers import flat, on_engine, random_batch, small_agent
-from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mask_changes import begin, moment, schedule
-from omegaconf import OmegaConf
 from test_checkpoint_claims import repaired
 from test_damaged_runs import a_checkpoint
 
 from sparse_offline_rl import experiment
-from sparse_offline_rl.config import config_dir
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.engines.selection import choose_engine, choose_update
 from sparse_offline_rl.pruning.schedule import Memory, observed
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
@@ -144,9 +142,7 @@ def unfinished(tmp_path_factory):
     folders = {}
     for method, overrides in RUNS.items():
         folders[method] = tmp_path_factory.mktemp("unfinished") / method
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            values = compose("train", [*TINY, *overrides, *SHORT, f"run_dir={folders[method]}"])
-        experiment.run(experiment.read_config(OmegaConf.to_container(values, resolve=True)))
+        experiment.run(config_of([*TINY, *overrides, *SHORT, f"run_dir={folders[method]}"]))
         (folders[method] / "summary.json").unlink()
     return folders
 

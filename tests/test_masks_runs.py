@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_RUN, small
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from run_results import kill_at_file_operations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_offline_rl import experiment
-from sparse_offline_rl.config import config_dir
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.networks.state import all_grown
 from sparse_offline_rl.training.checkpoint import checkpoint_path, load_checkpoint
 from sparse_offline_rl.training.mask_changes import MaskChanges
@@ -41,9 +39,7 @@ def test_a_kill_at_any_moment_changes_nothing(tmp_path, engine, overrides):
 
 
 def mask_changes(*overrides):
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        values = compose("train", [*TINY, *overrides])
-    config = experiment.read_config(OmegaConf.to_container(values, resolve=True))
+    config = config_of([*TINY, *overrides])
     data = experiment.load_training_data(config)
     return MaskChanges(config, data.loaded.spaces, data.buffer)
 

@@ -18,10 +18,10 @@ from sparse_offline_rl.benchmarks.contestants.agents import (
     OBSERVATIONS,
     make_agent,
     random_buffer,
-    read_config,
     spaces,
 )
 from sparse_offline_rl.benchmarks.contestants.plain_bcq import PlainPolicy
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.load import DatasetInfo
 from sparse_offline_rl.datasets.normalization import Normalization
@@ -45,7 +45,7 @@ def make_content(config: Config, active: ActiveAgent) -> PolicyContent:
 
 
 def _trained_content(overrides: Sequence[str]) -> PolicyContent:
-    config = read_config(overrides)
+    config = config_of(overrides)
     return make_content(config, make_agent(config, random_buffer()))
 
 
@@ -59,7 +59,7 @@ def _runtime(overrides: Sequence[str]) -> Act:
 
 def _plain(overrides: Sequence[str]) -> tuple[PlainPolicy, int]:
     """A dense torch policy of the same sizes, and the number of latents it wants."""
-    agent = read_config(overrides).agent
+    agent = config_of(overrides).agent
     assert isinstance(agent, GenerativeConfig)
     hidden = {"actor": agent.actor_hidden, "critic": agent.critic_hidden, "vae": agent.vae_hidden}
     candidates = agent.acting_candidates if isinstance(agent, BCQConfig) else 1
@@ -133,7 +133,7 @@ def latency(kind: str, overrides: Sequence[str]) -> Contestant:
 
 def _agent(overrides: Sequence[str]) -> Act:
     """The agent as it is evaluated in the middle of its training."""
-    config = read_config(overrides)
+    config = config_of(overrides)
     agent, draws = make_agent(config, random_buffer()).agent, generator(0, "acting")
 
     def act(observations: FloatArray) -> FloatArray:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from sparse_offline_rl import experiment
 from sparse_offline_rl.agents.registry import AGENTS
 from sparse_offline_rl.benchmarks.contestant import Contestant, Unavailable, peak_bytes
-from sparse_offline_rl.config import Config, config_dir
+from sparse_offline_rl.cli.compose import config_of
+from sparse_offline_rl.config import Config
 from sparse_offline_rl.datasets.buffer import ReplayBuffer
 from sparse_offline_rl.datasets.normalization import Normalization
 from sparse_offline_rl.datasets.transitions import Transitions
@@ -32,14 +30,6 @@ from sparse_offline_rl.types import Spaces
 
 OBSERVATIONS, ACTIONS = 17, 6  # those of HalfCheetah
 _TRANSITIONS = 10_000
-
-
-def read_config(overrides: Sequence[str]) -> Config:
-    """The training configuration with ``overrides``, as on the command line of ``train.py``."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        values = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
-    assert isinstance(values, dict)
-    return experiment.read_config({str(key): value for key, value in values.items()})
 
 
 def spaces() -> Spaces:
@@ -65,7 +55,7 @@ def random_buffer(count: int = _TRANSITIONS) -> ReplayBuffer:
 
 def count_weights(overrides: Sequence[str]) -> int:
     """Prunable weights of all networks."""
-    config = read_config(overrides)
+    config = config_of(overrides)
     agent = AGENTS[config.agent.name].create(spaces(), config.agent)
     return sum(mlp.topology.total for mlp in agent.mlps().values())
 
@@ -84,7 +74,7 @@ def _updates(config: Config, active: ActiveAgent, buffer: ReplayBuffer) -> Calla
 
 def training(overrides: Sequence[str]) -> Contestant:
     """One update with its sampled batch."""
-    config, buffer = read_config(overrides), random_buffer()
+    config, buffer = config_of(overrides), random_buffer()
     active = make_agent(config, buffer)
     reports = active.layer_reports()
     kept, total = sum(r.kept for r in reports), sum(r.total for r in reports)
@@ -122,7 +112,7 @@ class _Stopwatch:
 
 def stages(overrides: Sequence[str]) -> Contestant:
     """An update that runs operation by operation; facts: milliseconds by stage, and those inside the sparse kernels."""
-    config, buffer, watch = read_config(overrides), random_buffer(), _Stopwatch()
+    config, buffer, watch = config_of(overrides), random_buffer(), _Stopwatch()
     active = make_agent(config, buffer)
     agent = active.agent
     for kernels in {type(mlp.engine) for mlp in agent.mlps().values() if isinstance(mlp, SparseMLP)}:
@@ -155,7 +145,7 @@ def stages(overrides: Sequence[str]) -> Contestant:
 
 def captured(overrides: Sequence[str]) -> Contestant:
     """A recorded update; facts: milliseconds, and how many of them the sparse kernels and the other instructions take."""
-    config, buffer = read_config(overrides), random_buffer()
+    config, buffer = config_of(overrides), random_buffer()
     active = make_agent(config, buffer)
     assert isinstance(active.update, CapturedUpdate)
     update, calls = _updates(config, active, buffer), [0]
@@ -190,7 +180,7 @@ def _part(program: Program, kernels: bool) -> Callable[[], None]:
 
 def memory(overrides: Sequence[str], updates: int) -> Contestant:
     """Facts: the process's resident memory before the agent is built, and its peak after ``updates``."""
-    config, buffer = read_config(overrides), random_buffer()
+    config, buffer = config_of(overrides), random_buffer()
     before = peak_bytes()
     update = _updates(config, make_agent(config, buffer), buffer)
     for _ in range(updates):
@@ -201,7 +191,7 @@ def memory(overrides: Sequence[str], updates: int) -> Contestant:
 
 def shared_memory(overrides: Sequence[str], updates: int, transitions: int) -> Contestant:
     """Facts: the process's part of the resident memory after ``updates``, pages that others map as well counted in proportion."""
-    config, buffer = read_config(overrides), random_buffer(transitions)
+    config, buffer = config_of(overrides), random_buffer(transitions)
     update = _updates(config, make_agent(config, buffer), buffer)
     for _ in range(updates):
         update()
@@ -219,7 +209,7 @@ def shared_memory(overrides: Sequence[str], updates: int, transitions: int) -> C
 
 def pruning(overrides: Sequence[str]) -> Contestant:
     """Scoring all networks on one batch, finding the masks and applying them."""
-    config, buffer = read_config(overrides), random_buffer()
+    config, buffer = config_of(overrides), random_buffer()
     prepare_process(config.threads)
     agent = AGENTS[config.agent.name].create(spaces(), config.agent, generator(config.seed, "init"))
     state, masks = agent.state(), MaskChanges(config, spaces(), buffer)

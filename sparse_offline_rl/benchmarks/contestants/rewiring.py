@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparse_offline_rl.benchmarks.contestant import Contestant
-from sparse_offline_rl.benchmarks.contestants.agents import random_buffer, read_config, spaces
+from sparse_offline_rl.benchmarks.contestants.agents import random_buffer, spaces
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.seeding import generator
 from sparse_offline_rl.training.active import put_on_engine
 from sparse_offline_rl.training.mask_changes import MaskChanges
@@ -16,7 +17,7 @@ class _Run:
     """A run that changes its masks whenever it is told to."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
-        self._config, buffer = read_config(overrides), random_buffer()
+        self._config, buffer = config_of(overrides), random_buffer()
         prepare_process(self._config.threads)
         self._masks = MaskChanges(self._config, spaces(), buffer)
         begin = self._masks.start()

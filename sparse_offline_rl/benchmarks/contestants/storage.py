@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sparse_offline_rl.benchmarks.contestant import Contestant
 from sparse_offline_rl.benchmarks.contestants.acting import make_content
-from sparse_offline_rl.benchmarks.contestants.agents import make_agent, random_buffer, read_config
+from sparse_offline_rl.benchmarks.contestants.agents import make_agent, random_buffer
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.networks.state import NetworkState
 from sparse_offline_rl.policy.format import write_policy
 from sparse_offline_rl.seeding import generator
@@ -25,7 +26,7 @@ _UPDATES = 3  # before saving, so that Adam's moments are no zeros
 
 def sizes(overrides: Sequence[str]) -> Contestant:
     """Facts: ``policy`` and ``checkpoint``, each with its bytes by way of storing."""
-    config, buffer = read_config(overrides), random_buffer()
+    config, buffer = config_of(overrides), random_buffer()
     active = make_agent(config, buffer)
     agent, draws, sample = active.agent, generator(0, "train"), buffer.sampler(config.batch_size)
     for _ in range(_UPDATES):
