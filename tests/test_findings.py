@@ -229,6 +229,31 @@ def test_a_table_of_cells_says_of_each_what_it_is_about(part):
         findings_cells.returns(part, "hopper")()
 
 
+def test_cells_of_studies_take_their_numbers_from_the_files_of_these(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings_cells, "ROOT", tmp_path)
+    (tmp_path / "results/study/time").mkdir(parents=True)
+    lines = [
+        "bcq,hopper,1000,20,0,100,5.25,94.9,100.0",
+        "bcq,hopper,1000,20,0,200,10.5,95.0,100.0",
+        "bcq,hopper,1000,20,0,300,15.75,99.0,100.0",
+        "bcq,hopper,1000,20,1,100,1.0,99.0,100.0",
+        "bc,hopper,1000,20,0,100,1.0,50.0,100.0",
+    ]
+    columns = ",".join(findings_cells.plain_torch_study.COLUMNS)
+    (tmp_path / "results/study/time/plain_torch.csv").write_text("\n".join([columns, *lines, ""]))
+    cells = [findings_cells.plain_torch_crossing(agent, "hopper")() for agent in ("bcq", "bc", "iql")]
+    assert cells == ["10.5 (200)", "not within 100", ""]
+    columns = ",".join(findings_cells.acting_study.COLUMNS)
+    lines = [
+        f"a/seed{seed},{way},20,1,{mean},0,0,0,0" for seed in (0, 1) for way, mean in (("whole", seed), ("neither", 9))
+    ]
+    (tmp_path / "results/study/acting.csv").write_text(
+        "\n".join([columns, *lines, "b/seed0,whole,20,1,70,0,0,0,0", ""])
+    )
+    played = [("a/*", "whole"), ("a/seed1*", "whole"), ("a/*", "neither"), ("*", "whole"), ("c*", "whole")]
+    assert [findings_cells.played(*it)() for it in played] == ["0", "1", "9", "24", ""]
+
+
 def test_a_share_needs_a_dense_run(part, tmp_path):
     shutil.rmtree(tmp_path / "dense")
     snip = replace(part, methods=("snip",))
