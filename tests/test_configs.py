@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from sparse_offline_rl.agents.registry import agent_configs
+from sparse_offline_rl.cli.compose import config_of
 from sparse_offline_rl.cli.configs import hydra_app, parse_flags, run_mode
 from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.config import (
@@ -139,6 +141,19 @@ def test_the_defaults_are_those_of_the_contract():
     assert (config.sparsity, config.updates, config.eval.every, config.eval.episodes) == (0.0, 1_000_000, 5000, 10)
     assert (config.seed, config.device, config.engine) == (0, "cpu", "auto")
     assert config.run_dir == "runs/bcq/halfcheetah-expert/none-0.0/seed0"
+
+
+def test_code_composes_what_the_command_line_does():
+    config = config_of(["agent=bc", "prune=grasp", "sparsity=0.95", "env=hopper"])
+    assert (config.agent.name, config.prune.name, config.sparsity, config.env.name) == ("bc", "grasp", 0.95, "hopper")
+    for wrong, said in (
+        ("agent=bqc", "bqc"),
+        ("sparsity=2", "sparsity=2"),
+        ("what=1", "what"),
+        ("seed=[", "no viable alternative"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            config_of([wrong])
 
 
 def test_the_run_folder_names_the_run():
