@@ -13,6 +13,7 @@ from findings_tables import ENVS, ROOT, Part, Row, Table, dense_of, kept_share, 
 
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import read_csv
+from sparse_offline_rl.reports.progress import Evaluation
 from sparse_offline_rl.reports.runs import Run
 from sparse_offline_rl.reports.statistics import first_reaching
 
@@ -117,8 +118,7 @@ def first_crossing(part: Part, env: str) -> Cell:
 
     def said(row: Row) -> str:
         (run,) = (it for it in row.cells[env] if it.seed == 0)
-        found = first_reaching(run.evaluations, 0.95 * (run.policy_return or math.inf))
-        return f"{found.seconds:.1f} ({found.update})" if found else f"not within {run.evaluations[-1].update}"
+        return _crossing(run.evaluations, run.policy_return or math.inf)
 
     return _about(part, env, said)
 
@@ -129,11 +129,10 @@ def plain_torch_crossing(agent: str, env: str) -> Cell:
     def cell() -> str:
         rows = _table("study/time/plain_torch.csv", plain_torch_study.COLUMNS)
         mine = [row for row in rows if (row["agent"], row["env"], row["seed"]) == (agent, env, "0")]
-        good = (row for row in mine if float(row["return_mean"]) >= 0.95 * float(row["dataset_return_mean"]))
-        found = next(good, None)
-        if found:
-            return f"{float(found['train_seconds']):.1f} ({found['update']})"
-        return f"not within {mine[-1]['update']}" if mine else ""
+        evaluations = [
+            Evaluation(int(row["update"]), float(row["train_seconds"]), float(row["return_mean"])) for row in mine
+        ]
+        return _crossing(evaluations, float(mine[0]["dataset_return_mean"])) if mine else ""
 
     return cell
 
@@ -150,6 +149,11 @@ def played(runs: str, acting: str) -> Cell:
 
 
 _LONGEST = 10**9  # updates that no run has
+
+
+def _crossing(evaluations: Sequence[Evaluation], policy_return: float) -> str:
+    found = first_reaching(evaluations, 0.95 * policy_return)
+    return f"{found.seconds:.1f} ({found.update})" if found else f"not within {evaluations[-1].update}"
 
 
 def _table(name: str, columns: Sequence[str]) -> list[dict[str, str]]:
