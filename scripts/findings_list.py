@@ -23,6 +23,7 @@ from findings_cells import (
     share,
     text,
 )
+from findings_measured import TABLES as MEASURED
 from findings_tables import (
     ENVS,
     Part,
@@ -348,4 +349,5 @@ TABLES: dict[str, Table] = {
         _EIGENDAMAGE,
         replace(_BC_99, sparsity=0.995, label="`{}` at 99.5 %", methods=("obs",)),
     ),
+    **MEASURED,
 }
