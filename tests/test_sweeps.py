@@ -222,6 +222,19 @@ def test_what_the_command_line_sweeps_over_is_in_the_folders():
     assert len(set(folders)) == len(folders) > 2 and all("-agent.critic_lr=0." in folder for folder in folders)
 
 
+def test_planned_folders_are_those_that_the_jobs_have():
+    """Jobs share a composition; the first of each key's values must not stay in it."""
+    overrides = ["agent=bc,td3bc", "dataset=expert,minari", "agent.critic_lr=1e-3,0.0005", "dataset.id=null,a/b-v0"]
+    where = "run_dir=${env.name}-${dataset.name}-${dataset.id}/${agent.name}-${agent.critic_lr}-${agent.actor_hidden}"
+    flags = parse_flags(["-m", *overrides, "agent.actor_hidden=[5,6],[7]", where])
+    with hydra_app(flags) as app:
+        jobs = planned_jobs(app, flags)
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        folders = [str(compose("train", job).run_dir) for job in jobs]
+    assert len(set(folders)) == len(jobs) == 32
+    assert planned_folders(*flags.overrides) == folders
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

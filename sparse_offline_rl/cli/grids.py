@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from argparse import Namespace
@@ -50,9 +51,27 @@ def sweep(app: Hydra, flags: Namespace, job: Callable[[DictConfig], Any]) -> lis
 
 
 def run_folders(app: Hydra, flags: Namespace) -> list[Path]:
-    """The run folders of the jobs that :func:`sweep` would do."""
-    jobs = planned_jobs(app, flags)
-    return [Path(app.compose_config(flags.config_name, job, RunMode.RUN).run_dir) for job in jobs]
+    """The run folders of the jobs that :func:`sweep` would do.
+
+    To compose a configuration takes a tenth of a second, so jobs that choose alike and set the same keys share one.
+    """
+
+    @functools.cache
+    def parsed(text: str) -> Override:
+        return OverridesParser.create(app.config_loader).parse_overrides([text])[0]
+
+    groups = set(app.config_loader.list_groups(""))
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    folders = []
+    for job in planned_jobs(app, flags):
+        values = {parsed(text).key_or_group: parsed(text).value() for text in job}
+        alike = tuple(text if key in groups else key for key, text in zip(values, job, strict=True))
+        if alike not in composed:
+            composed[alike] = app.compose_config(flags.config_name, job, RunMode.RUN)
+        for key in values.keys() - groups:
+            OmegaConf.update(composed[alike], key, values[key])
+        folders.append(Path(composed[alike].run_dir))
+    return folders
 
 
 def planned_jobs(app: Hydra, flags: Namespace) -> list[list[str]]:
