@@ -21,7 +21,10 @@ from sparse_offline_rl.cli.main import run_main
 from sparse_offline_rl.errors import UserError, reason
 from sparse_offline_rl.files import write_bytes
 
-PAGES = ("README.md", "results/learning/README.md", "results/masks/README.md", "results/study/README.md")
+PAGES = (
+    "README.md",
+    *(f"results/{it}/README.md" for it in ("batch", "learning", "masks", "study")),
+)
 _BLOCK = re.compile(r"(<!-- table (?P<name>\S+) -->\n)(?P<body>(?:(?!<!-- ).*\n)*)(?=<!-- end -->\n)")
 
 

@@ -9,7 +9,20 @@ from fnmatch import fnmatchcase
 
 import acting_study
 import plain_torch_study
-from findings_tables import ENVS, ROOT, Part, Row, Table, dense_of, kept_share, markdown, mean, number, rows_of
+from findings_tables import (
+    ENVS,
+    ROOT,
+    Part,
+    Row,
+    Table,
+    dense_of,
+    kept_share,
+    markdown,
+    mean,
+    number,
+    policy_return,
+    rows_of,
+)
 
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.files import read_csv
@@ -38,6 +51,11 @@ def text(words: str) -> Cell:
 def returns(part: Part, env: str) -> Cell:
     """``3477 (3)``: the mean of the late returns, and how many seeds."""
     return _about(part, env, lambda row: row.returns(env))
+
+
+def of_the_data(part: Part, env: str) -> Cell:
+    """``1056``: the mean return of the data's episodes."""
+    return _about(part, env, lambda row: number(policy_return(row.cells[env])))
 
 
 def share(part: Part, env: str) -> Cell:

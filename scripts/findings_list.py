@@ -15,6 +15,7 @@ from findings_cells import (
     mean_at,
     mean_of_all,
     of_cells,
+    of_the_data,
     plain_torch_crossing,
     played,
     returns,
@@ -143,6 +144,16 @@ def _timed_part(agent: str, env: str, method: str, sparsity: float) -> Part:
     return Part(("study/time",), agent, "expert", sparsity, (updates,), methods=(method,))
 
 
+# Other data: 95 % pruned by SNIP and at random. BCQ's runs on medium data are shorter, and of experiment=masks.
+_OTHER = Part(("study/other",), "bc", "medium", 0.95, (20_000,))
+_OTHERS = {
+    "BCQ": replace(_OTHER, stores=("masks/data",), agent="bcq", updates=(10_000,)),
+    "BC": _OTHER,
+    "BCQ, medium-expert": replace(_OTHER, agent="bcq", dataset="medium_expert"),
+    "BC, medium-expert": replace(_OTHER, dataset="medium_expert"),
+}
+_THREE = (("none", 0.0), ("snip", 0.95), ("random prune.scope=erk", 0.95))
+
 _SMALL = Part(("study/small",), "td3bc", "expert", 0.95, (20_000,))
 
 # The ways to act of scripts/acting_study.py.
@@ -187,6 +198,14 @@ _AGENT_ROWS = (
     ("`snip`, positions shuffled within layers", "snip prune.shuffle_layerwise=true", 0.95),
     ("`snip` at 80 %", "snip", 0.8),
     ("`rigl` at 98 %", "rigl", 0.98),
+)
+
+# BCQ on Hopper, 6,000 updates by methods that begin dense, the best first; then three that begin sparse.
+_SHORT = Part(("masks/short",), "bcq", "expert", 0.99, (6_000,))
+_SHORT_METHODS = (
+    *("kron_obd", "slimming", "iterative_magnitude", "sensitivity", "vardrop", "obs", "obd", "gradual", "kron_obs"),
+    *("lottery", "espn", "after_training", "pipeline", "decorrelation", "bernoulli", "l0", "structured", "group_lasso"),
+    *("synflow", "rigl", "snip"),
 )
 
 # The quickest of these stops the clock: the quickest of all are those that learn nothing.
@@ -267,6 +286,17 @@ TABLES: dict[str, Table] = {
             )
         },
     ),
+    "other": of_cells(
+        ("return (seeds)", "the data", "dense", "SNIP 95 %", "random, ERK 95 %"),
+        {
+            f"{label}, {name}": [
+                of_the_data(dense_of(part), env),
+                *(returns(replace(part, methods=(method,), sparsity=it), env) for method, it in _THREE),
+            ]
+            for label, part in _OTHERS.items()
+            for env, name in ENVS.items()
+        },
+    ),
     "small": of_cells(
         ("", "dense", "SNIP 95 %", "random, ERK 95 %"),
         {
@@ -275,10 +305,11 @@ TABLES: dict[str, Table] = {
                     replace(_SMALL, dataset=dataset, special=(("dataset.size", size),), methods=(method,), sparsity=it),
                     env,
                 )
-                for method, it in (("none", 0.0), ("snip", 0.95), ("random prune.scope=erk", 0.95))
+                for method, it in _THREE
             ]
-            for dataset, size in (("expert", 1000), ("expert", 10_000), ("medium", 1000))
-            for env in ("hopper", "halfcheetah")
+            for dataset in ("expert", "medium")
+            for size in (1000, 5000, 10_000, 50_000)
+            for env in ENVS
         },
     ),
     "agents": of_cells(
@@ -348,6 +379,14 @@ TABLES: dict[str, Table] = {
         _LONGER,
         _EIGENDAMAGE,
         replace(_BC_99, sparsity=0.995, label="`{}` at 99.5 %", methods=("obs",)),
+    ),
+    "short": of_cells(
+        ("`prune=`", "return", "seconds", "kB"),
+        {
+            f"`{it}`": [cell(part, "hopper") for cell in (returns, seconds)] + [kilobytes(part)]
+            for it in _SHORT_METHODS
+            for part in [replace(_SHORT, methods=(it,))]
+        },
     ),
     **MEASURED,
 }

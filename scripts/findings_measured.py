@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from findings_cells import Cell, joined, of_cells, text
 from findings_tables import ENVS, ROOT, Table, mean, number
 
 from sparse_offline_rl.benchmarks.results import load_results
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.files import read_csv
+from sparse_offline_rl.files import read_csv, read_json
 
 COMPRESSED_COLUMNS = (
     *("run", "env", "prune", "sparsity", "how", "bytes", "episodes"),
     *("return_mean", "return_std", "return_min"),
 )
+BATCH_COLUMNS = ("batch_size", "sparsity", "rate", "steps")
 _EMPTY = text("")
 _NONE = text("–")
 
@@ -198,6 +200,22 @@ def _before_and_after(env: str, how: str, seeds: Sequence[int] = (0, 1, 2), epis
     return [*(joined(said(seed, "before"), said(seed, how)) for seed in seeds), kept]
 
 
+def _batch_settings() -> dict[str, Any]:
+    return dict(read_json(ROOT / "results/batch/settings.json"))
+
+
+def _fewest_steps(batch_size: int, sparsity: float) -> Cell:
+    """``585 (0.003)``: steps to the goal of ``scripts/batch_study.py`` with the best learning rate, and that rate."""
+
+    def cell() -> str:
+        rows = read_csv(ROOT / "results/batch/steps.csv", BATCH_COLUMNS, "take it from git again")
+        mine = [it for it in rows if (int(it["batch_size"]), float(it["sparsity"])) == (batch_size, sparsity)]
+        reached = [(int(it["steps"]), it["rate"]) for it in mine if it["steps"]]
+        return "{} ({})".format(*min(reached, key=lambda it: it[0])) if reached else f"more than {_batch_settings()['steps']}"
+
+    return cell
+
+
 _POLICIES = ("hopper-95", "halfcheetah-95", "hopper-99")
 
 
@@ -247,7 +265,7 @@ TABLES: dict[str, Table] = {
         {
             "two threads, one run": _two_cores("one run on two threads"),
             "two runs side by side, together": _two_cores("two runs"),
-            "four times the width, equal nonzeros (a slower day)": _four_times_wider(),
+            "four times the width, equal nonzeros (another machine)": _four_times_wider(),
         },
     ),
     "speed-agents": of_cells(
@@ -284,5 +302,14 @@ TABLES: dict[str, Table] = {
     "compressed-rates": of_cells(
         ("return before / with 8 bits, seeds 0, 1, 2", "", "", "", "kept"),
         {name: _before_and_after(env, "bits=8") for env, name in ENVS.items()},
+    ),
+    "batch": of_cells(
+        ("steps (best rate)", "batch 8", "32", "128", "512", "2048"),
+        {
+            f"{100 * sparsity:g} %" if sparsity else "dense": [
+                _fewest_steps(it, sparsity) for it in (8, 32, 128, 512, 2048)
+            ]
+            for sparsity in (0.0, 0.8, 0.9, 0.95, 0.98)
+        },
     ),
 }

@@ -180,7 +180,7 @@ class Row:
     @property
     def kept(self) -> dict[str, float]:
         """Environment -> late return in percent of that of the policy that made the data."""
-        return {env: 100 * mean(self.late(env)) / _policy_return(runs) for env, runs in self.cells.items()}
+        return {env: 100 * mean(self.late(env)) / policy_return(runs) for env, runs in self.cells.items()}
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -374,13 +374,14 @@ def _store(name: str) -> list[Run]:
 def _policy_returns(rows: Sequence[Row]) -> dict[str, float]:
     """Environment -> what the policy that made the data earns, as most of its runs say."""
     return {
-        env: _policy_return([run for row in rows for run in row.cells.get(env, ())])
+        env: policy_return([run for row in rows for run in row.cells.get(env, ())])
         for env in ENVS
         if any(env in row.cells for row in rows)
     }
 
 
-def _policy_return(runs: Sequence[Run]) -> float:
+def policy_return(runs: Sequence[Run]) -> float:
+    """What the policy that made the data earns, as most of ``runs`` say."""
     return float(np.median([run.policy_return for run in runs if run.policy_return is not None]))
 
 

@@ -184,6 +184,7 @@ def test_a_table_of_cells_says_of_each_what_it_is_about(part):
     dense = replace(part, sparsity=0.0, methods=("none",))
     rows = {
         "return": [findings_cells.returns(it, "hopper") for it in (dense, snip, erk)],
+        "data": [findings_cells.of_the_data(it, "hopper") for it in (dense, snip, erk)],
         "walker": [findings_cells.returns(it, "walker2d") for it in (dense, snip, erk)],
         "share": [findings_cells.share(it, "hopper") for it in (dense, snip, erk)],
         "late (best)": [findings_cells.late_and_best(it, "hopper") for it in (dense, snip, erk)],
@@ -210,6 +211,7 @@ def test_a_table_of_cells_says_of_each_what_it_is_about(part):
         "| | dense | SNIP | ERK |",
         "|---|---:|---:|---:|",
         "| return | 5 / 310 (1) | 15 / 330 (2) | 1 / 2 (1) |",
+        "| data | 320 | 320 | 320 |",
         "| walker | | | |",
         "| share | 100.0 % | 106.5 % | 0.6 % |",
         "| late (best) | 310 (310) | 330 (330) | 2 (160) |",
