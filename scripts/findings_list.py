@@ -145,9 +145,9 @@ def _timed_part(agent: str, env: str, method: str, sparsity: float) -> Part:
 
 
 # Other data: 95 % pruned by SNIP and at random. BCQ's runs on medium data are shorter, and of experiment=masks.
-_OTHER = Part(("study/other",), "bc", "medium", 0.95, (20_000,))
+_OTHER = Part(("study/other",), "bc", "medium", 0.95, (20_000,), length=20_000)
 _OTHERS = {
-    "BCQ": replace(_OTHER, stores=("masks/data",), agent="bcq", updates=(10_000,)),
+    "BCQ": Part(("masks/data",), "bcq", "medium", 0.95, (10_000,)),
     "BC": _OTHER,
     "BCQ, medium-expert": replace(_OTHER, agent="bcq", dataset="medium_expert"),
     "BC, medium-expert": replace(_OTHER, dataset="medium_expert"),
@@ -287,11 +287,18 @@ TABLES: dict[str, Table] = {
         },
     ),
     "other": of_cells(
-        ("return (seeds)", "the data", "dense", "SNIP 95 %", "random, ERK 95 %"),
+        (
+            *("return (seeds)", "the data", "dense", "SNIP 95 %", "random, ERK 95 %"),
+            *("SNIP, 200,000 updates", "random, 200,000"),
+        ),
         {
             f"{label}, {name}": [
                 of_the_data(dense_of(part), env),
                 *(returns(replace(part, methods=(method,), sparsity=it), env) for method, it in _THREE),
+                *(
+                    returns(replace(part, methods=(method,), updates=(200_000,), length=200_000), env)
+                    for method, _ in _THREE[1:]
+                ),
             ]
             for label, part in _OTHERS.items()
             for env, name in ENVS.items()

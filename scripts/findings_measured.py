@@ -211,7 +211,11 @@ def _fewest_steps(batch_size: int, sparsity: float) -> Cell:
         rows = read_csv(ROOT / "results/batch/steps.csv", BATCH_COLUMNS, "take it from git again")
         mine = [it for it in rows if (int(it["batch_size"]), float(it["sparsity"])) == (batch_size, sparsity)]
         reached = [(int(it["steps"]), it["rate"]) for it in mine if it["steps"]]
-        return "{} ({})".format(*min(reached, key=lambda it: it[0])) if reached else f"more than {_batch_settings()['steps']}"
+        return (
+            "{} ({})".format(*min(reached, key=lambda it: it[0]))
+            if reached
+            else f"more than {_batch_settings()['steps']}"
+        )
 
     return cell
 
