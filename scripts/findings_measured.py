@@ -1,4 +1,4 @@
-"""Tables of README about measurements: the benchmark's (``results/benchmark.json`` and its like) and those of compressed policies."""
+"""Tables about measurements: those of the benchmark (``results/benchmark.json`` and its like), of compressed policies and of batch sizes."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from sparse_offline_rl.benchmarks.results import SectionResult, Table, save_results
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.files import write_csv
+from sparse_offline_rl.files import write_csv, write_json
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import findings_measured
@@ -80,3 +80,13 @@ def test_cells_about_compressed_policies(tmp_path, monkeypatch):
     assert [cell() for cell in cells] == ["100 / 90", "101 / 91", "90.0 %"]
     with pytest.raises(UserError, match=r"rates hopper/synflow seed2 was not played bits=8"):
         findings_measured._before_and_after("hopper", "bits=8")[-1]()
+
+
+def test_the_best_rate_is_the_one_that_needs_fewest_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings_measured, "ROOT", tmp_path)
+    (tmp_path / "results/batch").mkdir(parents=True)
+    rows = [(8, 0.0, 0.001, 30), (8, 0.0, 0.003, 20), (8, 0.0, 0.01, ""), (8, 0.98, 0.001, ""), (32, 0.0, 0.001, 5)]
+    write_csv(tmp_path / "results/batch/steps.csv", [findings_measured.BATCH_COLUMNS, *rows])
+    write_json(tmp_path / "results/batch/settings.json", {"steps": 50})
+    assert findings_measured._fewest_steps(8, 0.0)() == "20 (0.003)"
+    assert findings_measured._fewest_steps(8, 0.98)() == "more than 50"
