@@ -146,11 +146,16 @@ def _timed_part(agent: str, env: str, method: str, sparsity: float) -> Part:
 
 # Other data: 95 % pruned by SNIP and at random. BCQ's runs on medium data are shorter, and of experiment=masks.
 _OTHER = Part(("study/other",), "bc", "medium", 0.95, (20_000,), length=20_000)
+_BCQ_MEDIUM = Part(("masks/data",), "bcq", "medium", 0.95, (10_000,))
 _OTHERS = {
-    "BCQ": Part(("masks/data",), "bcq", "medium", 0.95, (10_000,)),
-    "BC": _OTHER,
-    "BCQ, medium-expert": replace(_OTHER, agent="bcq", dataset="medium_expert"),
-    "BC, medium-expert": replace(_OTHER, dataset="medium_expert"),
+    f"{agent}, {dataset}, {ENVS[env]}": (replace(part, agent=agent.lower(), dataset=dataset.replace("-", "_")), env)
+    for agent, dataset, part, envs in (
+        ("BCQ", "medium", _BCQ_MEDIUM, ENVS),
+        ("BC", "medium", _OTHER, ENVS),
+        ("BCQ", "medium-expert", _OTHER, ("hopper", "halfcheetah")),
+        ("BC", "medium-expert", _OTHER, ENVS),
+    )
+    for env in envs
 }
 _THREE = (("none", 0.0), ("snip", 0.95), ("random prune.scope=erk", 0.95))
 
@@ -292,7 +297,7 @@ TABLES: dict[str, Table] = {
             *("SNIP, 200,000 updates", "random, 200,000"),
         ),
         {
-            f"{label}, {name}": [
+            label: [
                 of_the_data(dense_of(part), env),
                 *(returns(replace(part, methods=(method,), sparsity=it), env) for method, it in _THREE),
                 *(
@@ -300,8 +305,7 @@ TABLES: dict[str, Table] = {
                     for method, _ in _THREE[1:]
                 ),
             ]
-            for label, part in _OTHERS.items()
-            for env, name in ENVS.items()
+            for label, (part, env) in _OTHERS.items()
         },
     ),
     "small": of_cells(
