@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = parse_options(BatchOptions, sys.argv[1:] if arguments is None else arguments)
         prepare_process(threads=1)
         _check(options)
-        outcomes = _read(options.out)
+        outcomes = read(options.out)
         study = Study(options)
         for cell in _cells(options):
             if any(outcome.cell == cell for outcome in outcomes):
@@ -279,7 +279,7 @@ def _write(options: BatchOptions, outcomes: Sequence[Outcome]) -> None:
         write_csv(options.out / name, [columns, *rows[name]])
 
 
-def _read(folder: Path) -> list[Outcome]:
+def read(folder: Path) -> list[Outcome]:
     """The runs that are done; none in a new folder."""
     if not (folder / "steps.csv").exists():
         return []

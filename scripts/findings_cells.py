@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
 
 import acting_study
 import plain_torch_study
@@ -145,7 +147,7 @@ def plain_torch_crossing(agent: str, env: str) -> Cell:
     """The same of the usual torch code, dense (``scripts/plain_torch_study.py``)."""
 
     def cell() -> str:
-        rows = _table("study/time/plain_torch.csv", plain_torch_study.COLUMNS)
+        rows = committed(ROOT / "results/study/time/plain_torch.csv", plain_torch_study.COLUMNS)
         mine = [row for row in rows if (row["agent"], row["env"], row["seed"]) == (agent, env, "0")]
         evaluations = [
             Evaluation(int(row["update"]), float(row["train_seconds"]), float(row["return_mean"])) for row in mine
@@ -159,11 +161,17 @@ def played(runs: str, acting: str) -> Cell:
     """``2509``: the mean return of the policies that ``scripts/acting_study.py`` played in this way, of runs that fit a pattern."""
 
     def cell() -> str:
-        rows = _table("study/acting.csv", acting_study.COLUMNS)
+        rows = committed(ROOT / "results/study/acting.csv", acting_study.COLUMNS)
         found = [float(row["return_mean"]) for row in rows if fnmatchcase(row["run"], runs) and row["acting"] == acting]
         return number(mean(found)) if found else ""
 
     return cell
+
+
+@cache
+def committed(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a CSV file of the results, which many cells are about. Raises UserError as ``read_csv`` does."""
+    return read_csv(path, columns, "take it from git again")
 
 
 _LONGEST = 10**9  # updates that no run has
@@ -172,10 +180,6 @@ _LONGEST = 10**9  # updates that no run has
 def _crossing(evaluations: Sequence[Evaluation], policy_return: float) -> str:
     found = first_reaching(evaluations, 0.95 * policy_return)
     return f"{found.seconds:.1f} ({found.update})" if found else f"not within {evaluations[-1].update}"
-
-
-def _table(name: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    return read_csv(ROOT / "results" / name, columns, "take it from git again")
 
 
 def _span(values: Sequence[float]) -> str:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from pathlib import Path
 
-from findings_cells import Cell, joined, of_cells, text
+import batch_study
+from findings_cells import Cell, committed, joined, of_cells, text
 from findings_tables import ENVS, ROOT, Table, mean, number
 
-from sparse_offline_rl.benchmarks.results import load_results
+from sparse_offline_rl.benchmarks.results import SectionResult, load_results
 from sparse_offline_rl.errors import UserError
-from sparse_offline_rl.files import read_csv, read_json
+from sparse_offline_rl.files import read_json
 
 COMPRESSED_COLUMNS = (
     *("run", "env", "prune", "sparsity", "how", "bytes", "episodes"),
     *("return_mean", "return_std", "return_min"),
 )
-BATCH_COLUMNS = ("batch_size", "sparsity", "rate", "steps")
-_EMPTY = text("")
-_NONE = text("–")
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,10 @@ class Measured:
         Raises UserError where the file has no such row, or several, or no number there.
         """
         path = ROOT / "results" / self.folder / "benchmark.json"
-        found = [
-            it
-            for section in [load_results(path).get(self.section)]
-            for table in (section.tables if section else ())
-            for it in table.rows
-            if table.title == self.title and all(it.get(key) == value for key, value in row.items())
-        ]
+        sections = _benchmark(path)
+        tables = sections[self.section].tables if self.section in sections else ()
+        rows = [it for table in tables if table.title == self.title for it in table.rows]
+        found = [it for it in rows if all(it.get(key) == value for key, value in row.items())]
         value = found[0].get(column) if len(found) == 1 else None
         if not isinstance(value, int | float):
             raise UserError(
@@ -58,6 +54,11 @@ class Measured:
     def ratio(self, column: str, row: Mapping[str, object], other: Mapping[str, object]) -> Cell:
         """``19.5 ×``: how many times the number of one row is that of another."""
         return lambda: f"{significant(self.value(column, **row) / self.value(column, **other))} ×"
+
+
+@cache
+def _benchmark(path: Path) -> dict[str, SectionResult]:
+    return load_results(path)
 
 
 def significant(value: float) -> str:
@@ -89,13 +90,14 @@ _ACT_TORCH = "torch eager, dense"
 
 def _rates(engine: str, threads: int) -> list[Cell]:
     of = {"agent": "bcq", "engine": engine, "threads": threads}
-    cells = [_UPDATES.cell("updates/s", sparsity=it, **of) for it in _SPARSITIES if it or engine == "dense"]
-    return cells if engine == "dense" else [_NONE, *cells]
+    return [
+        _UPDATES.cell("updates/s", sparsity=it, **of) if it or engine == "dense" else text("–") for it in _SPARSITIES
+    ]
 
 
 def _race(who: str) -> list[Cell]:
     ours, other = {"threads": 1, "who": _OURS}, {"threads": 1, "who": who}
-    return [_PEERS.cell("updates/s", **other), _EMPTY if who == _OURS else _PEERS.ratio("updates/s", ours, other)]
+    return [_PEERS.cell("updates/s", **other), text("") if who == _OURS else _PEERS.ratio("updates/s", ours, other)]
 
 
 def _layer(column: str) -> list[Cell]:
@@ -161,7 +163,7 @@ def _agents_latency(how: str) -> list[Cell]:
 
 
 def _compressed(run: str, how: str, episodes: int) -> dict[str, str] | None:
-    rows = read_csv(ROOT / "results/compress/returns.csv", COMPRESSED_COLUMNS, "take it from git again")
+    rows = committed(ROOT / "results/compress/returns.csv", COMPRESSED_COLUMNS)
     found = [it for it in rows if (it["run"], it["how"], it["episodes"]) == (run, how, str(episodes))]
     return found[0] if found else None
 
@@ -200,24 +202,24 @@ def _before_and_after(env: str, how: str, seeds: Sequence[int] = (0, 1, 2), epis
     return [*(joined(said(seed, "before"), said(seed, how)) for seed in seeds), kept]
 
 
-def _batch_settings() -> dict[str, Any]:
-    return dict(read_json(ROOT / "results/batch/settings.json"))
-
-
 def _fewest_steps(batch_size: int, sparsity: float) -> Cell:
     """``585 (0.003)``: steps to the goal of ``scripts/batch_study.py`` with the best learning rate, and that rate."""
 
     def cell() -> str:
-        rows = read_csv(ROOT / "results/batch/steps.csv", BATCH_COLUMNS, "take it from git again")
-        mine = [it for it in rows if (int(it["batch_size"]), float(it["sparsity"])) == (batch_size, sparsity)]
-        reached = [(int(it["steps"]), it["rate"]) for it in mine if it["steps"]]
+        folder = ROOT / "results/batch"
+        found = _best_batches(folder).get((batch_size, sparsity))
         return (
-            "{} ({})".format(*min(reached, key=lambda it: it[0]))
-            if reached
-            else f"more than {_batch_settings()['steps']}"
+            f"{found.steps} ({found.cell.rate:g})"
+            if found
+            else f"more than {read_json(folder / 'settings.json')['steps']}"
         )
 
     return cell
+
+
+@cache
+def _best_batches(folder: Path) -> dict[tuple[int, float], batch_study.Outcome]:
+    return batch_study.best(batch_study.read(folder))
 
 
 _POLICIES = ("hopper-95", "halfcheetah-95", "hopper-99")
@@ -261,7 +263,7 @@ TABLES: dict[str, Table] = {
         ("files of BCQ at 0.95, kB", "ours", "dense float32", "COO", "values and mask entropy"),
         {
             "policy": _policy_sizes(),
-            "checkpoint, with moments and targets": [*_sizes(_CHECKPOINT, "ours kB", "dense kB"), _EMPTY, _EMPTY],
+            "checkpoint, with moments and targets": [*_sizes(_CHECKPOINT, "ours kB", "dense kB"), text(""), text("")],
         },
     ),
     "speed-sizes": of_cells(

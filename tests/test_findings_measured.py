@@ -86,7 +86,9 @@ def test_the_best_rate_is_the_one_that_needs_fewest_steps(tmp_path, monkeypatch)
     monkeypatch.setattr(findings_measured, "ROOT", tmp_path)
     (tmp_path / "results/batch").mkdir(parents=True)
     rows = [(8, 0.0, 0.001, 30), (8, 0.0, 0.003, 20), (8, 0.0, 0.01, ""), (8, 0.98, 0.001, ""), (32, 0.0, 0.001, 5)]
-    write_csv(tmp_path / "results/batch/steps.csv", [findings_measured.BATCH_COLUMNS, *rows])
+    columns = findings_measured.batch_study.COLUMNS
+    write_csv(tmp_path / "results/batch/steps.csv", [columns["steps.csv"], *rows])
+    write_csv(tmp_path / "results/batch/lipschitz.csv", [columns["lipschitz.csv"]])
     write_json(tmp_path / "results/batch/settings.json", {"steps": 50})
     assert findings_measured._fewest_steps(8, 0.0)() == "20 (0.003)"
     assert findings_measured._fewest_steps(8, 0.98)() == "more than 50"

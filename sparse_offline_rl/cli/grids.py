@@ -64,12 +64,13 @@ def run_folders(app: Hydra, flags: Namespace) -> list[Path]:
     composed: dict[tuple[str, ...], DictConfig] = {}
     folders = []
     for job in planned_jobs(app, flags):
-        values = {parsed(text).key_or_group: parsed(text).value() for text in job}
-        alike = tuple(text if key in groups else key for key, text in zip(values, job, strict=True))
+        overrides = [parsed(text) for text in job]
+        alike = tuple(str(it.input_line if it.key_or_group in groups else it.key_or_group) for it in overrides)
         if alike not in composed:
             composed[alike] = app.compose_config(flags.config_name, job, RunMode.RUN)
-        for key in values.keys() - groups:
-            OmegaConf.update(composed[alike], key, values[key])
+        for override in overrides:
+            if override.key_or_group not in groups:
+                OmegaConf.update(composed[alike], override.key_or_group, override.value())
         folders.append(Path(composed[alike].run_dir))
     return folders
 
