@@ -66,12 +66,12 @@ def share(part: Part, env: str) -> Cell:
     return lambda: kept_share(_row(part), _needed(dense, env), env)
 
 
-def late_and_best(part: Part, env: str) -> Cell:
-    """``2163 (3464)``: mean over the seeds of the late return, and of the best one until then."""
+def best(part: Part, env: str) -> Cell:
+    """``3464``: the mean over the seeds of the best return until the late evaluation."""
 
     def said(row: Row) -> str:
-        best = [max(it.mean for it in run.evaluations if it.update <= part.updates[-1]) for run in row.cells[env]]
-        return f"{number(mean(row.late(env)))} ({number(mean(best))})"
+        runs = row.cells[env]
+        return number(mean([max(it.mean for it in run.evaluations if it.update <= part.updates[-1]) for run in runs]))
 
     return _about(part, env, said)
 
@@ -129,8 +129,13 @@ def seeds(part: Part, env: str) -> Cell:
 
 
 def joined(*cells: Cell) -> Cell:
-    """``3489 / 3487``: what several say."""
-    return lambda: " / ".join(cell() for cell in cells)
+    """``3489 / 3487``: what several say; nothing where none of them says anything."""
+
+    def said() -> str:
+        found = [cell() for cell in cells]
+        return " / ".join(found) if any(found) else ""
+
+    return said
 
 
 def first_crossing(part: Part, env: str) -> Cell:

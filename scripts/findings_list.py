@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from findings_agents import TABLES as AGENTS
 from findings_cells import (
     Cell,
     all_seconds,
+    best,
     each_seed,
     first_crossing,
+    joined,
     kilobytes,
-    late_and_best,
+    mean_at,
     of_cells,
     of_the_data,
     plain_torch_crossing,
@@ -121,6 +124,18 @@ _BEYOND_COLUMNS = {
 _WIDE = Part(("study/wide", "study/beyond"), "bc", "expert", 0.99, (50_000,), methods=("synflow",))
 # The sparsities at which layers of 750, 1500 and 3000 units have as many weights.
 _WIDTHS = {"99 %": (0.99, 0.99743, 0.99935), "99.5 %": (0.995, None, 0.99967)}
+# The same at the weights of 95 %, by agent and pruner: BCQ's actor and critics are wider, too.
+_WIDE_95 = {
+    f"{agent}, {name}": (
+        replace(_WIDE, stores=("study/wide", "study/data"), agent=agent.lower(), methods=(method,)),
+        (0.95, *wider),
+    )
+    for agent, wider, pruners in (
+        ("BC", (0.98717, 0.99675), {"SNIP": "snip", "SynFlow": "synflow"}),
+        ("BCQ", (0.98713, 0.99673), {"SNIP": "snip", "random": "random prune.scope=erk"}),
+    )
+    for name, method in pruners.items()
+}
 _TIME_COLUMNS = (
     ("our dense engine", "none", 0.0),
     ("SNIP 90 %", "snip", 0.9),
@@ -149,14 +164,42 @@ _OTHERS = {
     for agent, dataset, part, envs in (
         ("BCQ", "medium", _BCQ_MEDIUM, ENVS),
         ("BC", "medium", _OTHER, ENVS),
-        ("BCQ", "medium-expert", _OTHER, ("hopper", "halfcheetah")),
+        ("BCQ", "medium-expert", _OTHER, ENVS),
         ("BC", "medium-expert", _OTHER, ENVS),
     )
     for env in envs
 }
+_MIXED = replace(_OTHER, dataset="medium_expert")
+_MIXED_COLUMNS = {
+    "dense": ("none", 0.0),
+    "SNIP 95 %": ("snip", 0.95),
+    "random, ERK 95 %": ("random prune.scope=erk", 0.95),
+    "SynFlow 95 %": ("synflow", 0.95),
+    "RigL 95 %": ("rigl", 0.95),
+    "SNIP 90 %": ("snip", 0.9),
+    "SNIP 80 %": ("snip", 0.8),
+}
 _DENSE_AND_PRUNED = (("none", 0.0), ("snip", 0.95), ("random prune.scope=erk", 0.95))
 
+# Few data, by agent, environment and dataset: the return after the last update and the best one, dense / SNIP / random.
 _SMALL = Part(("study/small",), "td3bc", "expert", 0.95, (20_000,))
+_SIZES = (1000, 5000, 10_000, 50_000)
+
+
+def _small(cell: Callable[[Part, str], Cell]) -> Table:
+    def of_size(agent: str, dataset: str, env: str, size: int) -> Cell:
+        part = replace(_SMALL, agent=agent.lower().replace("+", ""), dataset=dataset, special=(("dataset.size", size),))
+        return joined(*(cell(replace(part, methods=(it,), sparsity=s), env) for it, s in _DENSE_AND_PRUNED))
+
+    return of_cells(
+        ("dense / SNIP 95 % / random 95 %", *(f"{it:,}" for it in _SIZES)),
+        {
+            f"{agent}, {dataset}, {name}": [of_size(agent, dataset, env, it) for it in _SIZES]
+            for agent, dataset in (("TD3+BC", "expert"), ("TD3+BC", "medium"), ("BC", "expert"))
+            for env, name in ENVS.items()
+        },
+    )
+
 
 # The ways to act of scripts/acting_study.py.
 _WAYS = ("whole", "not perturbed", "not ranked", "neither", "neither, latent 0")
@@ -214,6 +257,14 @@ TABLES: dict[str, Table] = {
             for env in envs
         },
     ),
+    "wide-95": of_cells(
+        ("return (seeds)", "the usual width", "twice", "four times"),
+        {
+            f"{label}, {name}": [returns(replace(part, sparsity=it), env) for it in widths]
+            for label, (part, widths) in _WIDE_95.items()
+            for env, name in ENVS.items()
+        },
+    ),
     "time": of_cells(
         (
             "seconds of training until 95 % of the expert's return (updates)",
@@ -264,25 +315,17 @@ TABLES: dict[str, Table] = {
             for label, (part, env) in _OTHERS.items()
         },
     ),
-    "small": of_cells(
-        ("", "dense", "SNIP 95 %", "random, ERK 95 %"),
+    "mixed": of_cells(
+        ("BC, medium-expert, 20,000 updates: return (seeds)", *_MIXED_COLUMNS),
         {
-            f"{ENVS[env]}, {dataset}, {size:,}": [
-                late_and_best(
-                    replace(_SMALL, dataset=dataset, special=(("dataset.size", size),), methods=(method,), sparsity=it),
-                    env,
-                )
-                for method, it in _DENSE_AND_PRUNED
+            ENVS[env]: [
+                returns(replace(_MIXED, methods=(method,), sparsity=it), env) for method, it in _MIXED_COLUMNS.values()
             ]
-            for dataset, size, envs in (
-                ("expert", 1000, ENVS),
-                ("expert", 5000, ENVS),
-                ("expert", 10_000, ("hopper", "halfcheetah")),
-                ("medium", 1000, ("hopper", "halfcheetah")),
-            )
-            for env in envs
+            for env in ("hopper", "halfcheetah")
         },
     ),
+    "small": _small(lambda part, env: mean_at(part, env, 20_000)),
+    "small-best": _small(best),
     "from-scratch": last_columns(_BCQ_99, _DENSE_20K, _FALLING),
     "from-dense": last_columns(_BC_99, _LONGER, _EIGENDAMAGE),
     "bcq-expert-99": by_environment(_DENSE_20K, _BCQ_99),

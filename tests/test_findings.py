@@ -187,7 +187,7 @@ def test_a_table_of_cells_says_of_each_what_it_is_about(part):
         "data": [findings_cells.of_the_data(it, "hopper") for it in (dense, snip, erk)],
         "walker": [findings_cells.returns(it, "walker2d") for it in (dense, snip, erk)],
         "share": [findings_cells.share(it, "hopper") for it in (dense, snip, erk)],
-        "late (best)": [findings_cells.late_and_best(it, "hopper") for it in (dense, snip, erk)],
+        "best": [findings_cells.best(it, "hopper") for it in (dense, snip, erk)],
         "seeds": [findings_cells.each_seed(it, "hopper") for it in (dense, snip, erk)],
         "seconds": [findings_cells.seconds(it, "hopper") for it in (dense, snip, erk)],
         "of one": [
@@ -214,7 +214,7 @@ def test_a_table_of_cells_says_of_each_what_it_is_about(part):
         "| data | 320 | 320 | 320 |",
         "| walker | | | |",
         "| share | 100.0 % | 106.5 % | 0.6 % |",
-        "| late (best) | 310 (310) | 330 (330) | 2 (160) |",
+        "| best | 310 | 330 | 160 |",
         "| seeds | 310 (100 %) | 340, 320 (106 %) | 2 (1 %) |",
         "| seconds | 4 | 6 | 6 |",
         "| of one | x | 6 (alone) | |",
