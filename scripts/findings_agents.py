@@ -85,9 +85,8 @@ TABLES: dict[str, Table] = {
                 *(mean_at(part, env, it) for it in (10_000, 20_000, 50_000, 100_000)),
             ]
             for agent, learned in _AGENTS.items()
-            for env, dataset in [
-                (env, dataset) for env in ("hopper", "halfcheetah") for dataset in ("expert", "medium")
-            ]
+            for env in ("hopper", "halfcheetah")
+            for dataset in ("expert", "medium")
             for label, part in (
                 ("dense", replace(dense_of(learned), dataset=dataset)),
                 ("SNIP 95 %", replace(learned, dataset=dataset)),

@@ -169,17 +169,16 @@ _OTHERS = {
     )
     for env in envs
 }
+_PRUNED = {"SNIP 95 %": ("snip", 0.95), "random, ERK 95 %": ("random prune.scope=erk", 0.95)}
+_DENSE_AND_PRUNED = {"dense": ("none", 0.0), **_PRUNED}
 _MIXED = replace(_OTHER, dataset="medium_expert")
 _MIXED_COLUMNS = {
-    "dense": ("none", 0.0),
-    "SNIP 95 %": ("snip", 0.95),
-    "random, ERK 95 %": ("random prune.scope=erk", 0.95),
+    **_DENSE_AND_PRUNED,
     "SynFlow 95 %": ("synflow", 0.95),
     "RigL 95 %": ("rigl", 0.95),
     "SNIP 90 %": ("snip", 0.9),
     "SNIP 80 %": ("snip", 0.8),
 }
-_DENSE_AND_PRUNED = (("none", 0.0), ("snip", 0.95), ("random prune.scope=erk", 0.95))
 
 # Few data, by agent, environment and dataset: the return after the last update and the best one, dense / SNIP / random.
 _SMALL = Part(("study/small",), "td3bc", "expert", 0.95, (20_000,))
@@ -189,7 +188,7 @@ _SIZES = (1000, 5000, 10_000, 50_000)
 def _small(cell: Callable[[Part, str], Cell]) -> Table:
     def of_size(agent: str, dataset: str, env: str, size: int) -> Cell:
         part = replace(_SMALL, agent=agent.lower().replace("+", ""), dataset=dataset, special=(("dataset.size", size),))
-        return joined(*(cell(replace(part, methods=(it,), sparsity=s), env) for it, s in _DENSE_AND_PRUNED))
+        return joined(*(cell(replace(part, methods=(it,), sparsity=s), env) for it, s in _DENSE_AND_PRUNED.values()))
 
     return of_cells(
         ("dense / SNIP 95 % / random 95 %", *(f"{it:,}" for it in _SIZES)),
@@ -300,16 +299,19 @@ TABLES: dict[str, Table] = {
     ),
     "other": of_cells(
         (
-            *("return (seeds)", "the data", "dense", "SNIP 95 %", "random, ERK 95 %"),
+            *("return (seeds)", "the data", *_DENSE_AND_PRUNED),
             *("SNIP, 200,000 updates", "random, 200,000"),
         ),
         {
             label: [
                 of_the_data(dense_of(part), env),
-                *(returns(replace(part, methods=(method,), sparsity=it), env) for method, it in _DENSE_AND_PRUNED),
+                *(
+                    returns(replace(part, methods=(method,), sparsity=it), env)
+                    for method, it in _DENSE_AND_PRUNED.values()
+                ),
                 *(
                     returns(replace(part, methods=(method,), updates=(200_000,), length=200_000), env)
-                    for method, _ in _DENSE_AND_PRUNED[1:]
+                    for method, _ in _PRUNED.values()
                 ),
             ]
             for label, (part, env) in _OTHERS.items()

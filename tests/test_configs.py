@@ -8,17 +8,15 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 import pytest
+from command_lines import checked
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from sparse_offline_rl.agents.registry import agent_configs
 from sparse_offline_rl.cli.compose import config_of
-from sparse_offline_rl.cli.configs import hydra_app, parse_flags, run_mode
-from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.config import (
     Config,
     DatasetConfig,
@@ -77,10 +75,8 @@ def schema_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 
 def check(*arguments: str) -> None:
-    """Check a command line as ``train.py`` does."""
-    flags = parse_flags(arguments)
-    with hydra_app(flags) as app:
-        check_overrides(app, flags, run_mode(app, flags) == RunMode.MULTIRUN)
+    with checked(*arguments):
+        pass
 
 
 def test_shipped_settings_and_defaults_are_those_of_the_files():

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import shlex
 import subprocess
 from pathlib import Path
+from string import Template
 
 import pytest
+from command_lines import checked
 from conftest import ROOT
-from hydra.types import RunMode
 
 from sparse_offline_rl.cli.compose import config_of
-from sparse_offline_rl.cli.configs import hydra_app, parse_flags, run_mode
 from sparse_offline_rl.cli.grids import planned_jobs
-from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.errors import UserError
 
 DOCUMENTS = sorted(
@@ -60,11 +58,9 @@ def commands(document: Path, program: str) -> list[tuple[str, ...]]:
     variables: dict[str, str] = {}
     for line in re.findall(r"^ +(\S.*)$", text, re.MULTILINE):
         if assignment := re.fullmatch(r"(\w+)=(\S+)", line):
-            variables[f"${assignment[1]}"] = assignment[2]
+            variables[assignment[1]] = assignment[2]
         elif line.startswith(program):
-            found.append(
-                functools.reduce(lambda it, name: it.replace(name, variables[name]), variables, line[len(program) :])
-            )
+            found.append(Template(line.removeprefix(program)).safe_substitute(variables))
     return sorted({tuple(shlex.split(it, comments=True)) for it in found} - OF_THE_READER)
 
 
@@ -79,10 +75,7 @@ def test_every_link_leads_to_a_file_and_a_heading(document):
 
 @pytest.mark.parametrize("arguments", TRAININGS, ids=" ".join)
 def test_every_training_in_the_documents_is_one_that_the_program_takes(arguments):
-    flags = parse_flags(list(arguments))
-    with hydra_app(flags) as app:
-        sweep = run_mode(app, flags) == RunMode.MULTIRUN
-        check_overrides(app, flags, sweep)
+    with checked(*arguments) as (app, flags, sweep):
         if sweep:
             assert planned_jobs(app, flags)
     if not sweep:
@@ -91,9 +84,8 @@ def test_every_training_in_the_documents_is_one_that_the_program_takes(arguments
 
 def test_a_training_that_no_longer_works_would_be_seen():
     assert len(TRAININGS) > 40
-    flags = parse_flags(["experiment=study", "prune=snipp"])
-    with hydra_app(flags) as app, pytest.raises(UserError, match="snipp"):
-        check_overrides(app, flags, sweep=True)
+    with pytest.raises(UserError, match="snipp"), checked("experiment=study", "prune=snipp"):
+        pass
 
 
 @pytest.mark.parametrize("arguments", REPORTS, ids=" ".join)

@@ -9,13 +9,13 @@ import sys
 import time
 
 import pytest
+from command_lines import checked
 from conftest import ROOT, TINY
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sparse_offline_rl.cli.configs import hydra_app, parse_flags
 from sparse_offline_rl.cli.grids import grid_jobs, planned_jobs, run_folders
-from sparse_offline_rl.cli.overrides import check_overrides
 from sparse_offline_rl.config import config_dir
 from sparse_offline_rl.errors import UserError
 from sparse_offline_rl.experiment import read_config
@@ -134,9 +134,7 @@ def test_the_sweeps_of_the_readme_have_as_many_jobs_as_it_says():
     assert len(lines) == 3
     found = []
     for command, _ in lines:
-        flags = parse_flags(command.split())
-        with hydra_app(flags) as app:
-            check_overrides(app, flags, sweep=True)
+        with checked(*command.split()) as (app, flags, _):
             found.append(len(planned_jobs(app, flags)))
     assert found == [16, 330, 60]
     assert "330 runs" in lines[1][1] and "60 of the 360 runs" in lines[2][1]
@@ -205,9 +203,7 @@ def test_a_sweep_that_was_killed_is_finished_by_the_same_command(tmp_path):
 
 
 def planned_folders(*overrides: str) -> list[str]:
-    flags = parse_flags(["-m", *overrides])
-    with hydra_app(flags) as app:
-        check_overrides(app, flags, sweep=True)
+    with checked("-m", *overrides) as (app, flags, _):
         return [str(folder) for folder in run_folders(app, flags)]
 
 
