@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from findings_agents import TABLES as AGENTS
@@ -180,21 +180,43 @@ _MIXED_COLUMNS = {
     "SNIP 80 %": ("snip", 0.8),
 }
 
-# Few data, by agent, environment and dataset: the return after the last update and the best one, dense / SNIP / random.
+# Few data, by agent, environment and dataset, of seed 0: the return after the last update and the best one, dense / SNIP / random.
 _SMALL = Part(("study/small",), "td3bc", "expert", 0.95, (20_000,))
+_SMALL_ROWS = {
+    "TD3+BC, expert": _SMALL,
+    "TD3+BC, medium": replace(_SMALL, dataset="medium"),
+    "BC, expert": replace(_SMALL, agent="bc"),
+    "BCQ, expert": replace(_SMALL, agent="bcq", updates=(10_000,)),
+}
 _SIZES = (1000, 5000, 10_000, 50_000)
 
 
+def _last(part: Part, env: str) -> Cell:
+    return mean_at(part, env, part.updates[-1])
+
+
+def _sized(part: Part, size: int, seed: int) -> Part:
+    return replace(part, special=(("dataset.size", size), ("seed", seed)))
+
+
+# The same of each seed where sparse agents are ahead.
+_SEEDS = (0, 1, 2)
+_SMALL_SEEDS = {
+    label: [replace(_sized(_SMALL_ROWS["BCQ, expert"], 10_000, it), methods=(method,), sparsity=s) for it in _SEEDS]
+    for label, (method, s) in _DENSE_AND_PRUNED.items()
+}
+
+
 def _small(cell: Callable[[Part, str], Cell]) -> Table:
-    def of_size(agent: str, dataset: str, env: str, size: int) -> Cell:
-        part = replace(_SMALL, agent=agent.lower().replace("+", ""), dataset=dataset, special=(("dataset.size", size),))
-        return joined(*(cell(replace(part, methods=(it,), sparsity=s), env) for it, s in _DENSE_AND_PRUNED.values()))
+    def of_size(part: Part, env: str, size: int) -> Cell:
+        sized = _sized(part, size, 0)
+        return joined(*(cell(replace(sized, methods=(it,), sparsity=s), env) for it, s in _DENSE_AND_PRUNED.values()))
 
     return of_cells(
         ("dense / SNIP 95 % / random 95 %", *(f"{it:,}" for it in _SIZES)),
         {
-            f"{agent}, {dataset}, {name}": [of_size(agent, dataset, env, it) for it in _SIZES]
-            for agent, dataset in (("TD3+BC", "expert"), ("TD3+BC", "medium"), ("BC", "expert"))
+            f"{label}, {name}": [of_size(part, env, it) for it in _SIZES]
+            for label, part in _SMALL_ROWS.items()
             for env, name in ENVS.items()
         },
     )
@@ -202,6 +224,14 @@ def _small(cell: Callable[[Part, str], Cell]) -> Table:
 
 # The ways to act of scripts/acting_study.py.
 _WAYS = ("whole", "not perturbed", "not ranked", "neither", "neither, latent 0")
+
+
+def _acting(runs: Mapping[str, str]) -> Table:
+    return of_cells(
+        ("mean return of 20 episodes", *_WAYS),
+        {label: [played(f"{it}*", way) for way in _WAYS] for label, it in runs.items()},
+    )
+
 
 # BCQ on Hopper, 6,000 updates by methods that begin dense, the best first; then three that begin sparse.
 _SHORT = Part(("masks/short",), "bcq", "expert", 0.99, (6_000,))
@@ -279,23 +309,26 @@ TABLES: dict[str, Table] = {
             for env, name in ENVS.items()
         },
     ),
-    "acting": of_cells(
-        ("mean return of 20 episodes", *_WAYS),
+    "acting": _acting(
         {
-            label: [played(f"{runs}*", way) for way in _WAYS]
-            for label, runs in (
-                *(
-                    (f"Walker2d, {label}, seed {seed}", f"walker2d-expert/{pruner}-network-{sparsity}/seed{seed}")
-                    for label, pruner, sparsity in (("dense", "none", 0.0), ("95 %", "snip", 0.95))
-                    for seed in (0, 1, 2)
-                ),
-                ("Walker2d, 98 %, mean of three seeds", "walker2d-expert/snip-network-0.98/"),
-                *(
-                    (f"HalfCheetah, {100 * it:g} %, mean of three seeds", f"halfcheetah-expert/snip-network-{it}/")
-                    for it in (0.95, 0.98, 0.99)
-                ),
-            )
-        },
+            **{
+                f"Walker2d, {label}, seed {seed}": f"walker2d-expert/{pruner}-network-{sparsity}/seed{seed}"
+                for label, pruner, sparsity in (("dense", "none", 0.0), ("95 %", "snip", 0.95))
+                for seed in _SEEDS
+            },
+            "Walker2d, 98 %, mean of three seeds": "walker2d-expert/snip-network-0.98/",
+            **{
+                f"HalfCheetah, {100 * it:g} %, mean of three seeds": f"halfcheetah-expert/snip-network-{it}/"
+                for it in (0.95, 0.98, 0.99)
+            },
+        }
+    ),
+    "acting-small": _acting(
+        {
+            **{f"dense, seed {it}": f"halfcheetah-expert-10000/none-network-0.0/seed{it}" for it in _SEEDS},
+            "SNIP 95 %, mean of three seeds": "halfcheetah-expert-10000/snip-network-0.95/",
+            "random, ERK 95 %, mean of three seeds": "halfcheetah-expert-10000/random-erk-0.95/",
+        }
     ),
     "other": of_cells(
         (
@@ -326,8 +359,15 @@ TABLES: dict[str, Table] = {
             for env in ("hopper", "halfcheetah")
         },
     ),
-    "small": _small(lambda part, env: mean_at(part, env, 20_000)),
+    "small": _small(_last),
     "small-best": _small(best),
+    "small-seeds": of_cells(
+        ("last / best return", *(f"seed {it}" for it in _SEEDS)),
+        {
+            label: [joined(_last(part, "halfcheetah"), best(part, "halfcheetah")) for part in parts]
+            for label, parts in _SMALL_SEEDS.items()
+        },
+    ),
     "from-scratch": last_columns(_BCQ_99, _DENSE_20K, _FALLING),
     "from-dense": last_columns(_BC_99, _LONGER, _EIGENDAMAGE),
     "bcq-expert-99": by_environment(_DENSE_20K, _BCQ_99),
